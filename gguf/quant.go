@@ -223,8 +223,8 @@ func bestScale(x []float32, n int) float32 {
 		return 0
 	}
 	best, bestErr := float32(0), float32(math.Inf(1))
-	for step := -9; step <= 9; step++ {
-		inv := -(float32(n) + 0.1*float32(step)) / signed
+	for _, step := range [...]float32{0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9} {
+		inv := -(float32(n) + step/10) / signed
 		// With the codes fixed, the best scale is Σxq/Σq².
 		var xq, qq float32
 		var q [16]float32
