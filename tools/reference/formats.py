@@ -100,7 +100,7 @@ static size_t ggml_row_size(int, int64_t n) { return n; }
     return compile_run(head + sets + body + tail, [], x, rows * cols // 4 + 32, rows, cols)
 
 
-def iqbn(ik, x, rows, cols, bits):
+def iqbn(ik, x, rows, cols, bits, repack=False):
     text = (ik / "ggml/src/iqk/iqk_quantize.cpp").read_text()
     cut = lambda pattern: re.search(pattern, text, re.S | re.M).group(0)
     head = """
@@ -122,11 +122,21 @@ static ggml_half half(float f) { _Float16 h = (_Float16)f; ggml_half u; memcpy(&
         cut(r"^void IQ1BNQuantizer::quantize_one_row_2bn\(.*?^}"),
     ]
     row = cols // 64 * 13 + 2 if bits == 1 else cols // 64 * 16 + 4
+    last = ""
+    if repack:
+        head += f"""
+#define GGML_ASSERT(x)
+#define GGML_TYPE_IQ2_BN 135
+static size_t ggml_row_size(int, int64_t) {{ return {row}; }}
+"""
+        parts.append(cut(r"^void repack_iq2_bn\(.*?^}"))
+        last = f"static char copy[{rows * row}]; memcpy(copy, y, sizeof copy); for (int64_t r = 0; r < rows; r += 4) repack_iq2_bn(4, cols, copy + r*{row}, (char *)y + r*{row}, false);"
     tail = f"""
 extern "C" void run(const float *x, void *y, int64_t rows, int64_t cols) {{
     IQ1BNQuantizer q;
     for (int64_t r = 0; r < rows; r++)
         q.quantize_one_row_{bits}bn(x + r*cols, (block_iq{bits}_bn *)((char *)y + r*{row}), cols, nullptr);
+    {last}
 }}
 """
     return compile_run(head + "\n".join(parts) + tail, ["-mf16c"], x, rows * row, rows, cols)
@@ -185,6 +195,7 @@ def ternary_vectors(args):
     add("ptq1_0", "element order of Prism's fork", codes, prism(codes, "ptq1_0"), 0.25)
     for bits in 1, 2:
         add(f"iq{bits}_bn", "ik_llama.cpp IQ1BNQuantizer", codes, iqbn(args.ik_llama, x, 8, 512, bits), 0.25)
+    add("iq2_bn_r4", "ik_llama.cpp IQ1BNQuantizer and repack_iq2_bn", codes, iqbn(args.ik_llama, x, 8, 512, 2, repack=True), 0.25)
     for rows, cols in (16, 32), (10, 24):
         c = rng.integers(0, 3, (rows, cols))
         packed = hf.pack_weights(torch.tensor(c - 1, dtype=torch.int8))
