@@ -37,7 +37,7 @@ type Set struct {
 	hfConfig []byte
 	quant    *Quantization
 	gguf     *gguf.File
-	i2s      ternary.I2SLayout
+	i2s      ternary.Format // of i2_s tensors, 0 when there are none
 }
 
 // tensor is where one tensor lies.
@@ -319,7 +319,8 @@ func (s *Set) IsTernary(name string) bool {
 
 func (s *Set) ternaryCodes(t *tensor) bool {
 	if s.gguf != nil {
-		return t.typ.IsTernary()
+		_, ok := s.format(t)
+		return ok
 	}
 	return t.dtype == safetensors.U8
 }
