@@ -292,11 +292,6 @@ func (s *Set) chooseI2S(told string) error {
 		s.i2s = f
 		return nil
 	}
-	for _, name := range s.names {
-		if t := s.tensors[name]; t.typ == gguf.I2_S && len(t.shape) == 2 {
-			s.i2s = ternary.GuessI2S(t.data, t.shape[0], t.shape[1])
-			return nil
-		}
-	}
+	s.i2s = ternary.I2SX86
 	return nil
 }

@@ -8,8 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
-	"sort"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
@@ -175,17 +173,7 @@ func (s *Set) shards() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		var files []string
-		for _, file := range idx.WeightMap {
-			if !filepath.IsLocal(file) || filepath.Base(file) != file {
-				return nil, fmt.Errorf("weights: %s: names the file %q, which is outside the folder", s.folder.path(index), file)
-			}
-			if !slices.Contains(files, file) {
-				files = append(files, file)
-			}
-		}
-		sort.Strings(files)
-		return files, nil
+		return idx.Files, nil
 	}
 	if s.folder.dir != "" {
 		if found, _ := filepath.Glob(filepath.Join(s.folder.dir, "*.safetensors")); len(found) == 1 {

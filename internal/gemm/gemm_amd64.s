@@ -2268,3 +2268,848 @@ loop:
 	JNZ       loop
 	VZEROUPPER
 	RET
+
+DATA vecConst<>+0(SB)/4, $0x3f800000
+DATA vecConst<>+4(SB)/4, $0x3f800000
+DATA vecConst<>+8(SB)/4, $0x3f800000
+DATA vecConst<>+12(SB)/4, $0x3f800000
+DATA vecConst<>+16(SB)/4, $0x3f800000
+DATA vecConst<>+20(SB)/4, $0x3f800000
+DATA vecConst<>+24(SB)/4, $0x3f800000
+DATA vecConst<>+28(SB)/4, $0x3f800000
+DATA vecConst<>+32(SB)/4, $0x40000000
+DATA vecConst<>+36(SB)/4, $0x40000000
+DATA vecConst<>+40(SB)/4, $0x40000000
+DATA vecConst<>+44(SB)/4, $0x40000000
+DATA vecConst<>+48(SB)/4, $0x40000000
+DATA vecConst<>+52(SB)/4, $0x40000000
+DATA vecConst<>+56(SB)/4, $0x40000000
+DATA vecConst<>+60(SB)/4, $0x40000000
+DATA vecConst<>+64(SB)/4, $0x00000000
+DATA vecConst<>+68(SB)/4, $0x00000000
+DATA vecConst<>+72(SB)/4, $0x00000000
+DATA vecConst<>+76(SB)/4, $0x00000000
+DATA vecConst<>+80(SB)/4, $0x00000000
+DATA vecConst<>+84(SB)/4, $0x00000000
+DATA vecConst<>+88(SB)/4, $0x00000000
+DATA vecConst<>+92(SB)/4, $0x00000000
+DATA vecConst<>+96(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+100(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+104(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+108(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+112(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+116(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+120(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+124(SB)/4, $0x3fb8aa3b
+DATA vecConst<>+128(SB)/4, $0x3f318000
+DATA vecConst<>+132(SB)/4, $0x3f318000
+DATA vecConst<>+136(SB)/4, $0x3f318000
+DATA vecConst<>+140(SB)/4, $0x3f318000
+DATA vecConst<>+144(SB)/4, $0x3f318000
+DATA vecConst<>+148(SB)/4, $0x3f318000
+DATA vecConst<>+152(SB)/4, $0x3f318000
+DATA vecConst<>+156(SB)/4, $0x3f318000
+DATA vecConst<>+160(SB)/4, $0xb95e8083
+DATA vecConst<>+164(SB)/4, $0xb95e8083
+DATA vecConst<>+168(SB)/4, $0xb95e8083
+DATA vecConst<>+172(SB)/4, $0xb95e8083
+DATA vecConst<>+176(SB)/4, $0xb95e8083
+DATA vecConst<>+180(SB)/4, $0xb95e8083
+DATA vecConst<>+184(SB)/4, $0xb95e8083
+DATA vecConst<>+188(SB)/4, $0xb95e8083
+DATA vecConst<>+192(SB)/4, $0x42ae0000
+DATA vecConst<>+196(SB)/4, $0x42ae0000
+DATA vecConst<>+200(SB)/4, $0x42ae0000
+DATA vecConst<>+204(SB)/4, $0x42ae0000
+DATA vecConst<>+208(SB)/4, $0x42ae0000
+DATA vecConst<>+212(SB)/4, $0x42ae0000
+DATA vecConst<>+216(SB)/4, $0x42ae0000
+DATA vecConst<>+220(SB)/4, $0x42ae0000
+DATA vecConst<>+224(SB)/4, $0xc2ae0000
+DATA vecConst<>+228(SB)/4, $0xc2ae0000
+DATA vecConst<>+232(SB)/4, $0xc2ae0000
+DATA vecConst<>+236(SB)/4, $0xc2ae0000
+DATA vecConst<>+240(SB)/4, $0xc2ae0000
+DATA vecConst<>+244(SB)/4, $0xc2ae0000
+DATA vecConst<>+248(SB)/4, $0xc2ae0000
+DATA vecConst<>+252(SB)/4, $0xc2ae0000
+DATA vecConst<>+256(SB)/4, $0x39506967
+DATA vecConst<>+260(SB)/4, $0x39506967
+DATA vecConst<>+264(SB)/4, $0x39506967
+DATA vecConst<>+268(SB)/4, $0x39506967
+DATA vecConst<>+272(SB)/4, $0x39506967
+DATA vecConst<>+276(SB)/4, $0x39506967
+DATA vecConst<>+280(SB)/4, $0x39506967
+DATA vecConst<>+284(SB)/4, $0x39506967
+DATA vecConst<>+288(SB)/4, $0x3ab743ce
+DATA vecConst<>+292(SB)/4, $0x3ab743ce
+DATA vecConst<>+296(SB)/4, $0x3ab743ce
+DATA vecConst<>+300(SB)/4, $0x3ab743ce
+DATA vecConst<>+304(SB)/4, $0x3ab743ce
+DATA vecConst<>+308(SB)/4, $0x3ab743ce
+DATA vecConst<>+312(SB)/4, $0x3ab743ce
+DATA vecConst<>+316(SB)/4, $0x3ab743ce
+DATA vecConst<>+320(SB)/4, $0x3c088908
+DATA vecConst<>+324(SB)/4, $0x3c088908
+DATA vecConst<>+328(SB)/4, $0x3c088908
+DATA vecConst<>+332(SB)/4, $0x3c088908
+DATA vecConst<>+336(SB)/4, $0x3c088908
+DATA vecConst<>+340(SB)/4, $0x3c088908
+DATA vecConst<>+344(SB)/4, $0x3c088908
+DATA vecConst<>+348(SB)/4, $0x3c088908
+DATA vecConst<>+352(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+356(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+360(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+364(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+368(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+372(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+376(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+380(SB)/4, $0x3d2aa9c1
+DATA vecConst<>+384(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+388(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+392(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+396(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+400(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+404(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+408(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+412(SB)/4, $0x3e2aaaaa
+DATA vecConst<>+416(SB)/4, $0x3f000000
+DATA vecConst<>+420(SB)/4, $0x3f000000
+DATA vecConst<>+424(SB)/4, $0x3f000000
+DATA vecConst<>+428(SB)/4, $0x3f000000
+DATA vecConst<>+432(SB)/4, $0x3f000000
+DATA vecConst<>+436(SB)/4, $0x3f000000
+DATA vecConst<>+440(SB)/4, $0x3f000000
+DATA vecConst<>+444(SB)/4, $0x3f000000
+DATA vecConst<>+448(SB)/4, $0x3f4c422a
+DATA vecConst<>+452(SB)/4, $0x3f4c422a
+DATA vecConst<>+456(SB)/4, $0x3f4c422a
+DATA vecConst<>+460(SB)/4, $0x3f4c422a
+DATA vecConst<>+464(SB)/4, $0x3f4c422a
+DATA vecConst<>+468(SB)/4, $0x3f4c422a
+DATA vecConst<>+472(SB)/4, $0x3f4c422a
+DATA vecConst<>+476(SB)/4, $0x3f4c422a
+DATA vecConst<>+480(SB)/4, $0x3d372713
+DATA vecConst<>+484(SB)/4, $0x3d372713
+DATA vecConst<>+488(SB)/4, $0x3d372713
+DATA vecConst<>+492(SB)/4, $0x3d372713
+DATA vecConst<>+496(SB)/4, $0x3d372713
+DATA vecConst<>+500(SB)/4, $0x3d372713
+DATA vecConst<>+504(SB)/4, $0x3d372713
+DATA vecConst<>+508(SB)/4, $0x3d372713
+DATA vecConst<>+512(SB)/4, $0x3e095d4f
+DATA vecConst<>+516(SB)/4, $0x3e095d4f
+DATA vecConst<>+520(SB)/4, $0x3e095d4f
+DATA vecConst<>+524(SB)/4, $0x3e095d4f
+DATA vecConst<>+528(SB)/4, $0x3e095d4f
+DATA vecConst<>+532(SB)/4, $0x3e095d4f
+DATA vecConst<>+536(SB)/4, $0x3e095d4f
+DATA vecConst<>+540(SB)/4, $0x3e095d4f
+DATA vecConst<>+544(SB)/4, $0x80000000
+DATA vecConst<>+548(SB)/4, $0x80000000
+DATA vecConst<>+552(SB)/4, $0x80000000
+DATA vecConst<>+556(SB)/4, $0x80000000
+DATA vecConst<>+560(SB)/4, $0x80000000
+DATA vecConst<>+564(SB)/4, $0x80000000
+DATA vecConst<>+568(SB)/4, $0x80000000
+DATA vecConst<>+572(SB)/4, $0x80000000
+DATA vecConst<>+576(SB)/4, $0x0000007f
+DATA vecConst<>+580(SB)/4, $0x0000007f
+DATA vecConst<>+584(SB)/4, $0x0000007f
+DATA vecConst<>+588(SB)/4, $0x0000007f
+DATA vecConst<>+592(SB)/4, $0x0000007f
+DATA vecConst<>+596(SB)/4, $0x0000007f
+DATA vecConst<>+600(SB)/4, $0x0000007f
+DATA vecConst<>+604(SB)/4, $0x0000007f
+GLOBL vecConst<>(SB), RODATA|NOPTR, $608
+
+// func siluMulAVX2(h *float32, gate *float32, u *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
+	MOVQ h+0(FP), AX
+	MOVQ gate+8(FP), CX
+	MOVQ u+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	VMOVUPS   (CX)(SI*4), Y0
+	VXORPS    vecConst<>+544(SB), Y0, Y1
+	VMINPS    vecConst<>+192(SB), Y1, Y1
+	VMAXPS    vecConst<>+224(SB), Y1, Y1
+	VMULPS    vecConst<>+96(SB), Y1, Y2
+	VCVTPS2DQ Y2, Y3
+	VCVTDQ2PS Y3, Y2
+	VMULPS    vecConst<>+128(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMULPS    vecConst<>+160(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMOVUPS   vecConst<>+256(SB), Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+288(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+320(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+352(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+384(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+416(SB), Y2, Y2
+	VMULPS    Y1, Y1, Y4
+	VMULPS    Y4, Y2, Y2
+	VADDPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+0(SB), Y2, Y2
+	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y2, Y1
+	VADDPS    vecConst<>+0(SB), Y1, Y1
+	VMOVUPS   vecConst<>+0(SB), Y2
+	VDIVPS    Y1, Y2, Y1
+	VMULPS    Y1, Y0, Y0
+	VMULPS    (DX)(SI*4), Y0, Y0
+	VMOVUPS   Y0, (AX)(SI*4)
+	ADDQ      $0x08, SI
+	CMPQ      SI, BX
+	JL        loop
+	VZEROUPPER
+	RET
+
+// func siluMulGradAVX2(dg *float32, du *float32, dh *float32, gate *float32, u *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·siluMulGradAVX2(SB), NOSPLIT, $0-48
+	MOVQ dg+0(FP), AX
+	MOVQ du+8(FP), CX
+	MOVQ dh+16(FP), DX
+	MOVQ gate+24(FP), BX
+	MOVQ u+32(FP), SI
+	MOVQ n+40(FP), DI
+	XORQ R8, R8
+
+loop:
+	VMOVUPS   (BX)(R8*4), Y0
+	VXORPS    vecConst<>+544(SB), Y0, Y1
+	VMINPS    vecConst<>+192(SB), Y1, Y1
+	VMAXPS    vecConst<>+224(SB), Y1, Y1
+	VMULPS    vecConst<>+96(SB), Y1, Y2
+	VCVTPS2DQ Y2, Y3
+	VCVTDQ2PS Y3, Y2
+	VMULPS    vecConst<>+128(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMULPS    vecConst<>+160(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMOVUPS   vecConst<>+256(SB), Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+288(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+320(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+352(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+384(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+416(SB), Y2, Y2
+	VMULPS    Y1, Y1, Y4
+	VMULPS    Y4, Y2, Y2
+	VADDPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+0(SB), Y2, Y2
+	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y2, Y1
+	VADDPS    vecConst<>+0(SB), Y1, Y1
+	VMOVUPS   vecConst<>+0(SB), Y2
+	VDIVPS    Y1, Y2, Y1
+	VMOVUPS   (DX)(R8*4), Y2
+	VMOVUPS   (SI)(R8*4), Y3
+	VMULPS    Y0, Y1, Y0
+	VMULPS    Y0, Y2, Y4
+	VMOVUPS   Y4, (CX)(R8*4)
+	VMOVUPS   vecConst<>+0(SB), Y4
+	VSUBPS    Y1, Y4, Y4
+	VMULPS    Y0, Y4, Y0
+	VADDPS    Y1, Y0, Y0
+	VMULPS    Y3, Y2, Y1
+	VMULPS    Y0, Y1, Y0
+	VMOVUPS   Y0, (AX)(R8*4)
+	ADDQ      $0x08, R8
+	CMPQ      R8, DI
+	JL        loop
+	VZEROUPPER
+	RET
+
+// func relu2MulAVX2(h *float32, gate *float32, u *float32, n int)
+// Requires: AVX
+TEXT ·relu2MulAVX2(SB), NOSPLIT, $0-32
+	MOVQ h+0(FP), AX
+	MOVQ gate+8(FP), CX
+	MOVQ u+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	VMOVUPS (CX)(SI*4), Y0
+	VMAXPS  vecConst<>+64(SB), Y0, Y0
+	VMULPS  Y0, Y0, Y0
+	VMULPS  (DX)(SI*4), Y0, Y0
+	VMOVUPS Y0, (AX)(SI*4)
+	ADDQ    $0x08, SI
+	CMPQ    SI, BX
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func relu2MulGradAVX2(dg *float32, du *float32, dh *float32, gate *float32, u *float32, n int)
+// Requires: AVX
+TEXT ·relu2MulGradAVX2(SB), NOSPLIT, $0-48
+	MOVQ dg+0(FP), AX
+	MOVQ du+8(FP), CX
+	MOVQ dh+16(FP), DX
+	MOVQ gate+24(FP), BX
+	MOVQ u+32(FP), SI
+	MOVQ n+40(FP), DI
+	XORQ R8, R8
+
+loop:
+	VMOVUPS (BX)(R8*4), Y0
+	VMOVUPS (DX)(R8*4), Y1
+	VMOVUPS (SI)(R8*4), Y2
+	VMAXPS  vecConst<>+64(SB), Y0, Y0
+	VMULPS  Y0, Y0, Y3
+	VMULPS  Y3, Y1, Y3
+	VMOVUPS Y3, (CX)(R8*4)
+	VMULPS  Y2, Y1, Y1
+	VMULPS  vecConst<>+32(SB), Y0, Y0
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (AX)(R8*4)
+	ADDQ    $0x08, R8
+	CMPQ    R8, DI
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func geluAVX2(y *float32, x *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·geluAVX2(SB), NOSPLIT, $0-24
+	MOVQ y+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+
+loop:
+	VMOVUPS   (CX)(BX*4), Y0
+	VMULPS    Y0, Y0, Y1
+	VMULPS    vecConst<>+480(SB), Y1, Y1
+	VADDPS    vecConst<>+0(SB), Y1, Y1
+	VMULPS    Y0, Y1, Y1
+	VMULPS    vecConst<>+448(SB), Y1, Y1
+	VADDPS    Y1, Y1, Y1
+	VXORPS    vecConst<>+544(SB), Y1, Y1
+	VMINPS    vecConst<>+192(SB), Y1, Y1
+	VMAXPS    vecConst<>+224(SB), Y1, Y1
+	VMULPS    vecConst<>+96(SB), Y1, Y2
+	VCVTPS2DQ Y2, Y3
+	VCVTDQ2PS Y3, Y2
+	VMULPS    vecConst<>+128(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMULPS    vecConst<>+160(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMOVUPS   vecConst<>+256(SB), Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+288(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+320(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+352(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+384(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+416(SB), Y2, Y2
+	VMULPS    Y1, Y1, Y4
+	VMULPS    Y4, Y2, Y2
+	VADDPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+0(SB), Y2, Y2
+	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y2, Y1
+	VADDPS    vecConst<>+0(SB), Y1, Y1
+	VMOVUPS   vecConst<>+0(SB), Y2
+	VDIVPS    Y1, Y2, Y1
+	VMULPS    Y1, Y0, Y0
+	VMOVUPS   Y0, (AX)(BX*4)
+	ADDQ      $0x08, BX
+	CMPQ      BX, DX
+	JL        loop
+	VZEROUPPER
+	RET
+
+// func geluGradAVX2(dx *float32, dy *float32, x *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·geluGradAVX2(SB), NOSPLIT, $0-32
+	MOVQ dx+0(FP), AX
+	MOVQ dy+8(FP), CX
+	MOVQ x+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+loop:
+	VMOVUPS   (DX)(SI*4), Y0
+	VMULPS    Y0, Y0, Y1
+	VMULPS    vecConst<>+480(SB), Y1, Y2
+	VADDPS    vecConst<>+0(SB), Y2, Y2
+	VMULPS    Y0, Y2, Y2
+	VMULPS    vecConst<>+448(SB), Y2, Y2
+	VADDPS    Y2, Y2, Y2
+	VXORPS    vecConst<>+544(SB), Y2, Y2
+	VMINPS    vecConst<>+192(SB), Y2, Y2
+	VMAXPS    vecConst<>+224(SB), Y2, Y2
+	VMULPS    vecConst<>+96(SB), Y2, Y3
+	VCVTPS2DQ Y3, Y4
+	VCVTDQ2PS Y4, Y3
+	VMULPS    vecConst<>+128(SB), Y3, Y5
+	VSUBPS    Y5, Y2, Y2
+	VMULPS    vecConst<>+160(SB), Y3, Y5
+	VSUBPS    Y5, Y2, Y2
+	VMOVUPS   vecConst<>+256(SB), Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    vecConst<>+288(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    vecConst<>+320(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    vecConst<>+352(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    vecConst<>+384(SB), Y3, Y3
+	VMULPS    Y2, Y3, Y3
+	VADDPS    vecConst<>+416(SB), Y3, Y3
+	VMULPS    Y2, Y2, Y5
+	VMULPS    Y5, Y3, Y3
+	VADDPS    Y2, Y3, Y3
+	VADDPS    vecConst<>+0(SB), Y3, Y3
+	VPADDD    vecConst<>+576(SB), Y4, Y4
+	VPSLLD    $0x17, Y4, Y4
+	VMULPS    Y4, Y3, Y2
+	VADDPS    vecConst<>+0(SB), Y2, Y2
+	VMOVUPS   vecConst<>+0(SB), Y3
+	VDIVPS    Y2, Y3, Y2
+	VMULPS    vecConst<>+512(SB), Y1, Y1
+	VADDPS    vecConst<>+0(SB), Y1, Y1
+	VMULPS    vecConst<>+448(SB), Y1, Y1
+	VADDPS    Y1, Y1, Y1
+	VMULPS    Y0, Y2, Y0
+	VMOVUPS   vecConst<>+0(SB), Y3
+	VSUBPS    Y2, Y3, Y3
+	VMULPS    Y0, Y3, Y0
+	VMULPS    Y1, Y0, Y0
+	VADDPS    Y2, Y0, Y0
+	VMULPS    (CX)(SI*4), Y0, Y0
+	VMOVUPS   Y0, (AX)(SI*4)
+	ADDQ      $0x08, SI
+	CMPQ      SI, BX
+	JL        loop
+	VZEROUPPER
+	RET
+
+// func expSubAVX2(x *float32, m float32, n int)
+// Requires: AVX, AVX2
+TEXT ·expSubAVX2(SB), NOSPLIT, $0-24
+	MOVQ         x+0(FP), AX
+	MOVQ         n+16(FP), CX
+	VBROADCASTSS m+8(FP), Y0
+	XORQ         DX, DX
+
+loop:
+	VMOVUPS   (AX)(DX*4), Y1
+	VSUBPS    Y0, Y1, Y1
+	VMINPS    vecConst<>+192(SB), Y1, Y1
+	VMAXPS    vecConst<>+224(SB), Y1, Y1
+	VMULPS    vecConst<>+96(SB), Y1, Y2
+	VCVTPS2DQ Y2, Y3
+	VCVTDQ2PS Y3, Y2
+	VMULPS    vecConst<>+128(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMULPS    vecConst<>+160(SB), Y2, Y4
+	VSUBPS    Y4, Y1, Y1
+	VMOVUPS   vecConst<>+256(SB), Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+288(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+320(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+352(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+384(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+416(SB), Y2, Y2
+	VMULPS    Y1, Y1, Y4
+	VMULPS    Y4, Y2, Y2
+	VADDPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+0(SB), Y2, Y2
+	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPSLLD    $0x17, Y3, Y3
+	VMULPS    Y3, Y2, Y1
+	VMOVUPS   Y1, (AX)(DX*4)
+	ADDQ      $0x08, DX
+	CMPQ      DX, CX
+	JL        loop
+	VZEROUPPER
+	RET
+
+// func softmaxGradAVX2(ds *float32, p *float32, dot float32, s float32, n int)
+// Requires: AVX
+TEXT ·softmaxGradAVX2(SB), NOSPLIT, $0-32
+	MOVQ         ds+0(FP), AX
+	MOVQ         p+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS dot+16(FP), Y0
+	VBROADCASTSS s+20(FP), Y1
+	XORQ         BX, BX
+
+loop:
+	VMOVUPS (AX)(BX*4), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  (CX)(BX*4), Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, (AX)(BX*4)
+	ADDQ    $0x08, BX
+	CMPQ    BX, DX
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func scaleMulAVX2(y *float32, x *float32, w *float32, s float32, n int)
+// Requires: AVX
+TEXT ·scaleMulAVX2(SB), NOSPLIT, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+32(FP), BX
+	VBROADCASTSS s+24(FP), Y0
+	XORQ         SI, SI
+
+loop:
+	VMULPS  (CX)(SI*4), Y0, Y1
+	VMULPS  (DX)(SI*4), Y1, Y1
+	VMOVUPS Y1, (AX)(SI*4)
+	ADDQ    $0x08, SI
+	CMPQ    SI, BX
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func normGradAVX2(dx *float32, dy *float32, w *float32, x *float32, a float32, b float32, n int)
+// Requires: AVX
+TEXT ·normGradAVX2(SB), NOSPLIT, $0-48
+	MOVQ         dx+0(FP), AX
+	MOVQ         dy+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         x+24(FP), BX
+	MOVQ         n+40(FP), SI
+	VBROADCASTSS a+32(FP), Y0
+	VBROADCASTSS b+36(FP), Y1
+	XORQ         DI, DI
+
+loop:
+	VMOVUPS (CX)(DI*4), Y2
+	VMULPS  (DX)(DI*4), Y2, Y2
+	VMULPS  Y0, Y2, Y2
+	VMULPS  (BX)(DI*4), Y1, Y3
+	VADDPS  Y2, Y3, Y2
+	VADDPS  (AX)(DI*4), Y2, Y2
+	VMOVUPS Y2, (AX)(DI*4)
+	ADDQ    $0x08, DI
+	CMPQ    DI, SI
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func mulAddAVX2(y *float32, a *float32, b *float32, s float32, n int)
+// Requires: AVX
+TEXT ·mulAddAVX2(SB), NOSPLIT, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         n+32(FP), BX
+	VBROADCASTSS s+24(FP), Y0
+	XORQ         SI, SI
+
+loop:
+	VMOVUPS (CX)(SI*4), Y1
+	VMULPS  (DX)(SI*4), Y1, Y1
+	VMULPS  Y0, Y1, Y1
+	VADDPS  (AX)(SI*4), Y1, Y1
+	VMOVUPS Y1, (AX)(SI*4)
+	ADDQ    $0x08, SI
+	CMPQ    SI, BX
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func axpyAVX2(y *float32, x *float32, s float32, n int)
+// Requires: AVX
+TEXT ·axpyAVX2(SB), NOSPLIT, $0-32
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS s+16(FP), Y0
+	XORQ         BX, BX
+
+loop:
+	VMULPS  (CX)(BX*4), Y0, Y1
+	VADDPS  (AX)(BX*4), Y1, Y1
+	VMOVUPS Y1, (AX)(BX*4)
+	ADDQ    $0x08, BX
+	CMPQ    BX, DX
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func scaleAVX2(x *float32, s float32, n int)
+// Requires: AVX
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-24
+	MOVQ         x+0(FP), AX
+	MOVQ         n+16(FP), CX
+	VBROADCASTSS s+8(FP), Y0
+	XORQ         DX, DX
+
+loop:
+	VMULPS  (AX)(DX*4), Y0, Y1
+	VMOVUPS Y1, (AX)(DX*4)
+	ADDQ    $0x08, DX
+	CMPQ    DX, CX
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func rotateAVX2(x *float32, y *float32, cos *float32, sin *float32, s float32, n int)
+// Requires: AVX
+TEXT ·rotateAVX2(SB), NOSPLIT, $0-48
+	MOVQ         x+0(FP), AX
+	MOVQ         y+8(FP), CX
+	MOVQ         cos+16(FP), DX
+	MOVQ         sin+24(FP), BX
+	MOVQ         n+40(FP), SI
+	VBROADCASTSS s+32(FP), Y0
+	XORQ         DI, DI
+
+loop:
+	VMOVUPS (AX)(DI*4), Y1
+	VMOVUPS (CX)(DI*4), Y2
+	VMOVUPS (DX)(DI*4), Y3
+	VMULPS  (BX)(DI*4), Y0, Y4
+	VMULPS  Y3, Y1, Y5
+	VMULPS  Y4, Y2, Y6
+	VSUBPS  Y6, Y5, Y5
+	VMOVUPS Y5, (AX)(DI*4)
+	VMULPS  Y3, Y2, Y2
+	VMULPS  Y4, Y1, Y1
+	VADDPS  Y2, Y1, Y1
+	VMOVUPS Y1, (CX)(DI*4)
+	ADDQ    $0x08, DI
+	CMPQ    DI, SI
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func adamwAVX2(p *float32, grad *float32, m *float32, v *float32, gs float32, b1 float32, c1 float32, b2 float32, c2 float32, keep float32, step float32, rv float32, eps float32, n int)
+// Requires: AVX
+TEXT ·adamwAVX2(SB), NOSPLIT, $0-80
+	MOVQ         p+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         v+24(FP), BX
+	MOVQ         n+72(FP), SI
+	VBROADCASTSS gs+32(FP), Y0
+	VBROADCASTSS b1+36(FP), Y1
+	VBROADCASTSS c1+40(FP), Y2
+	VBROADCASTSS b2+44(FP), Y3
+	VBROADCASTSS c2+48(FP), Y4
+	VBROADCASTSS keep+52(FP), Y5
+	VBROADCASTSS step+56(FP), Y6
+	VBROADCASTSS rv+60(FP), Y7
+	VBROADCASTSS eps+64(FP), Y8
+	XORQ         DI, DI
+
+loop:
+	VMULPS  (CX)(DI*4), Y0, Y9
+	VMULPS  (DX)(DI*4), Y1, Y10
+	VMULPS  Y9, Y2, Y11
+	VADDPS  Y10, Y11, Y10
+	VMULPS  (BX)(DI*4), Y3, Y11
+	VMULPS  Y9, Y9, Y9
+	VMULPS  Y9, Y4, Y9
+	VADDPS  Y11, Y9, Y9
+	VMOVUPS Y10, (DX)(DI*4)
+	VMOVUPS Y9, (BX)(DI*4)
+	VSQRTPS Y9, Y9
+	VMULPS  Y7, Y9, Y9
+	VADDPS  Y8, Y9, Y9
+	VDIVPS  Y9, Y10, Y10
+	VMULPS  (AX)(DI*4), Y5, Y9
+	VMULPS  Y6, Y10, Y10
+	VSUBPS  Y10, Y9, Y9
+	VMOVUPS Y9, (AX)(DI*4)
+	ADDQ    $0x08, DI
+	CMPQ    DI, SI
+	JL      loop
+	VZEROUPPER
+	RET
+
+// func sumAVX2(x *float32, n int) float32
+// Requires: AVX, AVX2
+TEXT ·sumAVX2(SB), NOSPLIT, $0-20
+	MOVQ     x+0(FP), AX
+	MOVQ     n+8(FP), CX
+	VPCMPEQD Y0, Y0, Y0
+	VPSRLD   $0x01, Y0, Y0
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y1, Y1, Y1
+	VXORPS   Y2, Y2, Y2
+	VXORPS   Y3, Y3, Y3
+
+loop:
+	VADDPS       (AX), Y0, Y0
+	VADDPS       32(AX), Y1, Y1
+	VADDPS       64(AX), Y2, Y2
+	VADDPS       96(AX), Y3, Y3
+	ADDQ         $0x00000080, AX
+	SUBQ         $0x20, CX
+	JNZ          loop
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VEXTRACTF128 $0x00, Y0, X0
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDPS       X1, X0, X0
+	VZEROUPPER
+	VMOVSS       X0, ret+16(FP)
+	RET
+
+// func rowMaxAVX2(x *float32, n int) float32
+// Requires: AVX, AVX2
+TEXT ·rowMaxAVX2(SB), NOSPLIT, $0-20
+	MOVQ     x+0(FP), AX
+	MOVQ     n+8(FP), CX
+	VPCMPEQD Y0, Y0, Y0
+	VPSRLD   $0x01, Y0, Y0
+	VMOVUPS  (AX), Y0
+	VMOVUPS  32(AX), Y1
+	VMOVUPS  64(AX), Y2
+	VMOVUPS  96(AX), Y3
+
+loop:
+	VMAXPS       (AX), Y0, Y0
+	VMAXPS       32(AX), Y1, Y1
+	VMAXPS       64(AX), Y2, Y2
+	VMAXPS       96(AX), Y3, Y3
+	ADDQ         $0x00000080, AX
+	SUBQ         $0x20, CX
+	JNZ          loop
+	VMAXPS       Y2, Y0, Y0
+	VMAXPS       Y3, Y1, Y1
+	VMAXPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VEXTRACTF128 $0x00, Y0, X0
+	VMAXPS       X1, X0, X0
+	VMOVHLPS     X0, X0, X1
+	VMAXPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VMAXPS       X1, X0, X0
+	VZEROUPPER
+	VMOVSS       X0, ret+16(FP)
+	RET
+
+// func dotAVX2(x *float32, y *float32, n int) float32
+// Requires: AVX, AVX2
+TEXT ·dotAVX2(SB), NOSPLIT, $0-28
+	MOVQ     x+0(FP), AX
+	MOVQ     y+8(FP), CX
+	MOVQ     n+16(FP), DX
+	VPCMPEQD Y0, Y0, Y0
+	VPSRLD   $0x01, Y0, Y0
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y1, Y1, Y1
+	VXORPS   Y2, Y2, Y2
+	VXORPS   Y3, Y3, Y3
+
+loop:
+	VMOVUPS      (AX), Y4
+	VMULPS       (CX), Y4, Y4
+	VADDPS       Y4, Y0, Y0
+	VMOVUPS      32(AX), Y4
+	VMULPS       32(CX), Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	VMOVUPS      64(AX), Y4
+	VMULPS       64(CX), Y4, Y4
+	VADDPS       Y4, Y2, Y2
+	VMOVUPS      96(AX), Y4
+	VMULPS       96(CX), Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	ADDQ         $0x00000080, AX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x20, DX
+	JNZ          loop
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VEXTRACTF128 $0x00, Y0, X0
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDPS       X1, X0, X0
+	VZEROUPPER
+	VMOVSS       X0, ret+24(FP)
+	RET
+
+// func dot3AVX2(x *float32, y *float32, z *float32, n int) float32
+// Requires: AVX, AVX2
+TEXT ·dot3AVX2(SB), NOSPLIT, $0-36
+	MOVQ     x+0(FP), AX
+	MOVQ     y+8(FP), CX
+	MOVQ     z+16(FP), DX
+	MOVQ     n+24(FP), BX
+	VPCMPEQD Y0, Y0, Y0
+	VPSRLD   $0x01, Y0, Y0
+	VXORPS   Y0, Y0, Y0
+	VXORPS   Y1, Y1, Y1
+	VXORPS   Y2, Y2, Y2
+	VXORPS   Y3, Y3, Y3
+
+loop:
+	VMOVUPS      (AX), Y4
+	VMULPS       (CX), Y4, Y4
+	VMULPS       (DX), Y4, Y4
+	VADDPS       Y4, Y0, Y0
+	VMOVUPS      32(AX), Y4
+	VMULPS       32(CX), Y4, Y4
+	VMULPS       32(DX), Y4, Y4
+	VADDPS       Y4, Y1, Y1
+	VMOVUPS      64(AX), Y4
+	VMULPS       64(CX), Y4, Y4
+	VMULPS       64(DX), Y4, Y4
+	VADDPS       Y4, Y2, Y2
+	VMOVUPS      96(AX), Y4
+	VMULPS       96(CX), Y4, Y4
+	VMULPS       96(DX), Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	ADDQ         $0x00000080, AX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x20, BX
+	JNZ          loop
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VEXTRACTF128 $0x00, Y0, X0
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDPS       X1, X0, X0
+	VZEROUPPER
+	VMOVSS       X0, ret+32(FP)
+	RET

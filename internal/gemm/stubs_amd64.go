@@ -48,3 +48,60 @@ func quantI16AVX2(dst *int16, x *float32, s float32, n int)
 
 // ternaryCodesAVX2 is ternaryCodesGeneric for n a positive multiple of 32.
 func ternaryCodesAVX2(dst *int8, x *float32, s float32, n int)
+
+// siluMulAVX2 is siluMulGeneric.
+func siluMulAVX2(h *float32, gate *float32, u *float32, n int)
+
+// siluMulGradAVX2 is siluMulGradGeneric.
+func siluMulGradAVX2(dg *float32, du *float32, dh *float32, gate *float32, u *float32, n int)
+
+// relu2MulAVX2 is relu2MulGeneric.
+func relu2MulAVX2(h *float32, gate *float32, u *float32, n int)
+
+// relu2MulGradAVX2 is relu2MulGradGeneric.
+func relu2MulGradAVX2(dg *float32, du *float32, dh *float32, gate *float32, u *float32, n int)
+
+// geluAVX2 is geluGeneric.
+func geluAVX2(y *float32, x *float32, n int)
+
+// geluGradAVX2 is geluGradGeneric.
+func geluGradAVX2(dx *float32, dy *float32, x *float32, n int)
+
+// expSubAVX2 is expSubGeneric.
+func expSubAVX2(x *float32, m float32, n int)
+
+// softmaxGradAVX2 is softmaxGradGeneric.
+func softmaxGradAVX2(ds *float32, p *float32, dot float32, s float32, n int)
+
+// scaleMulAVX2 is scaleMulGeneric.
+func scaleMulAVX2(y *float32, x *float32, w *float32, s float32, n int)
+
+// normGradAVX2 is normGradGeneric.
+func normGradAVX2(dx *float32, dy *float32, w *float32, x *float32, a float32, b float32, n int)
+
+// mulAddAVX2 is mulAddGeneric.
+func mulAddAVX2(y *float32, a *float32, b *float32, s float32, n int)
+
+// axpyAVX2 is axpyGeneric.
+func axpyAVX2(y *float32, x *float32, s float32, n int)
+
+// scaleAVX2 is scaleGeneric.
+func scaleAVX2(x *float32, s float32, n int)
+
+// rotateAVX2 is rotateGeneric.
+func rotateAVX2(x *float32, y *float32, cos *float32, sin *float32, s float32, n int)
+
+// adamwAVX2 is adamwGeneric.
+func adamwAVX2(p *float32, grad *float32, m *float32, v *float32, gs float32, b1 float32, c1 float32, b2 float32, c2 float32, keep float32, step float32, rv float32, eps float32, n int)
+
+// sumAVX2 is sumGeneric for n a positive multiple of 32.
+func sumAVX2(x *float32, n int) float32
+
+// rowMaxAVX2 is rowMaxGeneric for n a positive multiple of 32.
+func rowMaxAVX2(x *float32, n int) float32
+
+// dotAVX2 is dotGeneric for n a positive multiple of 32.
+func dotAVX2(x *float32, y *float32, n int) float32
+
+// dot3AVX2 is dot3Generic for n a positive multiple of 32.
+func dot3AVX2(x *float32, y *float32, z *float32, n int) float32

@@ -546,60 +546,6 @@ func colMaxAbs() {
 	RET()
 }
 
-// lanes is a reduction over n (a multiple of 32) values in 32 lanes, folded 32→16→8→4→2→1.
-func lanes(name, doc string, f func(v, acc reg.VecVirtual, mask reg.VecVirtual, src operand.Mem), fold func(a, b, d reg.VecVirtual), foldX func(a, b, d reg.VecVirtual)) {
-	TEXT(name, NOSPLIT, "func(x *float32, n int) float32")
-	Doc(doc)
-	x := Load(Param("x"), GP64()).(reg.GPVirtual)
-	n := Load(Param("n"), GP64()).(reg.GPVirtual)
-	mask := absMask()
-	var acc [4]reg.VecVirtual
-	for i := range acc {
-		acc[i] = YMM()
-		VXORPS(acc[i], acc[i], acc[i])
-	}
-	Label("loop")
-	for i := range acc {
-		v := YMM()
-		f(v, acc[i], mask, mem(x, 32*i))
-	}
-	ADDQ(operand.U32(128), x)
-	SUBQ(operand.U8(32), n)
-	JNZ(operand.LabelRef("loop"))
-	fold(acc[2], acc[0], acc[0])
-	fold(acc[3], acc[1], acc[1])
-	fold(acc[1], acc[0], acc[0])
-	hi := XMM()
-	lo := XMM()
-	VEXTRACTF128(operand.U8(1), acc[0], hi)
-	VEXTRACTF128(operand.U8(0), acc[0], lo)
-	foldX(hi, lo, lo)
-	VMOVHLPS(lo, lo, hi)
-	foldX(hi, lo, lo)
-	VPSHUFD(operand.U8(1), lo, hi)
-	foldX(hi, lo, lo)
-	VZEROUPPER()
-	ret, _ := ReturnIndex(0).Resolve()
-	VMOVSS(lo, ret.Addr)
-	RET()
-}
-
-func absMax() {
-	max := func(a, b, d reg.VecVirtual) { VMAXPS(a, b, d) }
-	lanes("absMaxAVX2", "absMaxAVX2 is absMaxGeneric for n a positive multiple of 32.", func(v, acc, mask reg.VecVirtual, src operand.Mem) {
-		VANDPS(src, mask, v)
-		VMAXPS(v, acc, acc)
-	}, max, max)
-}
-
-func sumAbs() {
-	add := func(a, b, d reg.VecVirtual) { VADDPS(a, b, d) }
-	lanes("sumAbsAVX2", "sumAbsAVX2 is sumAbsGeneric for n a positive multiple of 32.", func(v, acc, mask reg.VecVirtual, src operand.Mem) {
-		VANDPS(src, mask, v)
-		VADDPS(v, acc, acc)
-	}, add, add)
-}
-
 func scaled(name, doc, sig string) (dst, x, n reg.GPVirtual, s reg.VecVirtual) {
 	TEXT(name, NOSPLIT, sig)
 	Doc(doc)
@@ -692,4 +638,3 @@ func ternaryCodes() {
 	RET()
 }
 
-func elementwise() {}
