@@ -245,12 +245,15 @@ func (s *Set) Quantization() *Quantization { return s.quant }
 // GGUF is the file's header, nil for a Hugging Face folder.
 func (s *Set) GGUF() *gguf.File { return s.gguf }
 
-// ReadText reads a small file beside the weights, such as tokenizer.json; fs.ErrNotExist when it is not there.
-func (s *Set) ReadText(name string) ([]byte, error) {
-	if s.folder == nil {
-		return nil, fs.ErrNotExist
+// Folder is where a Hugging Face model's other files lie, such as its tokenizer; nil for a GGUF file.
+func (s *Set) Folder() fs.FS {
+	switch {
+	case s.folder == nil:
+		return nil
+	case s.folder.fsys != nil:
+		return s.folder.fsys
 	}
-	return s.folder.readText(name)
+	return os.DirFS(s.folder.dir)
 }
 
 // Names are the tensors as the file calls them, in its order.
