@@ -149,6 +149,7 @@ func TestCancel(t *testing.T) {
 	m := open(t, nil)
 	s := m.NewSession()
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	n := 0
 	var last error
 	for _, err := range s.Generate(ctx, "The sky is", trit.GenerateOptions{IgnoreEOS: true, MaxTokens: 50}) {
@@ -209,7 +210,7 @@ func TestDecodeAllocations(t *testing.T) {
 	s := m.NewSession()
 	next, stop := pull(s, "The sky is")
 	defer stop()
-	for range 8 {
+	for range 8 { // the buffers have their size then
 		next()
 	}
 	if n := testing.AllocsPerRun(10, func() { next() }); n > 3 {
