@@ -358,5 +358,8 @@ func (s *Set) Vector(name string, n int) ([]float32, error) {
 			return nil, t.errorf(name, "element %d is %g: the file is damaged", i, x)
 		}
 	}
+	if hd := s.ropeHead(name); hd > 1 && n%hd == 0 && hd%2 == 0 {
+		v = reorder(v, 1, hd)
+	}
 	return v, nil
 }
