@@ -69,6 +69,9 @@ func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 			return nil, t.errorf(name, "scale %d is %g: the file is damaged", i, v)
 		}
 	}
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		reorderRows(m, hd)
+	}
 	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
 		release(t.data)
 	}
@@ -209,6 +212,16 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	d, err := s.dense(t, rows, cols)
 	if err != nil {
 		return nil, t.errorf(name, "%w", err)
+	}
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		switch {
+		case d.F32 != nil:
+			d.F32 = reorder(d.F32, cols, hd)
+		case d.U16 != nil:
+			d.U16 = reorder(d.U16, cols, hd)
+		default:
+			d.Raw = reorder(d.Raw, d.rowBytes, hd)
+		}
 	}
 	return d, nil
 }

@@ -245,12 +245,15 @@ func (s *Set) Quantization() *Quantization { return s.quant }
 // GGUF is the file's header, nil for a Hugging Face folder.
 func (s *Set) GGUF() *gguf.File { return s.gguf }
 
-// ReadText reads a small file beside the weights, such as tokenizer.json; fs.ErrNotExist when it is not there.
-func (s *Set) ReadText(name string) ([]byte, error) {
-	if s.folder == nil {
-		return nil, fs.ErrNotExist
+// Folder is where a Hugging Face model's other files lie, such as its tokenizer; nil for a GGUF file.
+func (s *Set) Folder() fs.FS {
+	switch {
+	case s.folder == nil:
+		return nil
+	case s.folder.fsys != nil:
+		return s.folder.fsys
 	}
-	return s.folder.readText(name)
+	return os.DirFS(s.folder.dir)
 }
 
 // Names are the tensors as the file calls them, in its order.
@@ -354,6 +357,9 @@ func (s *Set) Vector(name string, n int) ([]float32, error) {
 		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
 			return nil, t.errorf(name, "element %d is %g: the file is damaged", i, x)
 		}
+	}
+	if hd := s.ropeHead(name); hd > 1 && n%hd == 0 && hd%2 == 0 {
+		v = reorder(v, 1, hd)
 	}
 	return v, nil
 }
