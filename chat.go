@@ -2,6 +2,7 @@ package trit
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"strings"
 
@@ -54,13 +55,16 @@ func (c *Chat) Close() { c.session.Close() }
 func (c *Chat) Send(ctx context.Context, text string, o GenerateOptions) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		c.messages = append(c.messages, tokenizer.Message{Role: "user", Content: text})
-		ids, err := c.render()
+		ids, plain, err := c.render()
 		if err != nil {
 			c.messages = c.messages[:len(c.messages)-1]
 			yield(Piece{}, err)
 			return
 		}
 		c.session.SetTokens(ids)
+		if plain {
+			o.Stop = append(o.Stop[:len(o.Stop):len(o.Stop)], plainStop)
+		}
 		var answer strings.Builder
 		defer func() {
 			if err != nil && answer.Len() == 0 {
@@ -79,8 +83,8 @@ func (c *Chat) Send(ctx context.Context, text string, o GenerateOptions) iter.Se
 	}
 }
 
-// render gives the conversation's tokens, ready for the assistant to answer.
-func (c *Chat) render() ([]int32, error) {
+// render gives the conversation's tokens, ready for the assistant to answer; plain as in RenderChat.
+func (c *Chat) render() (ids []int32, plain bool, err error) {
 	messages := c.messages
 	if c.system != "" {
 		messages = append([]tokenizer.Message{{Role: "system", Content: c.system}}, messages...)
@@ -88,13 +92,34 @@ func (c *Chat) render() ([]int32, error) {
 	return RenderChat(c.session.m.tokenizer, messages, tokenizer.ChatOptions{AddGenerationPrompt: true})
 }
 
+// plainChat is the form that models without a template get.
+func plainChat(messages []tokenizer.Message, o tokenizer.ChatOptions) string {
+	var b strings.Builder
+	line := func(role, text string) {
+		b.WriteString(strings.ToUpper(role[:1]) + role[1:] + ":" + text)
+	}
+	for _, m := range messages {
+		line(m.Role, " "+strings.TrimSpace(m.Content)+"\n")
+	}
+	if o.AddGenerationPrompt {
+		line("assistant", "")
+	}
+	return b.String()
+}
+
+// plainStop ends an answer in the plain form, where the model would go on with the user's next line.
+const plainStop = "\nUser:"
+
 // RenderChat renders messages by the model's own template and encodes them. A model without a template, such as a
-// base model, gets the plain form "role: content" a line each.
-func RenderChat(t *tokenizer.Tokenizer, messages []tokenizer.Message, o tokenizer.ChatOptions) ([]int32, error) {
+// base model, gets the plain form "User: …", "Assistant: …", a line each; plain tells, as answers then end at "\nUser:".
+func RenderChat(t *tokenizer.Tokenizer, messages []tokenizer.Message, o tokenizer.ChatOptions) (ids []int32, plain bool, err error) {
 	text, err := t.Chat(messages, o)
+	if errors.Is(err, tokenizer.ErrNoTemplate) {
+		return t.Encode(plainChat(messages, o), tokenizer.EncodeOptions{AddSpecial: true}), true, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	// Templates write the beginning-of-text token themselves where the model wants one.
-	return t.Encode(text, tokenizer.EncodeOptions{ParseSpecial: true}), nil
+	return t.Encode(text, tokenizer.EncodeOptions{ParseSpecial: true}), false, nil
 }

@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"time"
 
-	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
@@ -34,8 +33,7 @@ type Options struct {
 	Threads int
 	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
 	MaxContext int
-	// Kernels selects an implementation by name (kernel tiers such as "generic", "avx2"), "" for the best.
-	// It holds for the whole process.
+	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
 	Kernels string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
 	I2SLayout string
@@ -93,11 +91,6 @@ func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err erro
 			m = nil
 		}
 	}()
-	if o.Kernels != "" {
-		if err := kernel.SetTier(o.Kernels); err != nil {
-			return nil, err
-		}
-	}
 	if m.cfg, err = model.ParseConfig(set); err != nil {
 		return nil, err
 	}
@@ -113,7 +106,7 @@ func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err erro
 	}
 	backend := o.Backend
 	if backend == nil {
-		backend = model.CPU{Threads: o.Threads}
+		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels}
 	}
 	if m.engine, err = backend.Load(ctx, m.cfg, set); err != nil {
 		return nil, err
@@ -124,10 +117,11 @@ func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err erro
 
 // loadTokenizer reads the tokenizer that came with the weights.
 func loadTokenizer(set *weights.Set) (*tokenizer.Tokenizer, error) {
-	if g := set.GGUF(); g != nil {
-		return tokenizer.FromGGUF(g)
+	t, err := tokenizer.LoadFS(set.Folder())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", set.Path(), err)
 	}
-	return tokenizer.LoadFiles(set.ReadText, set.Path())
+	return t, nil
 }
 
 // Close gives everything back. Sessions of the model must not be used afterwards.

@@ -13,10 +13,18 @@ import (
 type CPU struct {
 	// Threads is the number of workers, 0 for as many as the process may use.
 	Threads int
+	// Kernels selects an implementation by name, such as "generic" or "avx2"; "" is the best one this CPU runs.
+	// It holds for the whole process.
+	Kernels string
 }
 
 // Load makes the model resident on the CPU.
 func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error) {
+	if b.Kernels != "" {
+		if err := kernel.SetTier(b.Kernels); err != nil {
+			return nil, err
+		}
+	}
 	pool := par.New(b.Threads)
 	p := &cpuProducts{pool: pool}
 	p.work = p.panel

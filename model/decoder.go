@@ -109,7 +109,7 @@ type scratch struct {
 	gate []float32 // [B, F]
 	up   []float32 // [B, F]
 
-	tmp  []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
+	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
 
 	xq       []int8       // [B, cols16]
 	xs       []float32    // [B] activation scales

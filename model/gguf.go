@@ -11,7 +11,7 @@ import (
 // parseGGUF reads the keys that every GGUF architecture has; the family adds what the format leaves unsaid.
 // Keys: ggml docs/gguf.md.
 func parseGGUF(s *weights.Set) (*Config, error) {
-	g := s.GGUF()
+	g := s.GGUF().KV
 	arch, err := g.String("general.architecture")
 	if err != nil {
 		return nil, err

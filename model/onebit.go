@@ -2,7 +2,6 @@ package model
 
 import "github.com/tritlm/trit/weights"
 
-
 // onebitFamily is the reproduction by 1bitLLM (bitnet_b1_58-large, -xl, -3B): the 2B4T block with SiLU, masters in
 // half precision that are quantised when loaded, and other names for the two sub-norms:
 // self_attn.inner_attn_ln and mlp.ffn_layernorm.

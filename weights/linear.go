@@ -25,7 +25,32 @@ func ggmlType(d safetensors.DType) gguf.Type {
 	case safetensors.BF16:
 		return gguf.BF16
 	}
-	return gguf.Unknown
+	return noType
+}
+
+// noType is no storage type of ggml's: Dequantize refuses it by number.
+const noType gguf.Type = 1<<32 - 1
+
+// ternaryFormats are the storage types that hold ternary codes. I2_S has three layouts: see chooseI2S.
+var ternaryFormats = map[gguf.Type]ternary.Format{
+	gguf.I2_S:     ternary.I2SX86,
+	gguf.TQ1_0:    ternary.TQ1_0,
+	gguf.TQ2_0:    ternary.TQ2_0,
+	gguf.Q2_0:     ternary.Q2_0,
+	gguf.Q2_0G128: ternary.Q2_0G128,
+	gguf.PQ2_0:    ternary.PQ2_0,
+	gguf.PTQ1_0:   ternary.PTQ1_0,
+	gguf.IQ1_BN:   ternary.IQ1_BN,
+	gguf.IQ2_BN:   ternary.IQ2_BN,
+}
+
+// format is the layout of a tensor's codes; ok is false when it holds none.
+func (s *Set) format(t *tensor) (f ternary.Format, ok bool) {
+	if t.typ == gguf.I2_S && s.i2s != 0 {
+		return s.i2s, true
+	}
+	f, ok = ternaryFormats[t.typ]
+	return f, ok
 }
 
 // Ternary reads the matrix [rows, cols] as codes and scale: unpacked when the file stores codes, quantised by
@@ -43,6 +68,9 @@ func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 		if !(math.Abs(float64(v)) <= math.MaxFloat32) {
 			return nil, t.errorf(name, "scale %d is %g: the file is damaged", i, v)
 		}
+	}
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		reorderRows(m, hd)
 	}
 	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
 		release(t.data)
@@ -67,20 +95,18 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	if len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols {
 		return nil, fmt.Errorf("has shape %v; the configuration asks for [%d %d]", t.shape, rows, cols)
 	}
-	var m *ternary.Matrix
-	var err error
-	switch {
-	case t.typ == gguf.I2S:
-		m, err = ternary.UnpackI2S(t.data, rows, cols, s.i2s)
-	case t.typ.IsTernary():
-		m, err = ternary.Unpack(t.typ.String(), t.data, rows, cols)
-	default:
-		w := make([]float32, rows*cols)
-		if err := gguf.Dequantize(w, t.typ, t.data); err != nil {
+	f, ok := s.format(t)
+	if !ok {
+		m, err := quantize(t, rows, cols)
+		if err != nil {
 			return nil, err
 		}
-		return ternary.Quantize(w, rows, cols)
+		if err := m.Check(); err != nil {
+			return nil, fmt.Errorf("quantised: %w; the masters are damaged", err)
+		}
+		return m, nil
 	}
+	m, err := ternary.Unpack(t.data, f, rows, cols)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +119,23 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 		return nil, err
 	}
 	return m, nil
+}
+
+// quantize makes codes of masters.
+func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
+	switch t.typ {
+	case gguf.BF16:
+		return ternary.QuantizeBF16(view[uint16](t.data, rows*cols), rows, cols), nil
+	case gguf.F16:
+		return ternary.QuantizeF16(view[uint16](t.data, rows*cols), rows, cols), nil
+	case gguf.F32:
+		return ternary.Quantize(view[float32](t.data, rows*cols), rows, cols), nil
+	}
+	w := make([]float32, rows*cols)
+	if err := gguf.Dequantize(w, t.typ, t.data); err != nil {
+		return nil, err
+	}
+	return ternary.Quantize(w, rows, cols), nil
 }
 
 // scalar reads a tensor of one element.
@@ -170,6 +213,16 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	if err != nil {
 		return nil, t.errorf(name, "%w", err)
 	}
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		switch {
+		case d.F32 != nil:
+			d.F32 = reorder(d.F32, cols, hd)
+		case d.U16 != nil:
+			d.U16 = reorder(d.U16, cols, hd)
+		default:
+			d.Raw = reorder(d.Raw, d.rowBytes, hd)
+		}
+	}
 	return d, nil
 }
 
@@ -187,40 +240,24 @@ func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {
 	case gguf.F16, gguf.BF16:
 		d.U16 = view[uint16](t.data, rows*cols)
 	default:
-		size, err := t.typ.Bytes(cols)
-		if err != nil || t.typ.IsTernary() {
-			// A whole-tensor layout, or codes: widened once.
-			w := make([]float32, rows*cols)
-			if err := s.widen(w, t, rows, cols); err != nil {
-				return nil, err
-			}
-			d.Type, d.F32 = gguf.F32, w
-			return d, nil
+		if f, ok := s.format(t); ok { // codes, widened once
+			d.Type, d.F32 = gguf.F32, make([]float32, rows*cols)
+			return d, ternary.Decode(d.F32, t.data, f, rows, cols)
 		}
-		d.Raw, d.rowBytes = t.data, size
-		if len(d.Raw) != rows*size {
-			return nil, fmt.Errorf("holds %d bytes; %d rows of %d need %d", len(d.Raw), rows, cols, rows*size)
+		size, err := t.typ.Size(cols)
+		if err != nil {
+			return nil, err
+		}
+		if int64(len(t.data)) != int64(rows)*size {
+			return nil, fmt.Errorf("holds %d bytes; %d rows of %d need %d", len(t.data), rows, cols, int64(rows)*size)
+		}
+		d.Raw, d.rowBytes = t.data, int(size)
+		// Whether the type can be read at all shows now and not in the middle of a text.
+		if err := gguf.Dequantize(make([]float32, cols), d.Type, d.Raw[:size]); err != nil {
+			return nil, err
 		}
 	}
 	return d, nil
-}
-
-// widen writes the values of a tensor of ternary codes or of any other readable type.
-func (s *Set) widen(dst []float32, t *tensor, rows, cols int) error {
-	if !t.typ.IsTernary() {
-		return gguf.Dequantize(dst, t.typ, t.data)
-	}
-	if t.typ != gguf.I2S {
-		if err := ternary.Dequantize(dst, t.typ.String(), t.data, rows, cols); err == nil {
-			return nil
-		}
-	}
-	m, err := s.ternary(t, "", rows, cols)
-	if err != nil {
-		return err
-	}
-	m.Dequantize(dst)
-	return nil
 }
 
 // view sees n little-endian numbers in b: in place where they are aligned, else copied.
@@ -259,25 +296,15 @@ func wholePages(b []byte, page int) []byte {
 
 // chooseI2S decides how the file's i2_s tensors lie: as told, or as the codes of the first one suggest.
 func (s *Set) chooseI2S(told string) error {
-	switch told {
-	case "":
-	case "x86":
-		s.i2s = ternary.I2SX86
-		return nil
-	case "arm":
-		s.i2s = ternary.I2SARM
-		return nil
-	case "x4":
-		s.i2s = ternary.I2SX4
-		return nil
-	default:
-		return fmt.Errorf("weights: i2_s layout %q is not known; known: x86, arm, x4", told)
-	}
-	for _, name := range s.names {
-		if t := s.tensors[name]; t.typ == gguf.I2S && len(t.shape) == 2 {
-			s.i2s = ternary.GuessI2S(t.data, t.shape[0], t.shape[1])
-			return nil
+	layouts := map[string]ternary.Format{"x86": ternary.I2SX86, "arm": ternary.I2SARM, "x4": ternary.I2SX4}
+	if told != "" {
+		f, ok := layouts[told]
+		if !ok {
+			return fmt.Errorf("weights: i2_s layout %q is not known; known: x86, arm, x4", told)
 		}
+		s.i2s = f
+		return nil
 	}
+	s.i2s = ternary.I2SX86
 	return nil
 }

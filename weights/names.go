@@ -43,7 +43,9 @@ var (
 func GGUFName(hf string) (name string, ok bool) { return translate(hf, 0, 1, "model.layers.", "blk.") }
 
 // HFName translates a tensor's GGUF name into that of Hugging Face, with the sub-norms as in BitNet 2B4T.
-func HFName(gguf string) (name string, ok bool) { return translate(gguf, 1, 0, "blk.", "model.layers.") }
+func HFName(gguf string) (name string, ok bool) {
+	return translate(gguf, 1, 0, "blk.", "model.layers.")
+}
 
 func translate(name string, from, to int, prefix, newPrefix string) (string, bool) {
 	for _, e := range endings {

@@ -8,8 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
-	"sort"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
@@ -37,7 +35,7 @@ type Set struct {
 	hfConfig []byte
 	quant    *Quantization
 	gguf     *gguf.File
-	i2s      ternary.I2SLayout
+	i2s      ternary.Format // of i2_s tensors, 0 when there are none
 }
 
 // tensor is where one tensor lies.
@@ -175,17 +173,7 @@ func (s *Set) shards() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		var files []string
-		for _, file := range idx.WeightMap {
-			if !filepath.IsLocal(file) || filepath.Base(file) != file {
-				return nil, fmt.Errorf("weights: %s: names the file %q, which is outside the folder", s.folder.path(index), file)
-			}
-			if !slices.Contains(files, file) {
-				files = append(files, file)
-			}
-		}
-		sort.Strings(files)
-		return files, nil
+		return idx.Files, nil
 	}
 	if s.folder.dir != "" {
 		if found, _ := filepath.Glob(filepath.Join(s.folder.dir, "*.safetensors")); len(found) == 1 {
@@ -257,12 +245,15 @@ func (s *Set) Quantization() *Quantization { return s.quant }
 // GGUF is the file's header, nil for a Hugging Face folder.
 func (s *Set) GGUF() *gguf.File { return s.gguf }
 
-// ReadText reads a small file beside the weights, such as tokenizer.json; fs.ErrNotExist when it is not there.
-func (s *Set) ReadText(name string) ([]byte, error) {
-	if s.folder == nil {
-		return nil, fs.ErrNotExist
+// Folder is where a Hugging Face model's other files lie, such as its tokenizer; nil for a GGUF file.
+func (s *Set) Folder() fs.FS {
+	switch {
+	case s.folder == nil:
+		return nil
+	case s.folder.fsys != nil:
+		return s.folder.fsys
 	}
-	return s.folder.readText(name)
+	return os.DirFS(s.folder.dir)
 }
 
 // Names are the tensors as the file calls them, in its order.
@@ -319,7 +310,8 @@ func (s *Set) IsTernary(name string) bool {
 
 func (s *Set) ternaryCodes(t *tensor) bool {
 	if s.gguf != nil {
-		return t.typ.IsTernary()
+		_, ok := s.format(t)
+		return ok
 	}
 	return t.dtype == safetensors.U8
 }
@@ -365,6 +357,9 @@ func (s *Set) Vector(name string, n int) ([]float32, error) {
 		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
 			return nil, t.errorf(name, "element %d is %g: the file is damaged", i, x)
 		}
+	}
+	if hd := s.ropeHead(name); hd > 1 && n%hd == 0 && hd%2 == 0 {
+		v = reorder(v, 1, hd)
 	}
 	return v, nil
 }
