@@ -54,14 +54,7 @@ func (w *writer) kv(c *model.Config) (gguf.KV, error) {
 		kv.Set("general.file_type", t)
 	}
 	kv.Set("general.quantization_version", uint32(2))
-	if w.o.Tokenizer != nil {
-		tok, err := w.o.Tokenizer.GGUF()
-		if err != nil {
-			return nil, err
-		}
-		kv = append(kv, tok...)
-	}
-	return kv, nil
+	return append(kv, w.o.TokenizerKV...), nil
 }
 
 // gguf writes one file.
