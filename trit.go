@@ -82,23 +82,27 @@ func OpenFS(ctx context.Context, fsys fs.FS, name string, o *Options) (*Model, e
 	return load(ctx, set, o)
 }
 
-func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err error) {
+// load makes a model of the set, which it closes when it fails.
+func load(ctx context.Context, set *weights.Set, o *Options) (*Model, error) {
 	start := time.Now()
-	m = &Model{path: set.Path(), weights: set}
-	defer func() {
-		if err != nil {
-			m.Close()
-			m = nil
-		}
-	}()
+	m := &Model{path: set.Path(), weights: set}
+	if err := m.load(ctx, o); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	m.loadTime = time.Since(start)
+	return m, nil
+}
+
+func (m *Model) load(ctx context.Context, o *Options) (err error) {
+	set := m.weights
 	if m.cfg, err = model.ParseConfig(set); err != nil {
-		return nil, err
+		return err
 	}
 	if m.tokenizer, err = loadTokenizer(set); err != nil {
-		return nil, err
+		return err
 	}
 	if n := m.tokenizer.VocabSize(); n > m.cfg.VocabSize {
-		return nil, fmt.Errorf("trit: %s: the tokenizer has %d tokens and the model %d: they do not belong together", set.Path(), n, m.cfg.VocabSize)
+		return fmt.Errorf("trit: %s: the tokenizer has %d tokens and the model %d: they do not belong together", set.Path(), n, m.cfg.VocabSize)
 	}
 	m.maxContext = m.cfg.MaxContext
 	if o.MaxContext > 0 {
@@ -108,11 +112,8 @@ func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err erro
 	if backend == nil {
 		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels}
 	}
-	if m.engine, err = backend.Load(ctx, m.cfg, set); err != nil {
-		return nil, err
-	}
-	m.loadTime = time.Since(start)
-	return m, nil
+	m.engine, err = backend.Load(ctx, m.cfg, set)
+	return err
 }
 
 // loadTokenizer reads the tokenizer that came with the weights.

@@ -38,20 +38,24 @@ type layout struct {
 	// finds dst zeroed. Both see exactly weights codes and bytes bytes.
 	decode func(codes, src []byte)
 	encode func(dst, codes []byte)
+
+	// words, where a layout has it, is decode straight to T16: word w at dst[64·w:]. A bit of the
+	// result is set for each code 3.
+	words func(dst, src []byte) (bad uint64)
 }
 
 var layouts = [...]layout{
-	I2SX86:   {name: "i2_s (x86)", weights: 128, bytes: 32, scaleAt: -1, tail: 32, decode: func(codes, src []byte) { decodePlanes(codes, src, 6, 4, 2, 0) }, encode: func(dst, codes []byte) { encodePlanes(dst, codes, 6, 4, 2, 0) }},
-	I2SARM:   {name: "i2_s (arm)", weights: 64, bytes: 16, scaleAt: -1, tail: 32, decode: func(codes, src []byte) { decodePlanes(codes, src, 6, 4, 2, 0) }, encode: func(dst, codes []byte) { encodePlanes(dst, codes, 6, 4, 2, 0) }},
-	I2SX4:    {name: "i2_s (x4)", weights: 1, bytes: 0, scaleAt: -1, tail: 32},
+	I2SX86:   {name: "i2_s (x86)", weights: 128, bytes: 32, scaleAt: -1, tail: 32, decode: decodeI2S, encode: encodeI2S, words: wordsI2S},
+	I2SARM:   {name: "i2_s (arm)", weights: 64, bytes: 16, scaleAt: -1, tail: 32, decode: decodeI2S, encode: encodeI2S, words: wordsI2S},
+	I2SX4:    {name: "i2_s (x4)", weights: 1, scaleAt: -1, tail: 32}, // four rows at a time, so no block
 	TQ1_0:    {name: "tq1_0", weights: 256, bytes: 54, scaleAt: 52, decode: decodeTQ1, encode: encodeTQ1},
-	TQ2_0:    {name: "tq2_0", weights: 256, bytes: 66, scaleAt: 64, decode: decodeTQ2, encode: encodeTQ2},
-	Q2_0:     {name: "q2_0", weights: 64, bytes: 18, scaleAt: 0, plus2: true, decode: decodeQ2, encode: encodeQ2},
-	Q2_0G128: {name: "q2_0 (128-weight blocks)", weights: 128, bytes: 34, scaleAt: 0, plus2: true, decode: decodeQ2, encode: encodeQ2},
-	PQ2_0:    {name: "pq2_0", weights: 128, bytes: 34, scaleAt: 0, plus2: true, decode: decodeQ2, encode: encodeQ2},
+	TQ2_0:    {name: "tq2_0", weights: 256, bytes: 66, scaleAt: 64, decode: decodeTQ2, encode: encodeTQ2, words: wordsTQ2},
+	Q2_0:     {name: "q2_0", weights: 64, bytes: 18, scaleAt: 0, plus2: true, decode: decodeQ2, encode: encodeQ2, words: wordsQ2},
+	Q2_0G128: {name: "q2_0 (128-weight blocks)", weights: 128, bytes: 34, scaleAt: 0, plus2: true, decode: decodeQ2, encode: encodeQ2, words: wordsQ2},
+	PQ2_0:    {name: "pq2_0", weights: 128, bytes: 34, scaleAt: 0, plus2: true, decode: decodeQ2, encode: encodeQ2, words: wordsQ2},
 	PTQ1_0:   {name: "ptq1_0", weights: 128, bytes: 28, scaleAt: 26, decode: decodePTQ1, encode: encodePTQ1},
 	IQ1_BN:   {name: "iq1_bn", weights: 64, bytes: 13, scaleAt: -1, prefix: 2, decode: decodeIQ1BN, encode: encodeIQ1BN},
-	IQ2_BN:   {name: "iq2_bn", weights: 64, bytes: 16, scaleAt: -1, prefix: 4, decode: func(codes, src []byte) { decodePlanes(codes, src, 0, 2, 4, 6) }, encode: func(dst, codes []byte) { encodePlanes(dst, codes, 0, 2, 4, 6) }},
+	IQ2_BN:   {name: "iq2_bn", weights: 64, bytes: 16, scaleAt: -1, prefix: 4, decode: decodeIQ2BN, encode: encodeIQ2BN, words: wordsIQ2BN},
 }
 
 func (f Format) layout() *layout {
@@ -126,28 +130,23 @@ func Unpack(src []byte, f Format, rows, cols int) (*Matrix, error) {
 		m.Scale = make([]float32, rows)
 	}
 	var fault firstError
-	if f == I2SX4 {
-		parallel(rows, func(lo, hi int) {
-			buf := m.codeBuffer()
-			for r := lo; r < hi; r++ {
-				field(buf[:cols], src[r/4*cols:][:cols], uint(6-2*(r%4)))
-				if m.setRow(r, buf) != 0 {
-					fault.report(r, f.codeError(r, code3(buf), r/4*cols+code3(buf)))
-					return
+	parallel(rows, func(lo, hi int) {
+		buf := m.codeBuffer()
+		for r := lo; r < hi; r++ {
+			var err error
+			if f == I2SX4 {
+				if r%4 == 0 {
+					err = f.unpackFour(m, src, r, buf)
 				}
+			} else {
+				err = f.unpackRow(m, src, r, buf)
 			}
-		})
-	} else {
-		parallel(rows, func(lo, hi int) {
-			buf := m.codeBuffer()
-			for r := lo; r < hi; r++ {
-				if err := f.unpackRow(m, src, r, buf); err != nil {
-					fault.report(r, err)
-					return
-				}
+			if err != nil {
+				fault.report(r, err)
+				return
 			}
-		})
-	}
+		}
+	})
 	if fault.err != nil {
 		return nil, fault.err
 	}
@@ -155,48 +154,67 @@ func Unpack(src []byte, f Format, rows, cols int) (*Matrix, error) {
 	return m, nil
 }
 
-// unpackRow decodes one row of a format that stores rows one after another.
+// unpackFour decodes rows r..r+3 of I2SX4.
+func (f Format) unpackFour(m *Matrix, src []byte, r int, buf []byte) error {
+	row := src[r/4*m.Cols:][:m.Cols]
+	if wordsRows(&[4][]byte{m.row(r + 3), m.row(r + 2), m.row(r + 1), m.row(r)}, row) == 0 {
+		return nil
+	}
+	for i := range 4 {
+		field(buf, row, uint(6-2*i))
+		if c := code3(buf[:m.Cols]); c >= 0 {
+			return f.codeError(r+i, c, r/4*m.Cols+c)
+		}
+	}
+	panic("ternary: a code 3 that is nowhere")
+}
+
+// unpackRow decodes one row of a format that stores rows one after another. buf has room for its codes.
 func (f Format) unpackRow(m *Matrix, src []byte, r int, buf []byte) error {
 	l := f.layout()
 	stride := l.rowBytes(m.Cols)
-	row := src[r*stride:][:stride]
+	row, dst := src[r*stride:][:stride], m.row(r)
 	var scale float32
 	if l.prefix != 0 {
-		scale = readScale(row[:l.prefix])
-		if scale != 0 && !goodScale(scale) {
+		if scale = readScale(row[:l.prefix]); scale == 0 {
+			fillWords(dst, (m.Cols+15)/16)
+			return nil
+		}
+		if !goodScale(scale) {
 			return fmt.Errorf("ternary: %s: scale of row %d (byte %d) is %g, want a positive finite number: %w", f, r, r*stride, scale, ErrFormat)
 		}
 	}
-	blocks := row[l.prefix:]
-	codes := buf
-	for b := 0; len(blocks) > 0; b++ {
-		l.decode(codes[:l.weights:l.weights], blocks[:l.bytes:l.bytes])
+	for b := 0; b < m.Cols/l.weights; b++ {
+		at := l.prefix + b*l.bytes
+		block := row[at:][:l.bytes]
+		words := dst[b*l.weights*4:]
 		if l.scaleAt >= 0 {
-			s := f16(binary.LittleEndian.Uint16(blocks[l.scaleAt:]))
+			s := readScale(block[l.scaleAt:][:2])
 			switch {
 			case s == 0:
-				fill(codes[:l.weights], 1)
+				fillWords(words, l.weights/16)
+				continue
 			case !goodScale(s):
 				return fmt.Errorf("ternary: %s: scale of row %d, block %d (byte %d) is %g, want a positive finite number: %w",
-					f, r, b, r*stride+b*l.bytes+l.scaleAt, s, ErrFormat)
+					f, r, b, r*stride+at+l.scaleAt, s, ErrFormat)
 			case scale == 0:
 				scale = s
 			case s != scale:
 				return fmt.Errorf("ternary: %s: row %d has scale %g in front of column %d and %g behind: %w", f, r, scale, b*l.weights, s, ErrMixedScales)
 			}
 		}
-		codes, blocks = codes[l.weights:], blocks[l.bytes:]
+		if l.words == nil {
+			codes := buf[:l.weights]
+			l.decode(codes, block) // base 3: no code 3
+			setWords(words, codes)
+		} else if l.words(words, block) != 0 {
+			codes := buf[:l.weights]
+			l.decode(codes, block)
+			return f.codeError(r, b*l.weights+code3(codes), r*stride+at)
+		}
 	}
 	if l.tail == 0 {
-		if scale == 0 {
-			fill(buf, 1)
-		}
 		m.Scale[r] = scale
-	}
-	if m.setRow(r, buf) != 0 {
-		c := code3(buf)
-		err := f.codeError(r, c, r*stride+l.prefix+c/l.weights*l.bytes)
-		return err
 	}
 	return nil
 }

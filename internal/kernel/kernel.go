@@ -18,6 +18,8 @@
 // in the caller. Nothing allocates.
 package kernel
 
+//go:generate go -C _asm run . ..
+
 import (
 	"fmt"
 	"strings"
@@ -26,6 +28,7 @@ import (
 // tier is one implementation of every kernel. Lengths have been checked when its functions run.
 type tier struct {
 	name string
+	peak peaks
 
 	ternaryMatVec func(y []int32, w []byte, x []int8, xsum int32)
 	ternaryMatMul func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
