@@ -159,7 +159,6 @@ func (l *idList) UnmarshalJSON(b []byte) error {
 // configure sets what the files beside the vocabulary say: special tokens, ends of turn, chat
 // templates, and whether the class of tokenizer adds BOS and EOS.
 func (t *Tokenizer) configure(c *config, f *files) error {
-	t.spec.config = f.config
 	var m config
 	if f.special != nil {
 		if err := json.Unmarshal(f.special, &m); err != nil {

@@ -43,7 +43,9 @@ type Tokenizer struct {
 	eos           []int32
 
 	templates templates
-	spec      *spec // how to write the tokenizer as tokenizer.json and GGUF
+	parts     *parts // how to write the tokenizer again
+	json      []byte // the tokenizer.json it came from, nil when from another format
+	warnings  []string
 }
 
 // token is one entry of the vocabulary.
@@ -51,6 +53,7 @@ type token struct {
 	text  string // as the vocabulary file writes it
 	bytes string // what it decodes to
 	kind  kind
+	score float32 // SentencePiece
 }
 
 type kind uint8
@@ -68,6 +71,9 @@ const (
 type model interface {
 	encode(dst []int32, piece string, s *scratch) []int32
 }
+
+// Warnings are sentences about what had to be guessed when the tokenizer was read.
+func (t *Tokenizer) Warnings() []string { return t.warnings }
 
 // EncodeOptions says how to encode; the zero value is plain text: nothing added, and control
 // tokens written in the text are text.
@@ -238,7 +244,7 @@ func (t *Tokenizer) build() {
 			raw = append(raw, a)
 		}
 	}
-	t.raw = newMatcher(raw, func(a AddedToken) string { return a.Content })
+	t.raw = newMatcher(raw, func(a AddedToken) string { return t.tokens[a.ID].bytes })
 	t.normed = newMatcher(normed, func(a AddedToken) string {
 		if t.normalize != nil {
 			return t.normalize(a.Content)
