@@ -31,7 +31,7 @@ type modelFlags struct {
 }
 
 func (p *parts) assemble() (*Tokenizer, error) {
-	t := &Tokenizer{tokens: p.tokens, added: p.added, bos: -1, unk: -1, pad: -1, parts: p}
+	t := &Tokenizer{tokens: p.tokens, added: p.added, bos: -1, unk: -1, pad: -1, end: -1, parts: p}
 	var err error
 	if t.normalize, err = parseNormalizer(p.normalizer, "normalizer"); err != nil {
 		return nil, err

@@ -1,16 +1,14 @@
 package tokenizer
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
-)
 
-// Metadata is the key-value part of a GGUF file; gguf.KV is one. Get returns nil for a key that
-// is not there.
-type Metadata interface{ Get(key string) any }
+	"github.com/tritlm/trit/gguf"
+)
 
 // preTokenizers are the values of tokenizer.ggml.pre: the expressions that cut the text one after
 // the other, and what else the name stands for. Names that share an entry are aliases; the first
@@ -45,39 +43,47 @@ const llama3Vocab = 128256
 
 // FromGGUF reads the tokenizer in a GGUF file's metadata: tokenizer.ggml.model "gpt2" (byte-level
 // BPE) or "llama" (SentencePiece BPE), and the chat templates.
-func FromGGUF(kv Metadata) (*Tokenizer, error) {
+func FromGGUF(kv gguf.KV) (*Tokenizer, error) {
 	const what = "GGUF"
-	var model string
-	if !kvString(kv, "tokenizer.ggml.model", &model) {
+	get := &kvReader{kv: kv}
+	model := get.string("tokenizer.ggml.model")
+	if model == "" && get.err == nil {
 		return nil, bad("%s: no tokenizer.ggml.model: the file has no tokenizer; pass one with the model's Hugging Face folder", what)
 	}
-	texts, ok := kv.Get("tokenizer.ggml.tokens").([]string)
-	if !ok || len(texts) == 0 {
-		return nil, bad("%s: tokenizer.ggml.tokens is not a list of tokens", what)
+	var texts []string
+	if get.has("tokenizer.ggml.tokens") {
+		texts, get.err = kv.Strings("tokenizer.ggml.tokens")
 	}
-	types, typed := kvInts(kv, "tokenizer.ggml.token_type")
-	if typed && len(types) != len(texts) {
+	types := get.ints("tokenizer.ggml.token_type")
+	scores := get.floats("tokenizer.ggml.scores")
+	var merges []string
+	if get.has("tokenizer.ggml.merges") {
+		merges, get.err = kv.Strings("tokenizer.ggml.merges")
+	}
+	switch {
+	case get.err != nil:
+		return nil, bad("%w", get.err)
+	case len(texts) == 0:
+		return nil, bad("%s: tokenizer.ggml.tokens: the vocabulary is empty", what)
+	case types != nil && len(types) != len(texts):
 		return nil, bad("%s: %d tokens but %d token types", what, len(texts), len(types))
-	}
-	scores, scored := kvFloats(kv, "tokenizer.ggml.scores")
-	if scored && len(scores) != len(texts) {
+	case scores != nil && len(scores) != len(texts):
 		return nil, bad("%s: %d tokens but %d scores", what, len(texts), len(scores))
 	}
 	p := &parts{what: what, tokens: make([]token, len(texts))}
 	special := map[int32]bool{}
 	for _, key := range []string{"bos", "eos", "eot", "eom"} {
-		if id, ok := kvInt(kv, "tokenizer.ggml."+key+"_token_id"); ok {
-			special[int32(id)] = true
-		}
+		special[get.token(key, len(texts))] = true
 	}
 	for i, s := range texts {
 		tok := token{text: s, kind: normal}
-		if typed {
+		if types != nil {
+			var ok bool
 			if tok.kind, ok = kindOf(types[i]); !ok {
 				return nil, bad("%s: token %d has type %d", what, i, types[i])
 			}
 		}
-		if scored {
+		if scores != nil {
 			if tok.score = scores[i]; math.IsNaN(float64(tok.score)) {
 				return nil, bad("%s: token %d has no score", what, i)
 			}
@@ -93,22 +99,19 @@ func FromGGUF(kv Metadata) (*Tokenizer, error) {
 		p.placeKind(int32(i), &p.tokens[i])
 	}
 
-	addBOS, addEOS := false, false
+	addBOS := false
 	var warnings []string
 	switch model {
 	case "llama":
-		if !scored {
+		if scores == nil {
 			return nil, bad("%s: tokenizer.ggml.scores is missing", what)
 		}
 		addBOS = true
-		prefixSpace, trim := true, false
-		kvBool(kv, "tokenizer.ggml.add_space_prefix", &prefixSpace)
-		kvBool(kv, "tokenizer.ggml.remove_extra_whitespaces", &trim)
-		p.spmStages(prefixSpace, trim)
+		p.spmStages(get.bool("tokenizer.ggml.add_space_prefix", true), get.bool("tokenizer.ggml.remove_extra_whitespaces", false))
 	case "gpt2":
 		p.flags.Unk = nil
-		var pre string
-		if !kvString(kv, "tokenizer.ggml.pre", &pre) {
+		pre := get.string("tokenizer.ggml.pre")
+		if pre == "" {
 			pre = "default"
 			if len(texts) == llama3Vocab {
 				pre = "llama-bpe"
@@ -125,7 +128,6 @@ func FromGGUF(kv Metadata) (*Tokenizer, error) {
 		if !found {
 			return nil, unsupported("%s: pre-tokenizer %s (tokenizer.ggml.pre); known: %s; the model's tokenizer.json may help", what, shorten(pre), preNames())
 		}
-		merges, _ := kv.Get("tokenizer.ggml.merges").([]string)
 		p.merges = func(_ []string, index *stringIndex) (*pairTable, error) {
 			return textMerges(merges, index)
 		}
@@ -138,43 +140,32 @@ func FromGGUF(kv Metadata) (*Tokenizer, error) {
 	}
 	t.warnings = warnings
 
-	id := func(name string) int32 {
-		if v, ok := kvInt(kv, "tokenizer.ggml."+name+"_token_id"); ok && v >= 0 && v < int64(len(t.tokens)) {
-			return int32(v)
-		}
-		return -1
+	t.bos, t.pad = get.token("bos", len(texts)), get.token("padding", len(texts))
+	if id := get.token("unknown", len(texts)); id >= 0 {
+		t.unk = id
 	}
-	t.bos = id("bos")
-	if v := id("unknown"); v >= 0 {
-		t.unk = v
-	}
-	t.pad = id("padding")
+	eos := get.token("eos", len(texts))
 	if model == "llama" { // the defaults of SentencePiece
 		if t.bos < 0 && t.Token(1) == "<s>" {
 			t.bos = 1
 		}
-		if t.Token(2) == "</s>" && id("eos") < 0 {
-			t.eos = append(t.eos, 2)
+		if eos < 0 && t.Token(2) == "</s>" {
+			eos = 2
 		}
 	}
-	var ends []int32
-	for _, name := range []string{"eos", "eot", "eom"} {
-		if v := id(name); v >= 0 {
-			ends = append(ends, v)
-		}
-	}
-	kvBool(kv, "tokenizer.ggml.add_bos_token", &addBOS)
-	kvBool(kv, "tokenizer.ggml.add_eos_token", &addEOS)
 	t.before, t.after = nil, nil
-	if addBOS && t.bos >= 0 {
+	if get.bool("tokenizer.ggml.add_bos_token", addBOS) && t.bos >= 0 {
 		t.before = []int32{t.bos}
 	}
-	if v := id("eos"); addEOS && v >= 0 {
-		t.after = []int32{v}
+	if get.bool("tokenizer.ggml.add_eos_token", false) && eos >= 0 {
+		t.after = []int32{eos}
 	}
-	t.setEOS(ends...)
-	t.ggufTemplates(kv)
-	return t, nil
+	if get.err != nil {
+		return nil, bad("%w", get.err)
+	}
+	t.end = eos
+	t.setEOS(eos, get.token("eot", len(texts)), get.token("eom", len(texts)))
+	return t, t.ggufTemplates(get)
 }
 
 // badTemplate marks the template in the published GGUF of BitNet b1.58 2B4T, which is not the one
@@ -186,25 +177,31 @@ const templateBitNet = `{% for message in messages %}{% if loop.first %}{{ bos_t
 	`{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}` +
 	`{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}`
 
-func (t *Tokenizer) ggufTemplates(kv Metadata) {
-	var s string
+func (t *Tokenizer) ggufTemplates(get *kvReader) error {
 	list := templates{}
-	if kvString(kv, "tokenizer.chat_template", &s) && strings.TrimSpace(s) != "" {
+	add := func(name, s string) {
+		if strings.TrimSpace(s) == "" {
+			return
+		}
 		if strings.Contains(s, badTemplate) {
 			s = templateBitNet
 			t.warnings = append(t.warnings, "the file's chat template (Human, BITNETAssistant) is not the one this model was trained on; using the model card's (User, Assistant)")
 		}
-		list["default"] = s
+		list[name] = s
 	}
-	names, _ := kv.Get("tokenizer.chat_templates").([]string)
-	for _, name := range names {
-		if kvString(kv, "tokenizer.chat_template."+name, &s) && strings.TrimSpace(s) != "" {
-			list[name] = s
+	add("default", get.string("tokenizer.chat_template"))
+	if names, err := get.kv.Strings("tokenizer.chat_templates"); err == nil {
+		for _, name := range names {
+			add(name, get.string("tokenizer.chat_template."+name))
 		}
+	}
+	if get.err != nil {
+		return bad("%w", get.err)
 	}
 	if len(list) > 0 {
 		t.templates = list
 	}
+	return nil
 }
 
 func preNames() string {
@@ -248,74 +245,54 @@ func (t *pairTable) merge(index *stringIndex, left, right, prefix string, rank i
 	return nil
 }
 
-func kvString(kv Metadata, key string, dst *string) bool {
-	s, ok := kv.Get(key).(string)
-	if ok {
-		*dst = s
-	}
-	return ok
+// kvReader reads keys that may be absent, and keeps the first error about one of the wrong kind.
+type kvReader struct {
+	kv  gguf.KV
+	err error
 }
 
-func kvBool(kv Metadata, key string, dst *bool) {
-	if b, ok := kv.Get(key).(bool); ok {
-		*dst = b
+func (r *kvReader) has(key string) bool { return r.err == nil && r.kv.Has(key) }
+
+func (r *kvReader) keep(err error) {
+	if r.err == nil && !errors.Is(err, gguf.ErrNoKey) {
+		r.err = err
 	}
 }
 
-func kvInt(kv Metadata, key string) (int64, bool) {
-	switch v := kv.Get(key).(type) {
-	case uint8:
-		return int64(v), true
-	case int8:
-		return int64(v), true
-	case uint16:
-		return int64(v), true
-	case int16:
-		return int64(v), true
-	case uint32:
-		return int64(v), true
-	case int32:
-		return int64(v), true
-	case uint64:
-		return int64(v), v <= math.MaxInt64
-	case int64:
-		return v, true
-	}
-	return 0, false
+func (r *kvReader) string(key string) string {
+	s, err := r.kv.String(key)
+	r.keep(err)
+	return s
 }
 
-func kvInts(kv Metadata, key string) ([]int64, bool) {
-	switch v := kv.Get(key).(type) {
-	case []int32:
-		list := make([]int64, len(v))
-		for i := range v {
-			list[i] = int64(v[i])
-		}
-		return list, true
-	case []uint32:
-		list := make([]int64, len(v))
-		for i := range v {
-			list[i] = int64(v[i])
-		}
-		return list, true
-	case []int64:
-		return v, true
+func (r *kvReader) bool(key string, absent bool) bool {
+	b, err := r.kv.Bool(key)
+	r.keep(err)
+	if err != nil {
+		return absent
 	}
-	return nil, false
+	return b
 }
 
-func kvFloats(kv Metadata, key string) ([]float32, bool) {
-	switch v := kv.Get(key).(type) {
-	case []float32:
-		return v, true
-	case []float64:
-		list := make([]float32, len(v))
-		for i := range v {
-			list[i] = float32(v[i])
-		}
-		return list, true
-	}
-	return nil, false
+func (r *kvReader) ints(key string) []int64 {
+	v, err := r.kv.Ints(key)
+	r.keep(err)
+	return v
 }
 
-var _ = json.Marshal
+func (r *kvReader) floats(key string) []float32 {
+	v, err := r.kv.Floats(key)
+	r.keep(err)
+	return v
+}
+
+// token returns the id under tokenizer.ggml.NAME_token_id, -1 when there is none or, as in some
+// files, one outside the vocabulary of n tokens.
+func (r *kvReader) token(name string, n int) int32 {
+	id, err := r.kv.Int("tokenizer.ggml." + name + "_token_id")
+	r.keep(err)
+	if err != nil || id < 0 || id >= int64(n) {
+		return -1
+	}
+	return int32(id)
+}

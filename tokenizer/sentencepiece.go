@@ -258,9 +258,7 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 	set(&t.bos, ids["bos"])
 	set(&t.unk, ids["unk"])
 	set(&t.pad, ids["pad"])
-	if eos := ids["eos"]; eos >= 0 && eos < int64(len(t.tokens)) {
-		t.eos = []int32{int32(eos)}
-	}
+	set(&t.end, ids["eos"])
 	if c.Class == "" { // Llama 2, unless a configuration knows better
 		c.Class = "LlamaTokenizer"
 	}

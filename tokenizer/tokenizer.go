@@ -39,12 +39,15 @@ type Tokenizer struct {
 	stripLeft int    // spaces to drop where a text begins (SentencePiece's dummy prefix)
 	joiner    string // put between decoded tokens; only files without a decoder have one
 
-	bos, unk, pad int32 // -1: none
-	eos           []int32
+	bos, unk, pad int32   // -1: none
+	end           int32   // the EOS that the files name, -1: none
+	eos           []int32 // all of them
 
 	templates templates
 	parts     *parts // how to write the tokenizer again
 	json      []byte // the tokenizer.json it came from, nil when from another format
+	config    []byte // the tokenizer_config.json beside it
+	jinja     []byte // the chat_template.jinja beside it
 	warnings  []string
 }
 
