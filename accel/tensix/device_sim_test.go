@@ -105,16 +105,16 @@ func TestProductsOnTheSimulator(t *testing.T) {
 			rows []int
 			cols int
 		}{{[]int{32}, 128}, {[]int{5}, 16}, {[]int{100, 33, 40}, 200}, {[]int{640, 96}, 640}} {
-			var parts []Part
+			var ms []*Matrix
 			var codes [][]int8
 			for _, r := range c.rows {
 				w := ternaryCodes(rng, r*c.cols)
 				codes = append(codes, w)
-				parts = append(parts, Part{t16(w, r, c.cols), r, c.cols})
-			}
-			m, err := d.LoadTernary("test", parts...)
-			if err != nil {
-				t.Fatal(err)
+				m, err := d.LoadTernary("test", t16(w, r, c.cols), r, c.cols)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ms = append(ms, m)
 			}
 			w8 := activations(rng, c.rows[0]*c.cols)
 			m8, err := d.LoadInt8("head", w8, c.rows[0], c.cols)
@@ -123,18 +123,18 @@ func TestProductsOnTheSimulator(t *testing.T) {
 			}
 			for _, tokens := range []int{1, 2, 8, 9, 32, 33} {
 				x := activations(rng, tokens*c.cols)
-				var y [][]int32
-				for _, r := range c.rows {
-					y = append(y, make([]int32, tokens*r))
+				var ps []Product
+				for i, r := range c.rows {
+					ps = append(ps, Product{M: ms[i], Y: make([]int32, tokens*r)})
 				}
-				if err := d.MatMul(ctx, m, x, tokens, y...); err != nil {
+				if err := d.MatMul(ctx, x, tokens, c.cols, ps...); err != nil {
 					t.Fatal(err)
 				}
 				for i, r := range c.rows {
-					differ(t, "ternary", y[i], product(codes[i], x, r, c.cols, tokens))
+					differ(t, "ternary", ps[i].Y, product(codes[i], x, r, c.cols, tokens))
 				}
 				y8 := make([]int32, tokens*c.rows[0])
-				if err := d.MatMul(ctx, m8, x, tokens, y8); err != nil {
+				if err := d.MatMul(ctx, x, tokens, c.cols, Product{M: m8, Y: y8}); err != nil {
 					t.Fatal(err)
 				}
 				differ(t, "int8", y8, product(w8, x, c.rows[0], c.cols, tokens))
@@ -211,7 +211,7 @@ func TestAdversarialDotProductsAreExact(t *testing.T) {
 			for k := range cols { // two rows that make the accumulators grow in one direction
 				w[k], w[cols+k] = 1, -1
 			}
-			m, err := d.LoadTernary("adversary", Part{t16(w, rows, cols), rows, cols})
+			m, err := d.LoadTernary("adversary", t16(w, rows, cols), rows, cols)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -220,7 +220,7 @@ func TestAdversarialDotProductsAreExact(t *testing.T) {
 				adversary(rng, x[r*cols:][:cols], (r+round)%9)
 			}
 			y := make([]int32, 32*rows)
-			if err := d.MatMul(context.Background(), m, x, 32, y); err != nil {
+			if err := d.MatMul(context.Background(), x, 32, cols, Product{M: m, Y: y}); err != nil {
 				t.Fatal(err)
 			}
 			differ(t, "adversary", y, product(w, x, rows, cols, 32))
@@ -253,13 +253,13 @@ func TestInt8ExtremesAreExact(t *testing.T) {
 				adversary(rng, x[r*cols:][:cols], (r+3)%8)
 			}
 			y := make([]int32, tokens*rows)
-			if err := d.MatMul(context.Background(), m, x, tokens, y); err != nil {
+			if err := d.MatMul(context.Background(), x, tokens, cols, Product{M: m, Y: y}); err != nil {
 				t.Fatal(err)
 			}
 			differ(t, "int8", y, product(w, x, rows, cols, tokens))
 			t.Logf("%d tokens: %d products exact, first row %d", tokens, len(y), y[0])
 		}
-		if err := d.MatMul(context.Background(), m, append(make([]int8, cols-1), -128), 1, make([]int32, rows)); err == nil {
+		if err := d.MatMul(context.Background(), append(make([]int8, cols-1), -128), 1, cols, Product{M: m, Y: make([]int32, rows)}); err == nil {
 			t.Error("-128 has no sign-and-magnitude byte and was accepted")
 		}
 	})
@@ -274,12 +274,12 @@ func TestOneFlippedWeightMovesOneOutput(t *testing.T) {
 		rng := rand.New(rand.NewPCG(9, 10))
 		w, x := ternaryCodes(rng, rows*cols), activations(rng, cols)
 		w[n0*cols+k0], x[k0] = -1, 93
-		m, err := d.LoadTernary("mutation", Part{t16(w, rows, cols), rows, cols})
+		m, err := d.LoadTernary("mutation", t16(w, rows, cols), rows, cols)
 		if err != nil {
 			t.Fatal(err)
 		}
 		before, after := make([]int32, rows), make([]int32, rows)
-		if err := d.MatMul(context.Background(), m, x, 1, before); err != nil {
+		if err := d.MatMul(context.Background(), x, 1, cols, Product{M: m, Y: before}); err != nil {
 			t.Fatal(err)
 		}
 		differ(t, "before", before, product(w, x, rows, cols, 1))
@@ -299,7 +299,7 @@ func TestOneFlippedWeightMovesOneOutput(t *testing.T) {
 		if err := d.c.WriteBank(bank, wordAt, word[:]); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.MatMul(context.Background(), m, x, 1, after); err != nil {
+		if err := d.MatMul(context.Background(), x, 1, cols, Product{M: m, Y: after}); err != nil {
 			t.Fatal(err)
 		}
 		moved := 0
@@ -327,19 +327,19 @@ func TestHungTileIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := make([]int8, 256*256)
-		m, err := d.LoadTernary("blk.0.qkv", Part{t16(w, 256, 256), 256, 256})
+		m, err := d.LoadTernary("blk.0.qkv", t16(w, 256, 256), 256, 256)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := d.c.Write32(d.tiles[2], 0xFFB121B0, uint32(chip.TRISC1)); err != nil { // the matrix core stops
 			t.Fatal(err)
 		}
-		err = d.MatMul(context.Background(), m, make([]int8, 256), 1, make([]int32, 256))
+		err = d.MatMul(context.Background(), make([]int8, 256), 1, 256, Product{M: m, Y: make([]int32, 256)})
 		t.Log(err)
 		if !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), "math (TRISC1) is still at job 1") || !strings.Contains(err.Error(), "blk.0.qkv") {
 			t.Errorf("got %v", err)
 		}
-		if err2 := d.MatMul(context.Background(), m, make([]int8, 256), 1, make([]int32, 256)); err2 != err {
+		if err2 := d.MatMul(context.Background(), make([]int8, 256), 1, 256, Product{M: m, Y: make([]int32, 256)}); err2 != err {
 			t.Errorf("a broken device went on: %v", err2)
 		}
 	})
@@ -355,7 +355,7 @@ func TestReloadFiftyTimes(t *testing.T) {
 			d := openSim(t, s, chip.Grid{Columns: 1 + i%3, Rows: 1 + i%2})
 			rows, cols := 40+i, 100+3*i
 			w := ternaryCodes(rng, rows*cols)
-			m, err := d.LoadTernary("reload", Part{t16(w, rows, cols), rows, cols})
+			m, err := d.LoadTernary("reload", t16(w, rows, cols), rows, cols)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -368,7 +368,7 @@ func TestReloadFiftyTimes(t *testing.T) {
 			for _, tokens := range []int{1, 3, 20, 5, 1} {
 				x := activations(rng, tokens*cols)
 				y := make([]int32, tokens*rows)
-				if err := d.MatMul(context.Background(), m, x, tokens, y); err != nil {
+				if err := d.MatMul(context.Background(), x, tokens, cols, Product{M: m, Y: y}); err != nil {
 					t.Fatal(err)
 				}
 				differ(t, "reload", y, product(w, x, rows, cols, tokens))
@@ -376,7 +376,7 @@ func TestReloadFiftyTimes(t *testing.T) {
 			if err := d.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := d.MatMul(context.Background(), m, make([]int8, cols), 1, make([]int32, rows)); !errors.Is(err, errClosed) {
+			if err := d.MatMul(context.Background(), make([]int8, cols), 1, cols, Product{M: m, Y: make([]int32, rows)}); !errors.Is(err, errClosed) {
 				t.Fatalf("a closed device answered %v", err)
 			}
 		}
@@ -409,7 +409,7 @@ func TestCancelBetweenJobs(t *testing.T) {
 		rng := rand.New(rand.NewPCG(13, 14))
 		const rows, cols = 64, 128
 		w := ternaryCodes(rng, rows*cols)
-		m, err := d.LoadTernary("cancel", Part{t16(w, rows, cols), rows, cols})
+		m, err := d.LoadTernary("cancel", t16(w, rows, cols), rows, cols)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -419,12 +419,12 @@ func TestCancelBetweenJobs(t *testing.T) {
 			x, y := activations(rng, tokens*cols), make([]int32, tokens*rows)
 			if i%2 == 0 {
 				cancel()
-				if err := d.MatMul(ctx, m, x, tokens, y); !errors.Is(err, context.Canceled) {
+				if err := d.MatMul(ctx, x, tokens, cols, Product{M: m, Y: y}); !errors.Is(err, context.Canceled) {
 					t.Fatalf("got %v", err)
 				}
 				continue
 			}
-			if err := d.MatMul(ctx, m, x, tokens, y); err != nil {
+			if err := d.MatMul(ctx, x, tokens, cols, Product{M: m, Y: y}); err != nil {
 				t.Fatal(err)
 			}
 			cancel()
