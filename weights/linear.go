@@ -70,7 +70,7 @@ func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 		}
 	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
-		reorderRows(m, hd)
+		m.Reorder(func(r int) int { return RopeRow(r, hd) })
 	}
 	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
 		release(t.data)
