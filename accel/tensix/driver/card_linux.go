@@ -1,0 +1,371 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Requests of tt-kmd's ioctl.h: _IO(0xFA, n), no direction or size bits.
+const (
+	ioGetDeviceInfo  = 0xFA00
+	ioAllocateDMABuf = 0xFA03
+	ioGetDriverInfo  = 0xFA05
+	ioPinPages       = 0xFA07
+	ioLockCtl        = 0xFA08
+	ioAllocateTLB    = 0xFA0B
+	ioFreeTLB        = 0xFA0C
+	ioConfigureTLB   = 0xFA0D
+	ioSetNoCCleanup  = 0xFA0E
+	ioSetPowerState  = 0xFA0F
+)
+
+// minDriver is the lowest ioctl interface version spoken here; SET_POWER_STATE and SET_NOC_CLEANUP are newer than it
+// and asked for separately.
+const minDriver = 2
+
+// lockIndex is the tt-kmd resource lock that says "trit owns the tiles". 0 to 15 are taken by Ethernet cores.
+const lockIndex = 40
+
+// The kernel's structures (tt-kmd ioctl.h), in its order.
+type (
+	ioDeviceInfo struct {
+		inSize, outSize                           uint32
+		vendor, device, subVendor, subsystem, bdf uint16
+		maxDMALog2, domain, _                     uint16
+	}
+	ioDriverInfo struct {
+		inSize, outSize, version      uint32
+		major, minor, patch, reserved uint8
+	}
+	ioDMABuf struct {
+		size         uint32
+		index, flags uint8
+		_            [2]uint8
+		_            [2]uint64
+		physical     uint64 // out
+		mapping      uint64
+		outSize, _   uint32
+		noc, _       uint64
+	}
+	ioPin struct {
+		outSize, flags uint32
+		va, size       uint64
+		physical, noc  uint64 // out
+	}
+	ioLock struct {
+		outSize, flags uint32
+		index          uint8
+		_              [3]uint8
+		value          uint8 // out
+		_              [3]uint8
+	}
+	ioAllocTLB struct {
+		size, _         uint64
+		id, _           uint32 // out
+		offUC, offWC, _ uint64
+	}
+	ioFreeTLBArg struct{ id uint32 }
+	ioTLBConfig  struct {
+		addr                                   uint64
+		xEnd, yEnd, xStart, yStart             uint16
+		noc, mcast, ordering, linked, staticVC uint8
+		_                                      [3]uint8
+		_                                      [2]uint32
+	}
+	ioSetTLB struct {
+		id, _  uint32
+		config ioTLBConfig
+		_      uint64 // out
+	}
+	ioCleanup struct {
+		argsz, flags       uint32
+		enabled, x, y, noc uint8
+		_                  uint32
+		addr, data         uint64
+	}
+	ioPower struct {
+		argsz, flags uint32
+		_, validity  uint8
+		powerFlags   uint16
+		settings     [14]uint16
+	}
+)
+
+const (
+	powerMaxClock = 1 << iota // AI clock at its maximum
+	powerGDDR                 // GDDR PHYs awake
+	powerTensix               // Tensix tiles clocked
+)
+
+const devDir = "/dev/tenstorrent"
+
+// card is a Blackhole behind tt-kmd. Opening it reads back what the kernel says about it; no card has run this
+// code yet (see docs/blackhole.md).
+type card struct {
+	f      *os.File
+	info   Info
+	maxDMA int
+	host   HostMemory
+	guards []*os.File
+	wins   map[*cardWindow]bool
+}
+
+func ioctl[T any](f *os.File, req uintptr, arg *T) error {
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(arg))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// Cards lists the device files tt-kmd shows, by number.
+func Cards() ([]int, error) {
+	ents, err := os.ReadDir(devDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s does not exist: either no card is installed (lspci -d 1e52:) or tt-kmd is not loaded (modprobe tenstorrent)", ErrNoDevice, devDir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("driver: %w", err)
+	}
+	var out []int
+	for _, e := range ents {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, n)
+		}
+	}
+	sort.Ints(out)
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: %s is empty: tt-kmd is loaded and found no card (dmesg | grep tenstorrent)", ErrNoDevice, devDir)
+	}
+	return out, nil
+}
+
+// OpenCard opens /dev/tenstorrent/n for exclusive use and asks for full clocks, which the kernel keeps up while the
+// file is open.
+func OpenCard(n int) (Machine, error) {
+	path := filepath.Join(devDir, strconv.Itoa(n))
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s does not exist; `trit devices` lists what is there", ErrNoDevice, path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: %s: join the group that owns it (ls -l %s) or install tt-kmd's udev rule", ErrPermission, path, path)
+	case errors.Is(err, unix.EBUSY):
+		return nil, fmt.Errorf("%w: %s is being reset or held exclusively; try again when the other program has ended", ErrBusy, path)
+	case err != nil:
+		return nil, fmt.Errorf("driver: %w", err)
+	}
+	c := &card{f: f, wins: map[*cardWindow]bool{}}
+	if err := c.start(path); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *card) start(path string) error {
+	di := ioDeviceInfo{inSize: uint32(unsafe.Sizeof(ioDeviceInfo{})) - 4}
+	if err := ioctl(c.f, ioGetDeviceInfo, &di); err != nil {
+		return fmt.Errorf("driver: %s: GET_DEVICE_INFO: %w", path, err)
+	}
+	if di.vendor != 0x1E52 || di.device != 0xB140 {
+		return fmt.Errorf("%w: %s is PCI %04x:%04x, a Blackhole is 1e52:b140", ErrNotBH, path, di.vendor, di.device)
+	}
+	dv := ioDriverInfo{inSize: 12}
+	if err := ioctl(c.f, ioGetDriverInfo, &dv); err != nil || dv.version < minDriver {
+		return fmt.Errorf("%w: %s speaks interface %d, trit needs %d; update tt-kmd", ErrOldDriver, path, dv.version, minDriver)
+	}
+	c.maxDMA = 1 << min(di.maxDMALog2, 30)
+	c.info = Info{
+		Name: path, Vendor: di.vendor, Device: di.device, Driver: fmt.Sprintf("tt-kmd %d.%d.%d (interface %d)", dv.major, dv.minor, dv.patch, dv.version),
+		BDF: fmt.Sprintf("%04x:%02x:%02x.%d", di.domain, di.bdf>>8, di.bdf>>3&31, di.bdf&7),
+	}
+	lk := ioLock{outSize: 4, index: lockIndex}
+	if err := ioctl(c.f, ioLockCtl, &lk); err == nil && lk.value == 0 {
+		return fmt.Errorf("%w: %s: another trit process owns its tiles%s", ErrBusy, path, openedBy(path))
+	}
+	ps := ioPower{argsz: uint32(unsafe.Sizeof(ioPower{})), validity: 4, powerFlags: powerMaxClock | powerGDDR | powerTensix}
+	if err := ioctl(c.f, ioSetPowerState, &ps); err != nil {
+		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.4 or later", ErrOldDriver, path, err)
+	}
+	return nil
+}
+
+// openedBy names processes that have the device open, as far as /proc shows them.
+func openedBy(path string) string {
+	var who []string
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, l := range links {
+		if t, err := os.Readlink(l); err == nil && t == path {
+			if pid := strings.Split(l, "/")[2]; pid != strconv.Itoa(os.Getpid()) && (len(who) == 0 || who[len(who)-1] != pid) {
+				who = append(who, pid)
+			}
+		}
+	}
+	if len(who) == 0 {
+		return ""
+	}
+	return " (opened by process " + strings.Join(who, ", ") + ")"
+}
+
+func (c *card) Info() Info  { return c.info }
+func (c *card) Step(uint32) {}
+
+type cardWindow struct {
+	c   *card
+	id  uint32
+	mem []byte
+	cur ioTLBConfig
+	set bool
+}
+
+func (c *card) Window(size uint64, writeCombined bool) (Window, error) {
+	a := ioAllocTLB{size: size}
+	if err := ioctl(c.f, ioAllocateTLB, &a); err != nil {
+		return nil, fmt.Errorf("driver: %s: no window of %d MiB is free: %w", c.info.Name, size>>20, err)
+	}
+	off := a.offUC
+	if writeCombined {
+		off = a.offWC
+	}
+	mem, err := unix.Mmap(int(c.f.Fd()), int64(off), int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		_ = ioctl(c.f, ioFreeTLB, &ioFreeTLBArg{a.id})
+		return nil, fmt.Errorf("driver: %s: mapping a window of %d MiB: %w", c.info.Name, size>>20, err)
+	}
+	w := &cardWindow{c: c, id: a.id, mem: mem}
+	c.wins[w] = true
+	return w, nil
+}
+
+func (w *cardWindow) Size() uint64 { return uint64(len(w.mem)) }
+
+func (w *cardWindow) Aim(t Target) error {
+	q := ioTLBConfig{addr: t.Addr, xEnd: uint16(t.X), yEnd: uint16(t.Y), ordering: uint8(t.Ordering)}
+	if t.Multicast {
+		q.mcast, q.xStart, q.yStart, q.xEnd, q.yEnd = 1, uint16(t.X), uint16(t.Y), uint16(t.X1), uint16(t.Y1)
+	}
+	if w.set && q == w.cur {
+		return nil
+	}
+	if err := ioctl(w.c.f, ioConfigureTLB, &ioSetTLB{id: w.id, config: q}); err != nil {
+		return fmt.Errorf("driver: %s: aiming a window at %v: %w", w.c.info.Name, t, err)
+	}
+	w.cur, w.set = q, true
+	return nil
+}
+
+// Read loads aligned 32-bit words; a card must not see any other size on an uncached mapping.
+func (w *cardWindow) Read(off uint64, b []byte) {
+	mustWords(off, b)
+	for i := 0; i < len(b); i += 4 {
+		v := atomic.LoadUint32((*uint32)(unsafe.Pointer(&w.mem[off+uint64(i)])))
+		b[i], b[i+1], b[i+2], b[i+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+	}
+}
+
+// Write stores aligned 32-bit words. The last one is an atomic store: on amd64 that is a locked exchange, which
+// also empties the write-combining buffers, so a write is on its way when the call returns.
+func (w *cardWindow) Write(off uint64, b []byte) {
+	mustWords(off, b)
+	for i := 0; i < len(b); i += 4 {
+		v := uint32(b[i]) | uint32(b[i+1])<<8 | uint32(b[i+2])<<16 | uint32(b[i+3])<<24
+		p := (*uint32)(unsafe.Pointer(&w.mem[off+uint64(i)]))
+		if i+4 < len(b) {
+			*p = v
+		} else {
+			atomic.StoreUint32(p, v)
+		}
+	}
+}
+
+func mustWords(off uint64, b []byte) {
+	if (off|uint64(len(b)))&3 != 0 {
+		panic(fmt.Sprintf("driver: device access of %d bytes at %#x is not made of aligned words", len(b), off))
+	}
+}
+
+func (w *cardWindow) Close() error {
+	if w.mem == nil {
+		return nil
+	}
+	delete(w.c.wins, w)
+	err := unix.Munmap(w.mem)
+	w.mem = nil
+	return errors.Join(err, ioctl(w.c.f, ioFreeTLB, &ioFreeTLBArg{w.id}))
+}
+
+// HostMemory asks the kernel for one contiguous buffer, and where that is too large for the kernel, pins pages of
+// this process, which needs an IOMMU.
+func (c *card) HostMemory(n int) (HostMemory, error) {
+	if n <= len(c.host.Bytes) {
+		return c.host, nil
+	}
+	if c.host.Bytes != nil {
+		return HostMemory{}, fmt.Errorf("driver: %s: host memory of %d bytes was handed out, %d are wanted now", c.info.Name, len(c.host.Bytes), n)
+	}
+	n = (n + 4095) &^ 4095
+	if n <= c.maxDMA {
+		d := ioDMABuf{size: uint32(n), flags: 2} // flag 2: reachable over the NoC
+		if err := ioctl(c.f, ioAllocateDMABuf, &d); err == nil {
+			mem, err := unix.Mmap(int(c.f.Fd()), int64(d.mapping), n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			if err != nil {
+				return HostMemory{}, fmt.Errorf("driver: %s: mapping a DMA buffer: %w", c.info.Name, err)
+			}
+			c.host = HostMemory{Bytes: mem, NoC: d.noc}
+			return c.host, nil
+		}
+	}
+	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return HostMemory{}, fmt.Errorf("driver: %w", err)
+	}
+	p := ioPin{outSize: 16, flags: 2, va: uint64(uintptr(unsafe.Pointer(&mem[0]))), size: uint64(n)}
+	if err := ioctl(c.f, ioPinPages, &p); err != nil {
+		_ = unix.Munmap(mem)
+		return HostMemory{}, fmt.Errorf("driver: %s: no host memory of %d bytes for the device: %w; turn the IOMMU on (iommu=pt is not enough) or ask for a smaller batch", c.info.Name, n, err)
+	}
+	c.host = HostMemory{Bytes: mem, NoC: p.noc}
+	return c.host, nil
+}
+
+// Guard opens the device once more: the kernel keeps one farewell write per open file. O_APPEND keeps that file
+// out of the power accounting.
+func (c *card) Guard(x, y int, addr uint64, v uint32) error {
+	f, err := os.OpenFile(c.info.Name, os.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("driver: %s: %w", c.info.Name, err)
+	}
+	q := ioCleanup{enabled: 1, x: uint8(x), y: uint8(y), addr: addr, data: uint64(v)}
+	q.argsz = uint32(unsafe.Sizeof(q))
+	if err := ioctl(f, ioSetNoCCleanup, &q); err != nil {
+		f.Close()
+		return fmt.Errorf("%w: %s: SET_NOC_CLEANUP: %v; tiles would run on after a crash", ErrOldDriver, c.info.Name, err)
+	}
+	c.guards = append(c.guards, f)
+	return nil
+}
+
+func (c *card) Close() error {
+	var errs []error
+	for w := range c.wins {
+		errs = append(errs, w.Close())
+	}
+	for _, g := range c.guards {
+		errs = append(errs, g.Close())
+	}
+	if c.host.Bytes != nil {
+		errs = append(errs, unix.Munmap(c.host.Bytes))
+	}
+	c.host, c.guards = HostMemory{}, nil
+	return errors.Join(append(errs, c.f.Close())...)
+}

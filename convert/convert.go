@@ -1,0 +1,438 @@
+// Package convert writes models: as a Hugging Face folder, packed or with float masters, or as a
+// GGUF file, out of any model that package weights opens or out of random numbers.
+//
+//	weights.Set | Random → Source → Write → a folder or file that trit, transformers and llama.cpp read
+//
+// Tensors are written one after another and never held together; what is written has its name only
+// when it is whole.
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/ternary"
+	"github.com/tritlm/trit/weights"
+)
+
+// Source is a model to be written. Names are those of Hugging Face.
+type Source interface {
+	Config() *model.Config
+	Names() []string
+	// Ternary gives a projection's codes and scale.
+	Ternary(name string, rows, cols int) (*ternary.Matrix, error)
+	// Dense gives a matrix of floats.
+	Dense(name string, rows, cols int) (Rows, error)
+	// Vector gives a norm's weights, or a bias.
+	Vector(name string, n int) ([]float32, error)
+	// Type is how a tensor of floats is stored.
+	Type(name string) gguf.Type
+	// HasCodes says whether a projection is stored as codes; if not, as floats that Dense gives too.
+	HasCodes(name string) bool
+}
+
+// Rows is a matrix of floats, row by row.
+type Rows interface {
+	Row(dst []float32, r int)
+}
+
+// Format is what Write writes.
+type Format string
+
+// The formats. A GGUF format is named after the type of its projections.
+const (
+	HFPacked Format = "hf-packed" // Hugging Face folder, ternary weights in 2 bits
+	HFBF16   Format = "hf-bf16"   // Hugging Face folder, masters in bfloat16, quantised when loaded
+	HFF32    Format = "hf-f32"    // the same in float32
+	I2S      Format = "gguf-i2_s" // bitnet.cpp
+	TQ1      Format = "gguf-tq1_0"
+	TQ2      Format = "gguf-tq2_0"
+	Q2       Format = "gguf-q2_0"
+	IQ1BN    Format = "gguf-iq1_bn" // ik_llama.cpp
+	IQ2BN    Format = "gguf-iq2_bn"
+	F16      Format = "gguf-f16" // models that are not ternary
+	BF16     Format = "gguf-bf16"
+	F32      Format = "gguf-f32"
+)
+
+// formats in the order that help shows, with the type of the projections in GGUF and their codec.
+var formats = []struct {
+	format Format
+	typ    gguf.Type
+	codec  ternary.Format // 0: floats
+	about  string
+}{
+	{HFPacked, 0, 0, "Hugging Face folder, 2 bits a weight"},
+	{HFBF16, gguf.BF16, 0, "Hugging Face folder, masters in bfloat16"},
+	{HFF32, gguf.F32, 0, "Hugging Face folder, masters in float32"},
+	{I2S, gguf.I2_S, ternary.I2SX86, "GGUF for bitnet.cpp, 2 bits; needs widths that are multiples of 128"},
+	{TQ1, gguf.TQ1_0, ternary.TQ1_0, "GGUF for llama.cpp, 1.69 bits; needs widths that are multiples of 256"},
+	{TQ2, gguf.TQ2_0, ternary.TQ2_0, "GGUF for llama.cpp, 2.06 bits; needs widths that are multiples of 256"},
+	{Q2, gguf.Q2_0, ternary.Q2_0, "GGUF for llama.cpp, 2.25 bits; needs widths that are multiples of 64"},
+	{IQ1BN, gguf.IQ1_BN, ternary.IQ1_BN, "GGUF for ik_llama.cpp, 1.63 bits"},
+	{IQ2BN, gguf.IQ2_BN, ternary.IQ2_BN, "GGUF for ik_llama.cpp, 2 bits"},
+	{F16, gguf.F16, 0, "GGUF of a model that is not ternary"},
+	{BF16, gguf.BF16, 0, "GGUF of a model that is not ternary"},
+	{F32, gguf.F32, 0, "GGUF of a model that is not ternary"},
+}
+
+// Formats lists what Write writes, with a line about each.
+func Formats() (names []Format, about []string) {
+	for _, f := range formats {
+		names, about = append(names, f.format), append(about, f.about)
+	}
+	return names, about
+}
+
+// IsGGUF reports whether the format is a file rather than a folder.
+func (f Format) IsGGUF() bool { return strings.HasPrefix(string(f), "gguf-") }
+
+func (f Format) index() int {
+	for i := range formats {
+		if formats[i].format == f {
+			return i
+		}
+	}
+	return -1
+}
+
+// Options for Write.
+type Options struct {
+	Format Format
+	// Files are small files for a folder, by name: the tokenizer's, generation_config.json.
+	Files map[string][]byte
+	// SaveTokenizer writes the tokenizer into a folder, where Files has none. nil: it gets none.
+	SaveTokenizer func(dir string) error
+	// TokenizerKV is the tokenizer as GGUF metadata.
+	TokenizerKV gguf.KV
+	// HFConfig is a config.json to start from, so that keys trit has no use for survive; nil makes one.
+	HFConfig []byte
+	// Embedding is how GGUF stores embedding and head: gguf.F16, BF16, F32, Q8_0 or Q6_K. Keep is as they are.
+	Embedding gguf.Type
+	Keep      bool
+	// Overwrite replaces what is at the destination.
+	Overwrite bool
+	Progress  func(done, total int64) // bytes
+}
+
+// A Report says what was written.
+type Report struct {
+	Format     Format        `json:"format"`
+	Path       string        `json:"path"`
+	Bytes      int64         `json:"bytes"`
+	Tensors    int           `json:"tensors"`
+	Quantised  []TensorError `json:"quantised,omitempty"` // masters that became ternary
+	Skipped    []string      `json:"skipped,omitempty"`   // tensors that trit has no use for
+	Parameters int64         `json:"parameters"`
+}
+
+// TensorError is how far a master is from its ternary form.
+type TensorError struct {
+	Name     string  `json:"name"`
+	Relative float64 `json:"relative_error"` // ‖W − s·Ŵ‖ / ‖W‖
+	Zeros    float64 `json:"zeros"`          // share of Ŵ that is 0
+}
+
+// GaussianError is the relative error of absmean on normally distributed weights: a master about as
+// far from ternary as that was not trained to be it.
+const GaussianError = 0.513
+
+// MeanError is the mean relative error of the masters that became ternary.
+func (r *Report) MeanError() float64 {
+	if len(r.Quantised) == 0 {
+		return 0
+	}
+	var sum float64
+	for _, t := range r.Quantised {
+		sum += t.Relative
+	}
+	return sum / float64(len(r.Quantised))
+}
+
+type kind int
+
+const (
+	projection kind = iota // ternary where the model is
+	dense                  // embedding, head
+	vector                 // norms, biases
+)
+
+// entry is a tensor of the plan.
+type entry struct {
+	name       string
+	kind       kind
+	rows, cols int // vector: cols
+	module     string
+}
+
+// plan lists the tensors in the order that they are written.
+func plan(src Source) (list []entry, skipped []string) {
+	c := src.Config()
+	for _, name := range src.Names() {
+		e, ok := place(c, name)
+		if !ok {
+			skipped = append(skipped, name)
+			continue
+		}
+		list = append(list, e)
+	}
+	rank := func(e entry) int {
+		switch n, ok := layerOf(e.name); {
+		case ok:
+			return n + 1
+		case strings.HasPrefix(e.name, "model.embed"):
+			return 0
+		}
+		return math.MaxInt
+	}
+	slices.SortStableFunc(list, func(a, b entry) int {
+		ra, rb := rank(a), rank(b)
+		switch {
+		case ra < rb:
+			return -1
+		case ra > rb:
+			return 1
+		}
+		return 0
+	})
+	return list, skipped
+}
+
+func layerOf(name string) (int, bool) {
+	rest, ok := strings.CutPrefix(name, "model.layers.")
+	if !ok {
+		return 0, false
+	}
+	var n int
+	if _, err := fmt.Sscanf(rest, "%d.", &n); err != nil {
+		return 0, false
+	}
+	return n, true
+}
+
+// place says what a tensor is and which shape the configuration gives it.
+func place(c *model.Config, name string) (entry, bool) {
+	module, isWeight := strings.CutSuffix(name, ".weight")
+	if !isWeight {
+		module = strings.TrimSuffix(name, ".bias")
+		if module == name {
+			return entry{}, false // rotary_emb.inv_freq and other buffers
+		}
+	}
+	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
+	e := entry{name: name, module: module}
+	switch module {
+	case "model.embed_tokens", "lm_head":
+		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
+		return e, isWeight
+	case "model.embed_positions":
+		e.kind, e.rows, e.cols = dense, c.MaxContext, c.HiddenSize
+		return e, isWeight
+	case "model.norm":
+		e.kind, e.cols = vector, c.HiddenSize
+		return e, true
+	}
+	if n, ok := layerOf(name); !ok || n >= c.NumLayers {
+		return entry{}, false
+	}
+	inner, _ := strings.CutSuffix(module, ".rms_norm")
+	part := inner[strings.LastIndexByte(inner, '.')+1:]
+	shapes := map[string][2]int{
+		"q_proj": {attn, c.HiddenSize}, "k_proj": {kv, c.HiddenSize}, "v_proj": {kv, c.HiddenSize}, "o_proj": {c.HiddenSize, attn},
+		"gate_proj": {c.IntermediateSize, c.HiddenSize}, "up_proj": {c.IntermediateSize, c.HiddenSize}, "down_proj": {c.HiddenSize, c.IntermediateSize},
+	}
+	if s, ok := shapes[part]; ok {
+		switch {
+		case inner != module: // the norm in front of this projection alone
+			e.kind, e.cols = vector, s[1]
+		case isWeight:
+			e.kind, e.rows, e.cols = projection, s[0], s[1]
+		default:
+			e.kind, e.cols = vector, s[0]
+		}
+		return e, true
+	}
+	widths := map[string]int{
+		"input_layernorm": c.HiddenSize, "post_attention_layernorm": c.HiddenSize,
+		"attn_sub_norm": attn, "inner_attn_ln": attn, "q_norm": c.HeadDim, "k_norm": c.HeadDim,
+		"ffn_sub_norm": c.IntermediateSize, "ffn_layernorm": c.IntermediateSize,
+	}
+	w, ok := widths[part]
+	e.kind, e.cols = vector, w
+	return e, ok
+}
+
+// ternaryEntry reports whether the tensor is a projection that the model computes with ternary weights.
+func ternaryEntry(c *model.Config, e entry) bool {
+	if e.kind != projection || !c.Ternary {
+		return false
+	}
+	for _, m := range c.FloatLinear {
+		if m != "" && (e.module == m || strings.HasSuffix(e.module, "."+m) || strings.HasPrefix(e.module, m+".")) {
+			return false
+		}
+	}
+	return true
+}
+
+// Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as
+// it is unless everything went well.
+func Write(ctx context.Context, dst string, src Source, o Options) (*Report, error) {
+	i := o.Format.index()
+	if i < 0 {
+		names, _ := Formats()
+		return nil, fmt.Errorf("convert: format %q is not known; known: %v", o.Format, names)
+	}
+	c := src.Config()
+	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary {
+		return nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
+	}
+	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
+		return nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise: %w", o.Format, errors.ErrUnsupported)
+	}
+	w := &writer{ctx: ctx, src: src, o: o, report: Report{Format: o.Format, Path: dst}}
+	w.typ, w.codec = formats[i].typ, formats[i].codec
+	var list []entry
+	list, w.report.Skipped = plan(src)
+	w.report.Tensors = len(list)
+	for _, e := range list {
+		w.report.Parameters += int64(max(e.rows, 1)) * int64(e.cols)
+	}
+	var err error
+	if o.Format.IsGGUF() {
+		err = w.gguf(dst, list)
+	} else {
+		err = w.folder(dst, list)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("convert: %s: %w", dst, err)
+	}
+	return &w.report, nil
+}
+
+// writer is one Write.
+type writer struct {
+	ctx    context.Context
+	src    Source
+	o      Options
+	typ    gguf.Type
+	codec  ternary.Format
+	report Report
+
+	done, total int64
+}
+
+// Write counts the bytes of the file under way; it is what every tensor passes through.
+func (w *writer) count(n int) error {
+	w.done += int64(n)
+	if w.o.Progress != nil {
+		w.o.Progress(w.done, w.total)
+	}
+	return w.ctx.Err()
+}
+
+// quantised notes how far the master of e is from m.
+func (w *writer) quantised(e entry, m *ternary.Matrix) error {
+	if w.src.HasCodes(e.name) {
+		return nil
+	}
+	master, err := w.src.Dense(e.name, e.rows, e.cols)
+	if err != nil {
+		return err
+	}
+	x, q := make([]float32, e.cols), make([]int8, e.cols)
+	var diff, norm float64
+	zeros := 0
+	for r := range e.rows {
+		master.Row(x, r)
+		m.Row(q, r)
+		s := m.RowScale(r)
+		for i, v := range x {
+			d := float64(v - s*float32(q[i]))
+			diff += d * d
+			norm += float64(v) * float64(v)
+			if q[i] == 0 {
+				zeros++
+			}
+		}
+	}
+	t := TensorError{Name: e.name, Zeros: float64(zeros) / float64(e.rows*e.cols)}
+	if norm > 0 {
+		t.Relative = math.Sqrt(diff / norm)
+	}
+	w.report.Quantised = append(w.report.Quantised, t)
+	return nil
+}
+
+// setSource is a Source over a model that was opened.
+type setSource struct {
+	set *weights.Set
+	cfg *model.Config
+}
+
+// FromSet makes a Source of an opened model.
+func FromSet(set *weights.Set, cfg *model.Config) Source { return setSource{set, cfg} }
+
+func (s setSource) Config() *model.Config { return s.cfg }
+
+func (s setSource) Names() []string {
+	var names []string
+	for _, n := range s.set.Names() {
+		if s.set.GGUF() != nil {
+			hf, ok := weights.HFName(n)
+			if !ok {
+				names = append(names, n)
+				continue
+			}
+			n = hf
+			if s.cfg.Family == "bitnet-1bitllm" {
+				n = strings.NewReplacer("self_attn.attn_sub_norm", "self_attn.inner_attn_ln", "mlp.ffn_sub_norm", "mlp.ffn_layernorm").Replace(n)
+			}
+		}
+		if strings.HasSuffix(n, ".weight_scale") {
+			continue // part of the codes
+		}
+		if n == "lm_head.weight" && s.cfg.TiedHead {
+			continue
+		}
+		names = append(names, n)
+	}
+	return names
+}
+
+func (s setSource) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
+	return s.set.Ternary(name, rows, cols)
+}
+
+func (s setSource) Dense(name string, rows, cols int) (Rows, error) {
+	return s.set.Dense(name, rows, cols)
+}
+
+func (s setSource) Vector(name string, n int) ([]float32, error) { return s.set.Vector(name, n) }
+
+func (s setSource) HasCodes(name string) bool { return s.set.IsTernary(name) }
+
+func (s setSource) Type(name string) gguf.Type {
+	switch s.set.Type(name) {
+	case "BF16", "bf16":
+		return gguf.BF16
+	case "F16", "f16":
+		return gguf.F16
+	case "q8_0":
+		return gguf.Q8_0
+	case "q6_k":
+		return gguf.Q6_K
+	case "q4_0":
+		return gguf.Q4_0
+	}
+	return gguf.F32
+}

@@ -1,0 +1,376 @@
+package convert
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/safetensors"
+	"github.com/tritlm/trit/ternary"
+)
+
+// folder writes a Hugging Face folder: config.json, tokenizer, model.safetensors.
+//
+// Packed weights carry their scale as float32 (transformers casts it to the model's type), so that no
+// precision is lost; linear_class is autobitlinear, whose weight_scale multiplies.
+func (w *writer) folder(dst string, list []entry) error {
+	c := w.src.Config()
+	tensors := make([]safetensors.Tensor, 0, len(list))
+	byName := map[string]entry{}
+	scales := map[string]float32{}
+	for _, e := range list {
+		t := safetensors.Tensor{Name: e.name, DType: w.floatType(e), Shape: []int{e.cols}}
+		if e.kind != vector {
+			t.Shape = []int{e.rows, e.cols}
+		}
+		if ternaryEntry(c, e) && w.o.Format == HFPacked {
+			t.DType, t.Shape = safetensors.U8, []int{(e.rows + 3) / 4, e.cols}
+			tensors = append(tensors, t, safetensors.Tensor{Name: e.name + "_scale", DType: safetensors.F32, Shape: []int{1}})
+		} else {
+			tensors = append(tensors, t)
+		}
+		byName[e.name] = e
+	}
+	for _, t := range tensors {
+		n := int64(1)
+		for _, d := range t.Shape {
+			n *= int64(d)
+		}
+		w.total += n * elementBytes(t.DType)
+	}
+	config, err := w.hfConfig(c)
+	if err != nil {
+		return err
+	}
+	return newFolder(dst, w.o.Overwrite, func(tmp string) error {
+		for name, data := range w.o.Files {
+			if err := writeFile(filepath.Join(tmp, name), data); err != nil {
+				return err
+			}
+		}
+		if _, has := w.o.Files["tokenizer_config.json"]; !has && w.o.SaveTokenizer != nil {
+			if err := w.o.SaveTokenizer(tmp); err != nil {
+				return err
+			}
+		}
+		if err := writeFile(filepath.Join(tmp, "config.json"), config); err != nil {
+			return err
+		}
+		n, err := atomically(filepath.Join(tmp, "model.safetensors"), false, func(out io.Writer) error {
+			return safetensors.Write(out, tensors, map[string]string{"format": "pt"}, func(out io.Writer, t safetensors.Tensor) error {
+				e, ok := byName[t.Name]
+				if !ok { // a scale, right behind its codes
+					return w.floats(out, vectorRows{scales[t.Name]}, 1, 1, gguf.F32)
+				}
+				return w.hfTensor(out, e, t.DType, scales)
+			})
+		})
+		w.report.Bytes = n
+		return err
+	})
+}
+
+func elementBytes(d safetensors.DType) int64 {
+	switch d {
+	case safetensors.U8:
+		return 1
+	case safetensors.F32:
+		return 4
+	}
+	return 2
+}
+
+// floatType is how a tensor of floats is stored in a folder.
+func (w *writer) floatType(e entry) safetensors.DType {
+	t := w.typ
+	if w.o.Format == HFPacked {
+		t = w.src.Type(e.name)
+	}
+	switch t {
+	case gguf.F16:
+		return safetensors.F16
+	case gguf.F32:
+		return safetensors.F32
+	}
+	return safetensors.BF16
+}
+
+func floatTypeOf(d safetensors.DType) gguf.Type {
+	switch d {
+	case safetensors.F16:
+		return gguf.F16
+	case safetensors.F32:
+		return gguf.F32
+	}
+	return gguf.BF16
+}
+
+func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales map[string]float32) error {
+	switch {
+	case e.kind == vector:
+		v, err := w.src.Vector(e.name, e.cols)
+		if err != nil {
+			return err
+		}
+		return w.floats(out, vectorRows(v), 1, e.cols, floatTypeOf(d))
+	case d == safetensors.U8:
+		m, err := w.src.Ternary(e.name, e.rows, e.cols)
+		if err != nil {
+			return err
+		}
+		if err := w.quantised(e, m); err != nil {
+			return err
+		}
+		data, err := ternary.PackHF(m)
+		if err != nil {
+			return err
+		}
+		scales[e.name+"_scale"] = m.Scale[0]
+		if _, err := out.Write(data); err != nil {
+			return err
+		}
+		return w.count(len(data))
+	case ternaryEntry(w.src.Config(), e) && w.src.HasCodes(e.name):
+		m, err := w.src.Ternary(e.name, e.rows, e.cols)
+		if err != nil {
+			return err
+		}
+		if len(m.Scale) != 1 {
+			return fmt.Errorf("%w: masters have one scale for the matrix", ternary.ErrMixedScales)
+		}
+		return w.floats(out, masterOf(m), e.rows, e.cols, floatTypeOf(d))
+	}
+	rows, err := w.src.Dense(e.name, e.rows, e.cols)
+	if err != nil {
+		return err
+	}
+	return w.floats(out, rows, e.rows, e.cols, floatTypeOf(d))
+}
+
+// master is a matrix of floats that absmean turns into the codes and the scale of m: with a share p of
+// the codes not zero, weights ŵ·s/p have the mean magnitude s, and |ŵ/p| ≥ 1 rounds back to ŵ.
+type master struct {
+	m     *ternary.Matrix
+	value float32
+	codes []int8
+}
+
+func masterOf(m *ternary.Matrix) *master {
+	q := make([]int8, m.Cols)
+	n := 0
+	for r := range m.Rows {
+		m.Row(q, r)
+		for _, v := range q {
+			n += int(v * v)
+		}
+	}
+	p := float64(n) / (float64(m.Rows) * float64(m.Cols))
+	if n == 0 {
+		p = 1
+	}
+	return &master{m, float32(float64(m.Scale[0]) / p), q}
+}
+
+func (w *master) Row(dst []float32, r int) {
+	w.m.Row(w.codes, r)
+	for i, q := range w.codes {
+		dst[i] = float32(q) * w.value
+	}
+}
+
+// hfConfig makes config.json.
+func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
+	config := map[string]any{}
+	if w.o.HFConfig != nil {
+		if err := json.Unmarshal(w.o.HFConfig, &config); err != nil {
+			return nil, fmt.Errorf("config.json: %w", err)
+		}
+	} else if err := describe(config, c); err != nil {
+		return nil, err
+	}
+	delete(config, "auto_map") // names Python files that are not here, and transformers has the classes
+	old, _ := config["quantization_config"].(map[string]any)
+	switch {
+	case !c.Ternary || c.Family == "bitnet-1bitllm" && w.o.Format != HFPacked:
+		delete(config, "quantization_config")
+	default:
+		mode := "offline"
+		if w.o.Format != HFPacked {
+			mode = "online"
+		}
+		q := map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
+		if len(c.FloatLinear) > 0 {
+			q["modules_to_not_convert"] = c.FloatLinear
+		} else if v, ok := old["modules_to_not_convert"]; ok {
+			q["modules_to_not_convert"] = v
+		}
+		if c.InputNorms {
+			q["use_rms_norm"], q["rms_norm_eps"] = true, c.InputNormEps
+		}
+		config["quantization_config"] = q
+	}
+	delete(config, "torch_dtype")
+	switch w.floatType(entry{name: "model.norm.weight"}) {
+	case safetensors.F16:
+		config["dtype"] = "float16"
+	case safetensors.F32:
+		config["dtype"] = "float32"
+	default:
+		config["dtype"] = "bfloat16"
+	}
+	return json.MarshalIndent(config, "", "  ")
+}
+
+// describe fills a config.json for a model that had none.
+func describe(config map[string]any, c *model.Config) error {
+	classes := map[string][2]string{
+		"bitnet":         {"BitNetForCausalLM", "bitnet"},
+		"bitnet-1bitllm": {"BitnetForCausalLM", "llama"},
+		"llama":          {"LlamaForCausalLM", "llama"},
+		"qwen3":          {"Qwen3ForCausalLM", "qwen3"},
+	}
+	class, ok := classes[c.Family]
+	if !ok {
+		return fmt.Errorf("a configuration of %s cannot be written: %w", c.Family, errors.ErrUnsupported)
+	}
+	for k, v := range map[string]any{
+		"architectures": []string{class[0]}, "model_type": class[1],
+		"hidden_size": c.HiddenSize, "intermediate_size": c.IntermediateSize, "num_hidden_layers": c.NumLayers,
+		"num_attention_heads": c.NumHeads, "num_key_value_heads": c.NumKVHeads, "head_dim": c.HeadDim,
+		"vocab_size": c.VocabSize, "max_position_embeddings": c.MaxContext, "rms_norm_eps": float64(c.NormEps),
+		"rope_theta": c.RopeTheta, "hidden_act": string(c.Activation), "tie_word_embeddings": c.TiedHead,
+		"attention_bias": false, "use_cache": true, "initializer_range": 0.02,
+	} {
+		config[k] = v
+	}
+	if c.NormEps == 1e-5 {
+		config["rms_norm_eps"] = 1e-5
+	} else if c.NormEps == 1e-6 {
+		config["rms_norm_eps"] = 1e-6
+	}
+	if c.Family == "bitnet-1bitllm" {
+		config["weight_bits"], config["input_bits"] = 1, 8
+	}
+	switch c.Rope.Type {
+	case "linear":
+		config["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": c.Rope.Factor}
+	case "llama3":
+		config["rope_scaling"] = map[string]any{
+			"rope_type": "llama3", "factor": c.Rope.Factor, "low_freq_factor": c.Rope.LowFreqFactor,
+			"high_freq_factor": c.Rope.HighFreqFactor, "original_max_position_embeddings": c.Rope.OldContext,
+		}
+	}
+	return nil
+}
+
+// atomically writes a file through a temporary one beside it: synced, then renamed, gone on any error.
+func atomically(dst string, overwrite bool, write func(io.Writer) error) (size int64, err error) {
+	if _, err := os.Lstat(dst); err == nil && !overwrite {
+		return 0, fmt.Errorf("%w; remove it or ask to overwrite it", fs.ErrExist)
+	}
+	f, err := os.CreateTemp(filepath.Dir(dst), "."+filepath.Base(dst)+".*.tmp")
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	b := bufio.NewWriterSize(f, 1<<20)
+	if err := write(b); err != nil {
+		return 0, err
+	}
+	if err := b.Flush(); err != nil {
+		return 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return 0, err
+	}
+	if err := f.Sync(); err != nil {
+		return 0, err
+	}
+	if err := f.Close(); err != nil {
+		return 0, err
+	}
+	return st.Size(), os.Rename(f.Name(), dst)
+}
+
+// newFolder fills a temporary folder beside dst and then gives it its name. An existing dst is kept
+// until then. It is replaced only when it is empty, or when overwrite says so and it is a model's.
+func newFolder(dst string, overwrite bool, fill func(tmp string) error) (err error) {
+	dst = filepath.Clean(dst)
+	if there, err := os.ReadDir(dst); err == nil && len(there) > 0 && !overwrite {
+		return fmt.Errorf("%w and is not empty; remove it or ask to overwrite it", fs.ErrExist)
+	} else if err == nil && len(there) > 0 && !slices.ContainsFunc(there, func(d fs.DirEntry) bool { return d.Name() == "config.json" }) {
+		return fmt.Errorf("%w and holds no model (no config.json), so it is not overwritten", fs.ErrExist)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dst), "."+filepath.Base(dst)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(tmp)
+		}
+	}()
+	if err := fill(tmp); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dst); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dst)
+}
+
+func writeFile(name string, data []byte) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// TokenizerFiles are the small files of a folder that travel with a model as they are.
+var TokenizerFiles = []string{
+	"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+	"chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+}
+
+// CopyFiles reads those of TokenizerFiles that the model has.
+func CopyFiles(read func(name string) ([]byte, error)) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, n := range TokenizerFiles {
+		data, err := read(n)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		files[n] = data
+	}
+	return files, nil
+}

@@ -1,0 +1,129 @@
+package trit_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// may lists, for each package, what it may import from this module and from elsewhere. The order is
+// that of the data: a package imports only from lines above its own. Test files are free.
+var may = []struct {
+	pkg  string // a trailing /... covers the folders below as well
+	own  string
+	them string
+}{
+	{"internal/kernel", "", "golang.org/x/sys/cpu"},
+	{"internal/par", "", ""},
+	{"internal/gemm", "internal/kernel internal/par", "golang.org/x/sys/cpu"},
+	{"internal/term", "", "golang.org/x/term github.com/vbauerster/mpb/v8 github.com/vbauerster/mpb/v8/decor"},
+	{"gguf", "", ""},
+	{"safetensors", "", ""},
+	{"hub", "", "golang.org/x/sys/unix golang.org/x/sys/windows"},
+	{"tokenizer/...", "tokenizer/...", "golang.org/x/text/unicode/norm"},
+	{"sample", "", ""},
+	{"ternary", "internal/kernel internal/par", ""},
+	{"grammar", "tokenizer", ""},
+	{"data", "tokenizer", ""},
+	{"weights", "gguf safetensors ternary", "golang.org/x/sys/unix golang.org/x/sys/windows"},
+	{"model", "gguf weights ternary internal/kernel internal/par", ""},
+	{"model/enginetest", "model weights ternary internal/kernel internal/par", ""},
+	{"accel/...", "accel/... model model/enginetest weights ternary internal/par", "golang.org/x/sys/unix github.com/ebitengine/purego"},
+	{"train/...", "train/... model data weights ternary tokenizer gguf safetensors internal/kernel internal/gemm internal/par", "github.com/ebitengine/purego gonum.org/v1/plot/..."},
+	{".", "model weights tokenizer sample ternary", ""},
+	{"demo", ".", ""},
+	{"convert", "model weights tokenizer ternary gguf safetensors", ""},
+	{"eval", ". data model weights tokenizer sample safetensors gguf ternary internal/kernel", "golang.org/x/sys/unix golang.org/x/sys/windows"},
+	{"server/...", "server/... . grammar model sample tokenizer", "github.com/VictoriaMetrics/metrics"},
+	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner"},
+}
+
+const module = "github.com/tritlm/trit"
+
+func covers(list, pkg string) bool {
+	return slices.ContainsFunc(strings.Fields(list), func(p string) bool {
+		if p == "..." {
+			return true
+		}
+		prefix, tree := strings.CutSuffix(p, "/...")
+		return pkg == prefix || tree && strings.HasPrefix(pkg, prefix+"/")
+	})
+}
+
+// TestImports holds the import table: who may use whom, so that the folder list stays the data flow.
+func TestImports(t *testing.T) {
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		if d.IsDir() {
+			if file != "." && (name[0] == '.' || name[0] == '_' || name == "testdata" || hasGoMod(file)) {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		pkg := path.Dir(filepath.ToSlash(file))
+		row := slices.IndexFunc(may, func(m struct{ pkg, own, them string }) bool { return covers(m.pkg, pkg) })
+		if row < 0 {
+			t.Errorf("%s: package %s is not in the import table: say there what it may import", file, pkg)
+			return nil
+		}
+		src, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range src.Imports {
+			imp, _ := strconv.Unquote(spec.Path.Value)
+			own, ours := strings.CutPrefix(imp, module)
+			first, _, _ := strings.Cut(imp, "/")
+			switch {
+			case ours:
+				if own = strings.TrimPrefix(own, "/"); own == "" {
+					own = "."
+				}
+				if !covers(may[row].own, own) {
+					t.Errorf("%s: %s may not import %s", file, pkg, own)
+				}
+			case strings.Contains(first, ".") && !covers(may[row].them, imp):
+				t.Errorf("%s: %s may not import %s", file, pkg, imp)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hasGoMod(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
+// TestTableIsADirection checks the table itself: each row names only rows above it, so there is no way round.
+func TestTableIsADirection(t *testing.T) {
+	for i, m := range may {
+		for _, own := range strings.Fields(m.own) {
+			if own == "..." || own == m.pkg {
+				continue
+			}
+			at := slices.IndexFunc(may, func(m struct{ pkg, own, them string }) bool {
+				return m.pkg == own || covers(m.pkg, strings.TrimSuffix(own, "/..."))
+			})
+			if at < 0 || at >= i {
+				t.Errorf("%s names %s, which is not above it", m.pkg, own)
+			}
+		}
+	}
+}

@@ -1,0 +1,94 @@
+// Package kernel holds trit's inner loops: plain slices in, plain slices out.
+//
+// Every function has a definition in plain Go (the *_generic.go files) and, where the machine
+// offers more, a tier of SIMD code that returns the same bits:
+//
+//	generic     plain Go, any machine
+//	avx2        amd64 with AVX2, FMA and F16C
+//	avx512vnni  amd64 with AVX-512 F, BW, DQ, VL and VNNI
+//	neon        arm64
+//	neondot     arm64 with the SDOT instruction (ARMv8.2 DotProd)
+//
+// Ternary products are integers, hence exact. Float32 work is exact too in the sense that matters:
+// each sum has one order (see Dot), each multiply-add is fused and rounded once, and Exp is one
+// polynomial, so that a tier, a batch size or a thread count never changes a bit of a model's output.
+// Only the sign and payload of a NaN are left open.
+//
+// Wrong slice lengths panic: files are checked when they are opened, so a bad length here is a bug
+// in the caller. Nothing allocates.
+package kernel
+
+//go:generate go -C _asm run . ..
+
+import (
+	"fmt"
+	"strings"
+)
+
+// tier is one implementation of every kernel. Lengths have been checked when its functions run.
+type tier struct {
+	name string
+	peak peaks
+
+	ternaryMatVec func(y []int32, w []byte, x []int8, xsum int32)
+	ternaryMatMul func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
+	quantizeRow   func(q []int8, x []float32) (scale float32, sum int32)
+
+	dotF32     func(w, x []float32) float32
+	dotBF16    func(w []uint16, x []float32) float32
+	dotF16     func(w []uint16, x []float32) float32
+	matMulF32  func(y []float32, stride int, w, x []float32, tokens int)
+	matMulBF16 func(y []float32, stride int, w []uint16, x []float32, tokens int)
+	matMulF16  func(y []float32, stride int, w []uint16, x []float32, tokens int)
+
+	attnScores func(s, q, k []float32, scale float32)
+	softmaxExp func(s []float32, max float32) (sum float32)
+	attnMix    func(out, p, v []float32)
+
+	max      func(x []float32) float32
+	sum      func(x []float32) float32
+	rmsScale func(y, x, w []float32, inv float32)
+	siluMul  func(y, gate, up []float32)
+	relu2Mul func(y, gate, up []float32)
+	geluTanh func(y, x []float32)
+	gelu     func(y, x []float32)
+	exp      func(y, x []float32)
+	rope     func(x, cos, sin []float32)
+	add      func(y, x []float32)
+	scale    func(y []float32, s float32)
+	scaleRow func(y []float32, acc []int32, s float32)
+}
+
+var (
+	available = tiers()                     // what this CPU runs, slowest first
+	active    = available[len(available)-1] // what the exported functions call
+)
+
+// Tier names the implementation in use.
+func Tier() string { return active.name }
+
+// Tiers names the implementations this CPU can run, slowest first; the last one is the default.
+func Tiers() []string {
+	names := make([]string, len(available))
+	for i, t := range available {
+		names[i] = t.name
+	}
+	return names
+}
+
+// SetTier selects an implementation by name. It is for tests and for the --kernels flag: it must not
+// run while another goroutine uses this package.
+func SetTier(name string) error {
+	for _, t := range available {
+		if t.name == name {
+			active = t
+			return nil
+		}
+	}
+	return fmt.Errorf("kernel: no tier %q on this CPU; it has %s", name, strings.Join(Tiers(), ", "))
+}
+
+// badLength reports a caller's bug. It is apart so that the checks inline.
+func badLength(name string, lengths ...int) {
+	panic(fmt.Sprintf("kernel: %s: lengths %v do not fit together", name, lengths))
+}

@@ -1,0 +1,35 @@
+package kernel
+
+// generic is every kernel's definition; other tiers replace what they do faster.
+var generic = tier{
+	name: "generic",
+	peak: peaks{int8: peakInt8Generic, int8Turn: 1, f32: peakF32Generic, f32Turn: 1},
+
+	ternaryMatVec: ternaryMatVecGeneric,
+	ternaryMatMul: ternaryMatMulGeneric,
+	quantizeRow:   quantizeRowGeneric,
+
+	dotF32:     dotF32Generic,
+	dotBF16:    dotBF16Generic,
+	dotF16:     dotF16Generic,
+	matMulF32:  matMulF32Generic,
+	matMulBF16: matMulBF16Generic,
+	matMulF16:  matMulF16Generic,
+
+	attnScores: attnScoresGeneric,
+	softmaxExp: softmaxExpGeneric,
+	attnMix:    attnMixGeneric,
+
+	max:      maxGeneric,
+	sum:      sumGeneric,
+	rmsScale: rmsScaleGeneric,
+	siluMul:  siluMulGeneric,
+	relu2Mul: relu2MulGeneric,
+	geluTanh: geluTanhGeneric,
+	gelu:     geluGeneric,
+	exp:      expGeneric,
+	rope:     ropeGeneric,
+	add:      addGeneric,
+	scale:    scaleGeneric,
+	scaleRow: scaleRowGeneric,
+}

@@ -1,0 +1,57 @@
+package model_test
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/tritlm/trit/model"
+)
+
+// BenchmarkDecode and BenchmarkPrefill run the model that TRIT_BENCH_MODEL names, such as one that trit synth wrote.
+func benchEngine(b *testing.B) model.Engine {
+	path := os.Getenv("TRIT_BENCH_MODEL")
+	if path == "" {
+		b.Skip("TRIT_BENCH_MODEL names no model")
+	}
+	return loadCPU(b, path, 0)
+}
+
+func BenchmarkDecode(b *testing.B) {
+	e := benchEngine(b)
+	cache, err := e.NewCache(0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	top := make([]model.Scored, 1)
+	in := []model.Input{{Cache: cache, Tokens: []int32{1}, Top: top}}
+	for b.Loop() {
+		if cache.Len() == 64 {
+			cache.Truncate(0)
+		}
+		if err := e.Forward(context.Background(), in); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tok/s")
+}
+
+func BenchmarkPrefill(b *testing.B) {
+	e := benchEngine(b)
+	cache, err := e.NewCache(0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ids := make([]int32, 128)
+	for i := range ids {
+		ids[i] = int32(i)
+	}
+	in := []model.Input{{Cache: cache, Tokens: ids, Top: make([]model.Scored, 1)}}
+	for b.Loop() {
+		cache.Truncate(0)
+		if err := e.Forward(context.Background(), in); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N*len(ids))/b.Elapsed().Seconds(), "tok/s")
+}

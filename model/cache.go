@@ -1,0 +1,127 @@
+package model
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// pageTokens is how many tokens a page of the cache holds. Sequences share whole pages.
+const pageTokens = 32
+
+// page holds the keys and values of pageTokens tokens, all layers.
+//
+//	k, v  [L, KV, pageTokens, hd] float32
+type page struct {
+	refs atomic.Int32
+	k, v []float32
+}
+
+// pagePool recycles pages, so that a server in balance allocates none.
+type pagePool struct {
+	mu   sync.Mutex
+	free []*page
+	size int // floats of k, and of v
+}
+
+func newPagePool(c *Config) *pagePool {
+	return &pagePool{size: c.NumLayers * c.NumKVHeads * pageTokens * c.HeadDim}
+}
+
+func (p *pagePool) get() *page {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var pg *page
+	if n := len(p.free); n > 0 {
+		pg = p.free[n-1]
+		p.free = p.free[:n-1]
+	} else {
+		pg = &page{k: make([]float32, p.size), v: make([]float32, p.size)}
+	}
+	pg.refs.Store(1)
+	return pg
+}
+
+// put gives one reference back.
+func (p *pagePool) put(pg *page) {
+	if pg.refs.Add(-1) > 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	const keep = 64 // beyond that the garbage collector has them
+	if len(p.free) < keep {
+		p.free = append(p.free, pg)
+	}
+}
+
+// kvCache is the paged cache of one sequence.
+type kvCache struct {
+	pool  *pagePool
+	pages []*page
+	n     int
+	mark  int // length before the forward pass under way
+	limit int
+}
+
+func newKVCache(pool *pagePool, limit int) *kvCache {
+	return &kvCache{pool: pool, limit: limit, pages: make([]*page, 0, (limit+pageTokens-1)/pageTokens)}
+}
+
+func (c *kvCache) Len() int { return c.n }
+func (c *kvCache) Cap() int { return c.limit }
+
+func (c *kvCache) Truncate(n int) {
+	if n < 0 || n > c.n {
+		panic(fmt.Sprintf("model: truncate a cache of %d tokens to %d", c.n, n))
+	}
+	c.n = n
+	keep := (n + pageTokens - 1) / pageTokens
+	for _, pg := range c.pages[keep:] {
+		c.pool.put(pg)
+	}
+	clear(c.pages[keep:])
+	c.pages = c.pages[:keep]
+}
+
+func (c *kvCache) Fork(n int) (Cache, error) {
+	if n < 0 || n > c.n {
+		return nil, fmt.Errorf("model: fork %d tokens of a cache of %d", n, c.n)
+	}
+	f := newKVCache(c.pool, c.limit)
+	f.n = n
+	f.pages = f.pages[:(n+pageTokens-1)/pageTokens]
+	for i := range f.pages {
+		c.pages[i].refs.Add(1)
+		f.pages[i] = c.pages[i]
+	}
+	return f, nil
+}
+
+func (c *kvCache) Close() { c.Truncate(0) }
+
+// grow makes the pages of tokens [c.n, n) present and this cache's own. A shared last page is copied.
+func (c *kvCache) grow(n int) {
+	if i := c.n / pageTokens; i < len(c.pages) && c.pages[i].refs.Load() > 1 {
+		own := c.pool.get()
+		copy(own.k, c.pages[i].k)
+		copy(own.v, c.pages[i].v)
+		c.pool.put(c.pages[i])
+		c.pages[i] = own
+	}
+	for len(c.pages)*pageTokens < n {
+		c.pages = append(c.pages, c.pool.get())
+	}
+}
+
+// head cuts the keys (or values) of one layer and one KV head out of a page: [pageTokens, hd].
+func head(kv []float32, c *Config, layer, h int) []float32 {
+	n := pageTokens * c.HeadDim
+	return kv[(layer*c.NumKVHeads+h)*n:][:n]
+}
+
+// begin marks where rollback returns to.
+func (c *kvCache) begin() { c.mark = c.n }
+
+// rollback forgets the tokens since begin.
+func (c *kvCache) rollback() { c.Truncate(c.mark) }

@@ -1,0 +1,471 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/weights"
+)
+
+// blockTokens is how many tokens go through the layers together. Longer inputs are cut; the result is the same.
+const blockTokens = 256
+
+// decoder is an Engine: float work on the host, ternary products wherever Products has them.
+type decoder struct {
+	cfg      *Config
+	pool     *par.Pool
+	products Products
+	pages    *pagePool
+
+	embed     *weights.Dense // [V, D]
+	positions *weights.Dense // [MaxContext, D], learned positions only
+	head      *weights.Dense // [V, D], the embedding when tied
+	finalNorm norm
+	layers    []layer
+	dense     bool // some projection is dense
+
+	mu      sync.Mutex // held by Forward
+	rope    *rope
+	s       scratch
+	workers []workerScratch
+	stages  stages
+	closed  bool
+}
+
+// layer is one block of the decoder.
+type layer struct {
+	attnNorm, attnSubNorm, ffnNorm, ffnSubNorm norm
+	qNorm, kNorm                               norm // over a head
+	linears                                    [7]linear
+}
+
+// norm is an RMSNorm, or a LayerNorm when it has a bias. The zero value is none.
+type norm struct {
+	w, b []float32
+	eps  float32
+}
+
+func (n *norm) apply(y, x []float32) {
+	if n.b != nil {
+		layerNorm(y, x, n.w, n.b, n.eps)
+		return
+	}
+	kernel.RMSNorm(y, x, n.w, n.eps)
+}
+
+// layerNorm computes y = (x-mean)/sqrt(var+eps)·w + b with sums in float64.
+func layerNorm(y, x, w, b []float32, eps float32) {
+	var sum, sq float64
+	for _, v := range x {
+		sum += float64(v)
+	}
+	mean := sum / float64(len(x))
+	for _, v := range x {
+		d := float64(v) - mean
+		sq += float64(d * d)
+	}
+	inv := 1 / math.Sqrt(sq/float64(len(x))+float64(eps))
+	for i, v := range x {
+		n := float32((float64(v) - mean) * inv)
+		y[i] = float32(n*w[i]) + b[i]
+	}
+}
+
+// linear is a projection: ternary with int8 activations, or dense.
+type linear struct {
+	name    string
+	in, out int
+	id      int            // of the ternary matrix in Products
+	scale   []float32      // ternary: one, or one per row
+	dense   *weights.Dense // else
+	norm    norm           // in front, of this projection alone (Config.InputNorms)
+	bias    []float32
+}
+
+// run is one sequence's tokens inside the current block.
+type run struct {
+	input *Input
+	cache *kvCache
+	first int // the input's token that is row `row` of the block
+	row   int
+	n     int
+}
+
+// scratch holds the block's activations. B is the block's number of rows.
+type scratch struct {
+	b    int
+	runs []run
+	rows []rowAt // [B]
+
+	x    []float32 // [B, D] residual stream
+	h    []float32 // [B, max(D, H·hd, F)] normed, or attention's output, or the activated gate
+	q    []float32 // [B, H·hd]
+	k, v []float32 // [B, KV·hd]
+	gate []float32 // [B, F]
+	up   []float32 // [B, F]
+
+	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
+
+	xq       []int8       // [B, cols16]
+	xs       []float32    // [B] activation scales
+	xsum     []int32      // [B]
+	acc      [3][]int32   // [B, out16] in panels, the products of up to three projections with one input
+	accScale [3][]float32 // [B] the activation scales they were made with
+	out      [3][]float32 // [B, out] the same for dense projections
+	ids      []int
+	y        [][]int32
+
+	tops   []top
+	logits [][]float32
+}
+
+// rowAt says where a row of the block belongs.
+type rowAt struct {
+	cache *kvCache
+	pos   int
+}
+
+// workerScratch is what one worker of the pool needs for itself.
+type workerScratch struct {
+	scores []float32 // [context]
+	row    []float32 // [max(D, F)] one dequantised row
+	panel  []float32 // [blockTokens, PanelRows]
+}
+
+// NewDecoder makes an engine from weights with the products computed by p. It owns p from now on, and closes it
+// when it fails.
+func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, p Products) (Engine, error) {
+	d := &decoder{cfg: c, pool: pool, products: p, pages: newPagePool(c), rope: newRope(c)}
+	if err := d.load(ctx, w); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	d.workers = make([]workerScratch, pool.Threads())
+	d.stages = newStages(d)
+	return d, nil
+}
+
+func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
+	c := d.cfg
+	if d.embed, err = w.Dense(embedName+".weight", c.VocabSize, c.HiddenSize); err != nil {
+		return err
+	}
+	d.head = d.embed
+	if !c.TiedHead {
+		if d.head, err = w.Dense(headName+".weight", c.VocabSize, c.HiddenSize); err != nil {
+			return err
+		}
+	}
+	if c.LearnedPositions {
+		if d.positions, err = w.Dense(positionsName+".weight", c.MaxContext, c.HiddenSize); err != nil {
+			return err
+		}
+	}
+	if d.finalNorm, err = d.loadNorm(w, finalNormName, c.HiddenSize); err != nil {
+		return err
+	}
+	d.layers = make([]layer, c.NumLayers)
+	for n := range d.layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := d.loadLayer(w, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *decoder) loadLayer(w *weights.Set, n int) error {
+	c, l, names := d.cfg, &d.layers[n], d.cfg.layer(n)
+	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
+	type normAt struct {
+		dst  *norm
+		name string
+		n    int
+		want bool
+	}
+	for _, t := range []normAt{
+		{&l.attnNorm, names.attnNorm, c.HiddenSize, true},
+		{&l.ffnNorm, names.ffnNorm, c.HiddenSize, true},
+		{&l.attnSubNorm, names.attnSubNorm, attn, c.SubNorms},
+		{&l.ffnSubNorm, names.ffnSubNorm, c.IntermediateSize, c.SubNorms},
+		{&l.qNorm, names.qNorm, c.HeadDim, c.QKNorms},
+		{&l.kNorm, names.kNorm, c.HeadDim, c.QKNorms},
+	} {
+		if !t.want {
+			continue
+		}
+		var err error
+		if *t.dst, err = d.loadNorm(w, t.name, t.n); err != nil {
+			return err
+		}
+	}
+	type linearAt struct {
+		at      int
+		name    string
+		in, out int
+		want    bool
+	}
+	for _, t := range []linearAt{
+		{qAt, names.q, c.HiddenSize, attn, true},
+		{kAt, names.k, c.HiddenSize, kv, true},
+		{vAt, names.v, c.HiddenSize, kv, true},
+		{oAt, names.o, attn, c.HiddenSize, true},
+		{gateAt, names.gate, c.HiddenSize, c.IntermediateSize, !c.Ungated},
+		{upAt, names.up, c.HiddenSize, c.IntermediateSize, true},
+		{downAt, names.down, c.IntermediateSize, c.HiddenSize, true},
+	} {
+		if !t.want {
+			continue
+		}
+		l.linears[t.at] = linear{name: t.name, in: t.in, out: t.out}
+		if err := d.loadLinear(w, &l.linears[t.at]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {
+	v, err := w.Vector(name+".weight", n)
+	if err != nil {
+		return norm{}, err
+	}
+	out := norm{w: v, eps: d.cfg.NormEps}
+	if d.cfg.LayerNorm {
+		if out.b, err = w.Vector(name+".bias", n); err != nil {
+			return norm{}, err
+		}
+	}
+	return out, nil
+}
+
+func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
+	if d.cfg.floatLinear(l.name) {
+		d.dense = true
+		l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
+	} else {
+		m, e := w.Ternary(l.name+".weight", l.out, l.in)
+		if e != nil {
+			return e
+		}
+		l.scale = m.Scale
+		l.id, err = d.products.Load(l.name, m)
+		if d.cfg.InputNorms && err == nil {
+			if l.norm.w, err = w.Vector(l.name+".rms_norm.weight", l.in); err == nil {
+				l.norm.eps = d.cfg.InputNormEps
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if w.Has(l.name + ".bias") {
+		l.bias, err = w.Vector(l.name+".bias", l.out)
+	}
+	return err
+}
+
+func (d *decoder) Config() *Config { return d.cfg }
+
+func (d *decoder) NewCache(maxTokens int) (Cache, error) {
+	if maxTokens <= 0 {
+		maxTokens = d.cfg.MaxContext
+	}
+	if maxTokens > d.cfg.MaxContext {
+		return nil, fmt.Errorf("model: a context of %d tokens; this model has %d", maxTokens, d.cfg.MaxContext)
+	}
+	return newKVCache(d.pages, maxTokens), nil
+}
+
+func (d *decoder) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	return d.products.Close()
+}
+
+// errClosed: the engine was closed before.
+var errClosed = errors.New("model: the engine is closed")
+
+func (d *decoder) Forward(ctx context.Context, batch []Input) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	if err := d.check(batch); err != nil {
+		return err
+	}
+	s := &d.s
+	defer func() {
+		if err != nil {
+			for i := range batch {
+				batch[i].Cache.(*kvCache).rollback()
+			}
+		}
+	}()
+	for i := range batch {
+		batch[i].Cache.(*kvCache).begin()
+	}
+	// Cut the inputs into blocks; a block holds parts of as many inputs as fit.
+	s.startBlock()
+	for i := range batch {
+		in := &batch[i]
+		for done := 0; done < len(in.Tokens); {
+			n := min(len(in.Tokens)-done, blockTokens-s.b)
+			s.add(in, done, n)
+			if done += n; s.b == blockTokens {
+				if err := d.block(ctx); err != nil {
+					return err
+				}
+				s.startBlock()
+			}
+		}
+	}
+	if s.b > 0 {
+		return d.block(ctx)
+	}
+	return nil
+}
+
+func (d *decoder) check(batch []Input) error {
+	for i := range batch {
+		if err := checkInput(&batch[i], d.cfg); err != nil {
+			return err
+		}
+		c, ok := batch[i].Cache.(*kvCache)
+		if !ok || c.pool != d.pages {
+			return errors.New("model: the cache is another engine's")
+		}
+		for j := range i {
+			if batch[j].Cache == batch[i].Cache {
+				return errors.New("model: one cache twice in a batch")
+			}
+		}
+	}
+	return nil
+}
+
+func (s *scratch) startBlock() { s.b, s.runs, s.rows = 0, s.runs[:0], s.rows[:0] }
+
+// add puts n tokens of an input, from the first-th on, into the block and makes room for them in its cache.
+func (s *scratch) add(in *Input, first, n int) {
+	c := in.Cache.(*kvCache)
+	s.runs = append(s.runs, run{input: in, cache: c, first: first, row: s.b, n: n})
+	for i := range n {
+		s.rows = append(s.rows, rowAt{cache: c, pos: c.n + i})
+	}
+	c.grow(c.n + n)
+	c.n += n
+	s.b += n
+}
+
+// grow makes the buffers fit b rows. It allocates only when b is larger than ever before.
+func (s *scratch) grow(c *Config, b int, dense bool) {
+	if b <= len(s.xs) {
+		return
+	}
+	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
+	widest := max(c.HiddenSize, attn, c.IntermediateSize)
+	out16 := roundUp16(widest)
+	s.x = make([]float32, b*c.HiddenSize)
+	s.h = make([]float32, b*widest)
+	s.q = make([]float32, b*attn)
+	s.k = make([]float32, b*kv)
+	s.v = make([]float32, b*kv)
+	s.up = make([]float32, b*c.IntermediateSize)
+	if !c.Ungated {
+		s.gate = make([]float32, b*c.IntermediateSize)
+	}
+	s.xq = make([]int8, b*out16)
+	s.xs = make([]float32, b)
+	s.xsum = make([]int32, b)
+	s.tmp = make([]float32, b*widest)
+	for i := range s.acc {
+		s.acc[i] = make([]int32, b*out16)
+		s.accScale[i] = make([]float32, 0, b)
+		if dense {
+			s.out[i] = make([]float32, b*widest)
+		}
+	}
+}
+
+// block runs the rows of s through every layer and fills what their inputs asked for.
+func (d *decoder) block(ctx context.Context) error {
+	c, s := d.cfg, &d.s
+	s.grow(c, s.b, d.dense)
+	longest := 0
+	for _, r := range s.rows {
+		longest = max(longest, r.pos+1)
+	}
+	if !c.LearnedPositions {
+		d.rope.grow(longest)
+	}
+	for i := range d.workers {
+		if len(d.workers[i].scores) < longest {
+			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), longest, 256))
+		}
+	}
+	for _, r := range s.runs {
+		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
+			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]
+			d.embed.Row(x, int(id))
+			if d.positions != nil {
+				h := s.h[:c.HiddenSize]
+				d.positions.Row(h, s.rows[r.row+i].pos)
+				kernel.Add(x, h)
+			}
+		}
+	}
+	d.trace("embed", s.x)
+	for n := range d.layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := d.layer(ctx, n); err != nil {
+			return err
+		}
+		if err := d.finite(n); err != nil {
+			return err
+		}
+		if d.tracing() {
+			d.trace(fmt.Sprintf("layer.%d", n), s.x)
+		}
+	}
+	return d.output()
+}
+
+// finite is the guard against damaged weights: a NaN or infinity anywhere in the residual stream ends up here.
+func (d *decoder) finite(layer int) error {
+	n := d.s.b * d.cfg.HiddenSize
+	if sum := kernel.Sum(d.s.x[:n]); math.IsNaN(float64(sum)) || math.IsInf(float64(sum), 0) {
+		return fmt.Errorf("model: layer %d produced NaN or infinity; its weights are damaged or its scales are wrong (model.layers.%d.*)", layer, layer)
+	}
+	return nil
+}
+
+func (d *decoder) tracing() bool {
+	for _, r := range d.s.runs {
+		if r.input.Trace != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decoder) trace(name string, x []float32) {
+	for _, r := range d.s.runs {
+		if r.input.Trace != nil {
+			r.input.Trace(name, x[r.row*d.cfg.HiddenSize:][:r.n*d.cfg.HiddenSize])
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tritlm/trit/ternary"
+	"github.com/tritlm/trit/weights"
+)
+
+// Backend makes an engine of weights: all that we ask of a device.
+type Backend interface {
+	// Load makes the model resident. The set may be closed when the engine is.
+	Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error)
+}
+
+// Engine turns tokens into logits. Forward, NewCache and the methods of its caches may be called from several
+// goroutines; a forward pass runs alone.
+type Engine interface {
+	Config() *Config
+	// NewCache makes room for the keys and values of one sequence of at most maxTokens tokens, 0 for MaxContext.
+	NewCache(maxTokens int) (Cache, error)
+	// Forward appends each input's tokens to its cache and computes what the input asks for. The sequences may
+	// be at different positions, some with a chunk of prompt and some with one token; no cache may come twice.
+	// On an error, cancellation included, every cache is as long as it was before.
+	Forward(ctx context.Context, batch []Input) error
+	Close() error
+}
+
+// Cache holds the keys and values of one sequence.
+type Cache interface {
+	Len() int // tokens held
+	Cap() int // tokens that fit
+	// Truncate forgets the tokens from n on; n is at most Len.
+	Truncate(n int)
+	// Fork makes a cache that starts with the first n tokens of this one and shares their memory.
+	Fork(n int) (Cache, error)
+	Close()
+}
+
+// Input is one sequence's part of a batch.
+type Input struct {
+	Cache  Cache
+	Tokens []int32
+
+	// Logits receives scores: none when empty, those of the last token when it holds V, of every token when it
+	// holds len(Tokens)·V.
+	Logits []float32
+	// Top receives the len(Top) best scores of the last token, exactly, best first; equal scores by lower id.
+	Top []Scored
+	// Hidden receives the last token's state after the final norm: empty or D.
+	Hidden []float32
+	// Trace, when set, sees the residual stream of this input's tokens, [n, D] per call in order of tokens:
+	// "embed", "layer.0" … after each block, "final" after the final norm.
+	Trace func(name string, x []float32)
+}
+
+// Scored is a token and its logit.
+type Scored struct {
+	ID    int32
+	Logit float32
+}
+
+// ErrContextFull: the tokens do not fit the cache.
+var ErrContextFull = errors.New("the context is full")
+
+// Products computes the exact integer products of ternary matrices with int8 activations: the part of a decoder
+// that a device takes over (NewDecoder). Used by one goroutine at a time.
+type Products interface {
+	// Load makes the matrix resident and returns its number: 0, 1, 2, … in order of loading.
+	Load(name string, m *ternary.Matrix) (int, error)
+	// Multiply computes y[i] = W[ids[i]]·x̂ for the T = len(xsum) activation rows of x.
+	//
+	//	x     [T, cols16] int8, cols rounded up to a multiple of 16, the tail zero
+	//	xsum  [T] the sum of each row of x
+	//	y[i]  int32, in panels: see PanelRows
+	//
+	// All the matrices have the same number of columns.
+	Multiply(ctx context.Context, ids []int, y [][]int32, x []int8, xsum []int32) error
+	Close() error
+}
+
+// PanelRows is the height of a panel of outputs. A product of T rows by a matrix of R rows (rounded up to a
+// multiple of 16) lies as ⌈R/PanelRows⌉ panels, each [T, PanelRows] row-major, the last one narrower; so for T = 1
+// it is simply [R]. A worker owns a panel, and its outputs are contiguous.
+const PanelRows = 64
+
+// panel cuts panel p out of y, the product of t rows with a matrix of rows rows, and gives its first row and width.
+func panel[T any](y []T, p, t, rows int) (out []T, first, width int) {
+	first = p * PanelRows
+	width = min(PanelRows, rows-first)
+	return y[first*t : (first+width)*t], first, width
+}
+
+func roundUp16(n int) int { return (n + 15) &^ 15 }
+
+func checkInput(in *Input, c *Config) error {
+	if in.Cache == nil {
+		return errors.New("model: an input without a cache")
+	}
+	if len(in.Tokens) == 0 {
+		return errors.New("model: an input without tokens")
+	}
+	for i, t := range in.Tokens {
+		if t < 0 || int(t) >= c.VocabSize {
+			return fmt.Errorf("model: token %d is %d, outside the vocabulary of %d", i, t, c.VocabSize)
+		}
+	}
+	if n := len(in.Logits); n != 0 && n != c.VocabSize && n != len(in.Tokens)*c.VocabSize {
+		return fmt.Errorf("model: room for %d logits; want 0, %d or %d", n, c.VocabSize, len(in.Tokens)*c.VocabSize)
+	}
+	if n := len(in.Hidden); n != 0 && n != c.HiddenSize {
+		return fmt.Errorf("model: room for %d hidden values; want 0 or %d", n, c.HiddenSize)
+	}
+	if len(in.Top) > c.VocabSize {
+		return fmt.Errorf("model: the %d best of a vocabulary of %d", len(in.Top), c.VocabSize)
+	}
+	if have, room := in.Cache.Len(), in.Cache.Cap(); have+len(in.Tokens) > room {
+		return fmt.Errorf("model: %d tokens after %d of %d: %w", len(in.Tokens), have, room, ErrContextFull)
+	}
+	return nil
+}

@@ -1,0 +1,380 @@
+package model
+
+import (
+	"context"
+	"math"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/weights"
+)
+
+// stages are the functions that the pool's workers run, made once so that a decoded token allocates nothing. They
+// read what to work on from here and from the decoder's scratch.
+type stages struct {
+	layer  *layer
+	number int
+	dense  denseProduct
+
+	normIn, qkv, normOut, residual, act, ffnResidual func(lo, hi int)
+	quantize                                         func(lo, hi int)
+	attend, densePanel                               func(i, worker int)
+
+	quantizeNorm norm // for quantize
+	quantizeCols int
+}
+
+// denseProduct is y[t] = W·x[t] in the precision of the file. Row t of the product goes to y[t].
+type denseProduct struct {
+	w *weights.Dense
+	x []float32   // [tokens, Cols]
+	y [][]float32 // tokens rows of [Rows]
+}
+
+func newStages(d *decoder) stages {
+	return stages{
+		normIn:      d.normInRows,
+		qkv:         d.qkvRows,
+		normOut:     d.normOutRows,
+		residual:    d.residualRows,
+		act:         d.actRows,
+		ffnResidual: d.ffnResidualRows,
+		quantize:    d.quantizeRows,
+		attend:      d.attendHead,
+		densePanel:  d.densePanel,
+	}
+}
+
+// layer runs the block's rows through layer n:
+//
+//	x += o(attention(q, k, v of norm(x)));  x += down(act(gate)·up of norm(x))
+func (d *decoder) layer(ctx context.Context, n int) error {
+	c, s, st, l := d.cfg, &d.s, &d.stages, &d.layers[n]
+	st.layer, st.number = l, n
+	attn := c.NumHeads * c.HeadDim
+
+	d.pool.For(s.b, 1, st.normIn)
+	if err := d.project(ctx, c.HiddenSize, l.attnInputs()); err != nil {
+		return err
+	}
+	d.pool.For(s.b, 1, st.qkv)
+	d.pool.Run(s.b*c.NumKVHeads, st.attend)
+	d.pool.For(s.b, 1, st.normOut)
+	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
+		return err
+	}
+	d.pool.For(s.b, 1, st.residual)
+	if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
+		return err
+	}
+	d.pool.For(s.b, 1, st.act)
+	if err := d.project(ctx, c.IntermediateSize, l.ffnOutput()); err != nil {
+		return err
+	}
+	d.pool.For(s.b, 1, st.ffnResidual)
+	return nil
+}
+
+// The linears of a layer lie so that those with one input are neighbours.
+const (
+	qAt, kAt, vAt, oAt, gateAt, upAt, downAt = 0, 1, 2, 3, 4, 5, 6
+)
+
+func (l *layer) attnInputs() []linear { return l.linears[qAt : vAt+1] }
+func (l *layer) attnOutput() []linear { return l.linears[oAt : oAt+1] }
+func (l *layer) ffnInputs(ungated bool) []linear {
+	if ungated {
+		return l.linears[upAt : upAt+1]
+	}
+	return l.linears[gateAt : upAt+1]
+}
+func (l *layer) ffnOutput() []linear { return l.linears[downAt : downAt+1] }
+
+// normInRows: h = norm(x), quantised, in front of q, k, v.
+func (d *decoder) normInRows(lo, hi int) {
+	for r := lo; r < hi; r++ {
+		d.normRow(r, &d.stages.layer.attnNorm, &d.stages.layer.linears[qAt])
+	}
+}
+
+// normRow norms row r of the residual stream into h and quantises it when the projection it feeds is ternary and
+// has no norm of its own.
+func (d *decoder) normRow(r int, n *norm, feeds *linear) {
+	D := d.cfg.HiddenSize
+	s := &d.s
+	x, h := s.x[r*D:][:D], s.h[r*D:][:D]
+	if feeds.dense != nil || feeds.norm.w != nil || n.b != nil {
+		n.apply(h, x)
+		if feeds.dense == nil && feeds.norm.w == nil {
+			d.quantizeRow(r, h)
+		}
+		return
+	}
+	c16 := roundUp16(D)
+	s.xs[r], s.xsum[r] = kernel.RMSNormQuantize(s.xq[r*c16:][:c16], h, x, n.w, n.eps)
+}
+
+// quantizeRow quantises row r of a block whose rows have len(h) columns.
+func (d *decoder) quantizeRow(r int, h []float32) {
+	s := &d.s
+	c16 := roundUp16(len(h))
+	s.xs[r], s.xsum[r] = kernel.QuantizeRow(s.xq[r*c16:][:c16], h)
+}
+
+// quantizeRows norms and quantises rows of h for one projection that has a norm of its own (Config.InputNorms).
+func (d *decoder) quantizeRows(lo, hi int) {
+	s, st := &d.s, &d.stages
+	cols := st.quantizeCols
+	c16 := roundUp16(cols)
+	for r := lo; r < hi; r++ {
+		// The normed row is needed only as int8: norm in a buffer that this row owns and nobody reads now.
+		tmp := s.tmp[r*cols:][:cols]
+		s.xs[r], s.xsum[r] = kernel.RMSNormQuantize(s.xq[r*c16:][:c16], tmp, s.h[r*cols:][:cols], st.quantizeNorm.w, st.quantizeNorm.eps)
+	}
+}
+
+// project computes the products of the block's activations with the given projections, which share their input:
+// ternary ones from xq into acc, in panels; dense ones from h into out.
+func (d *decoder) project(ctx context.Context, cols int, ls []linear) error {
+	s, st := &d.s, &d.stages
+	c16 := roundUp16(cols)
+	if ls[0].norm.w != nil { // each has a norm of its own: one after the other
+		for i := range ls {
+			st.quantizeNorm, st.quantizeCols = ls[i].norm, cols
+			d.pool.For(s.b, 1, st.quantize)
+			s.ids, s.y = append(s.ids[:0], ls[i].id), append(s.y[:0], s.acc[i][:s.b*roundUp16(ls[i].out)])
+			s.accScale[i] = append(s.accScale[i][:0], s.xs[:s.b]...)
+			if err := d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	s.ids, s.y = s.ids[:0], s.y[:0]
+	for i := range ls {
+		l := &ls[i]
+		if l.dense != nil {
+			st.dense.set(l.dense, s.h[:s.b*cols], s.out[i], l.out)
+			d.pool.Run((l.out+PanelRows-1)/PanelRows, st.densePanel)
+			continue
+		}
+		s.ids = append(s.ids, l.id)
+		s.y = append(s.y, s.acc[i][:s.b*roundUp16(l.out)])
+		s.accScale[i] = append(s.accScale[i][:0], s.xs[:s.b]...)
+	}
+	if len(s.ids) == 0 {
+		return nil
+	}
+	return d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b])
+}
+
+// takeRow writes row r of the product of the i-th projection of the last project: y = s_x·s_w·(Ŵx̂) + bias.
+//
+//	y  [out]
+func (d *decoder) takeRow(y []float32, l *linear, i, r int) {
+	s := &d.s
+	if l.dense != nil {
+		copy(y, s.out[i][r*l.out:][:l.out])
+	} else {
+		rows := roundUp16(l.out)
+		scale := s.accScale[i][r]
+		one := len(l.scale) == 1
+		if one {
+			scale *= l.scale[0]
+		}
+		for p := 0; p*PanelRows < rows; p++ {
+			acc, first, width := panel(s.acc[i], p, s.b, rows)
+			n := min(width, l.out-first)
+			kernel.ScaleRow(y[first:first+n], acc[r*width:][:n], scale)
+		}
+		if !one {
+			for o := range y {
+				y[o] *= l.scale[o]
+			}
+		}
+	}
+	if l.bias != nil {
+		kernel.Add(y, l.bias)
+	}
+}
+
+// qkvRows: q, k, v from the products, normed and rotated; k and v go into the cache.
+func (d *decoder) qkvRows(lo, hi int) {
+	c, s, l := d.cfg, &d.s, d.stages.layer
+	attn, kv, hd := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.HeadDim
+	for r := lo; r < hi; r++ {
+		q, k, v := s.q[r*attn:][:attn], s.k[r*kv:][:kv], s.v[r*kv:][:kv]
+		d.takeRow(q, &l.linears[qAt], 0, r)
+		d.takeRow(k, &l.linears[kAt], 1, r)
+		d.takeRow(v, &l.linears[vAt], 2, r)
+		if c.QKNorms {
+			for h := 0; h < attn; h += hd {
+				l.qNorm.apply(q[h:h+hd], q[h:h+hd])
+			}
+			for h := 0; h < kv; h += hd {
+				l.kNorm.apply(k[h:h+hd], k[h:h+hd])
+			}
+		}
+		at := s.rows[r]
+		if !c.LearnedPositions {
+			cos, sin := d.rope.at(at.pos)
+			kernel.Rope(q, cos, sin)
+			kernel.Rope(k, cos, sin)
+		}
+		pg := at.cache.pages[at.pos/pageTokens]
+		slot := at.pos % pageTokens * hd
+		for h := range c.NumKVHeads {
+			copy(head(pg.k, c, d.stages.number, h)[slot:], k[h*hd:][:hd])
+			copy(head(pg.v, c, d.stages.number, h)[slot:], v[h*hd:][:hd])
+		}
+	}
+}
+
+// attendHead runs the attention of one row and one KV head, with all the query heads that share it. The order of
+// every sum is that of the sequence, so it does not matter how the prompt was cut.
+func (d *decoder) attendHead(i, worker int) {
+	c, s := d.cfg, &d.s
+	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
+	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads
+	at := s.rows[r]
+	n := at.pos + 1
+	scale := float32(1 / math.Sqrt(float64(hd)))
+	scores := d.workers[worker].scores[:n]
+	for h := kvHead * group; h < (kvHead+1)*group; h++ {
+		q := s.q[(r*c.NumHeads+h)*hd:][:hd]
+		for done := 0; done < n; done += pageTokens {
+			m := min(pageTokens, n-done)
+			k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)
+			kernel.AttnScores(scores[done:done+m], q, k[:m*hd], scale)
+		}
+		sum := kernel.SoftmaxExp(scores, kernel.Max(scores))
+		kernel.Scale(scores, 1/sum)
+		out := s.h[(r*c.NumHeads+h)*hd:][:hd]
+		clear(out)
+		for done := 0; done < n; done += pageTokens {
+			m := min(pageTokens, n-done)
+			v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)
+			kernel.AttnMix(out, scores[done:done+m], v[:m*hd])
+		}
+	}
+}
+
+// normOutRows: attention's output through its sub-norm, quantised for o.
+func (d *decoder) normOutRows(lo, hi int) {
+	c, l := d.cfg, d.stages.layer
+	attn := c.NumHeads * c.HeadDim
+	for r := lo; r < hi; r++ {
+		d.subNormRow(r, attn, &l.attnSubNorm, &l.linears[oAt])
+	}
+}
+
+// subNormRow norms row r of h in place where the model has that norm, and quantises it for the projection it feeds.
+func (d *decoder) subNormRow(r, cols int, n *norm, feeds *linear) {
+	h := d.s.h[r*cols:][:cols]
+	if n.w != nil {
+		n.apply(h, h)
+	}
+	if feeds.dense == nil && feeds.norm.w == nil {
+		d.quantizeRow(r, h)
+	}
+}
+
+// residualRows: x += o, then h = norm(x), quantised, in front of gate and up.
+func (d *decoder) residualRows(lo, hi int) {
+	l := d.stages.layer
+	for r := lo; r < hi; r++ {
+		d.addResidual(r, &l.linears[oAt])
+		d.normRow(r, &l.ffnNorm, &l.linears[upAt])
+	}
+}
+
+func (d *decoder) addResidual(r int, l *linear) {
+	D := d.cfg.HiddenSize
+	y := d.s.tmp[r*D:][:D]
+	d.takeRow(y, l, 0, r)
+	kernel.Add(d.s.x[r*D:][:D], y)
+}
+
+// actRows: h = act(gate)·up through the sub-norm, quantised for down.
+func (d *decoder) actRows(lo, hi int) {
+	c, s, l := d.cfg, &d.s, d.stages.layer
+	F := c.IntermediateSize
+	for r := lo; r < hi; r++ {
+		h, up := s.h[r*F:][:F], s.up[r*F:][:F]
+		if c.Ungated {
+			d.takeRow(up, &l.linears[upAt], 0, r)
+			kernel.GELU(h, up)
+		} else {
+			gate := s.gate[r*F:][:F]
+			d.takeRow(gate, &l.linears[gateAt], 0, r)
+			d.takeRow(up, &l.linears[upAt], 1, r)
+			switch c.Activation {
+			case ReLU2:
+				kernel.ReLU2Mul(h, gate, up)
+			case SiLU:
+				kernel.SiLUMul(h, gate, up)
+			case GELU:
+				kernel.GELU(gate, gate)
+				for i := range h {
+					h[i] = gate[i] * up[i]
+				}
+			}
+		}
+		d.subNormRow(r, F, &l.ffnSubNorm, &l.linears[downAt])
+	}
+}
+
+// ffnResidualRows: x += down.
+func (d *decoder) ffnResidualRows(lo, hi int) {
+	for r := lo; r < hi; r++ {
+		d.addResidual(r, &d.stages.layer.linears[downAt])
+	}
+}
+
+// set prepares the product of x [tokens, cols] into y [tokens, rows].
+func (p *denseProduct) set(w *weights.Dense, x, y []float32, rows int) {
+	p.w, p.x, p.y = w, x, p.y[:0]
+	for t := range len(x) / w.Cols {
+		p.y = append(p.y, y[t*rows:][:rows])
+	}
+}
+
+// densePanel computes one panel of outputs of the current dense product for all of its tokens.
+func (d *decoder) densePanel(i, worker int) {
+	p, ws := &d.stages.dense, &d.workers[worker]
+	lo := i * PanelRows
+	n := min(PanelRows, p.w.Rows-lo)
+	cols, tokens := p.w.Cols, len(p.y)
+	if len(ws.panel) < tokens*n {
+		ws.panel = make([]float32, tokens*PanelRows)
+	}
+	out := ws.panel[:tokens*n]
+	direct := tokens == 1
+	if direct {
+		out = p.y[0][lo : lo+n]
+	}
+	switch p.w.Type {
+	case gguf.F32:
+		kernel.MatMulF32(out, p.w.F32[lo*cols:][:n*cols], p.x, tokens)
+	case gguf.BF16:
+		kernel.MatMulBF16(out, p.w.U16[lo*cols:][:n*cols], p.x, tokens)
+	case gguf.F16:
+		kernel.MatMulF16(out, p.w.U16[lo*cols:][:n*cols], p.x, tokens)
+	default: // block types: row by row through float32
+		if len(ws.row) < cols {
+			ws.row = make([]float32, cols)
+		}
+		row := ws.row[:cols]
+		for r := range n {
+			p.w.Row(row, lo+r)
+			for t := range tokens {
+				out[t*n+r] = kernel.Dot(row, p.x[t*cols:][:cols])
+			}
+		}
+	}
+	if !direct {
+		for t := range tokens {
+			copy(p.y[t][lo:], out[t*n:][:n])
+		}
+	}
+}

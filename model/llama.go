@@ -1,0 +1,75 @@
+package model
+
+import (
+	"strings"
+
+	"github.com/tritlm/trit/weights"
+)
+
+// llamaFamily is the plain Llama block: RMSNorm, rotary positions, SwiGLU. With a quantization_config of method
+// bitnet its projections are BitLinear (Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E); without one they are dense
+// (TriLM, whose half-precision weights are ternary already and whose activations are not quantised).
+//
+// Tensors: model.embed_tokens, model.norm, lm_head, model.layers.N.{input_layernorm, post_attention_layernorm,
+// self_attn.{q,k,v,o}_proj, mlp.{gate,up,down}_proj}.
+var llamaFamily = &family{
+	name: "llama",
+	says: "Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E, TriLM and our own (LlamaForCausalLM; GGUF llama)",
+	hf: func(c *hfConfig) (*Config, bool, error) {
+		if c.ModelType != "llama" && c.ModelType != "falcon_e" {
+			return nil, false, nil
+		}
+		cfg, err := c.common()
+		if err != nil {
+			return nil, false, err
+		}
+		if cfg.Activation == "" {
+			cfg.Activation = SiLU
+		}
+		if c.NormEps == 0 {
+			cfg.NormEps = 1e-6
+		}
+		return cfg, true, cfg.quantized(c.Quantization)
+	},
+	gguf: []string{"llama", "falcon-e", "falcon3"},
+	fromGGUF: func(cfg *Config, s *weights.Set) error {
+		cfg.Activation = SiLU
+		// A ternary file says nothing of its activations. TriLM is the one family that leaves them alone.
+		cfg.Ternary = s.HasTernary() && !strings.Contains(strings.ToLower(cfg.Name), "trilm")
+		return nil
+	},
+}
+
+// qwen3Family is Qwen3's block: Llama's with an RMSNorm over each head of q and k. The BitNet conversions of it
+// (codys12/Qwen3-8B-BitNet) have an RMSNorm inside each BitLinear as well: *_proj.rms_norm.weight.
+var qwen3Family = &family{
+	name: "qwen3",
+	says: "Qwen3 with BitLinear projections (Qwen3ForCausalLM; GGUF qwen3)",
+	hf: func(c *hfConfig) (*Config, bool, error) {
+		if c.ModelType != "qwen3" {
+			return nil, false, nil
+		}
+		cfg, err := c.common()
+		if err != nil {
+			return nil, false, err
+		}
+		cfg.QKNorms = true
+		if c.HeadDim == nil {
+			cfg.HeadDim = 128 // the class's default
+		}
+		if cfg.Activation == "" {
+			cfg.Activation = SiLU
+		}
+		if c.NormEps == 0 {
+			cfg.NormEps = 1e-6
+		}
+		return cfg, true, cfg.quantized(c.Quantization)
+	},
+	gguf: []string{"qwen3"},
+	fromGGUF: func(cfg *Config, s *weights.Set) error {
+		cfg.Activation = SiLU
+		cfg.QKNorms = true
+		cfg.Ternary = s.HasTernary()
+		return nil
+	},
+}

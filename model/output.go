@@ -1,0 +1,95 @@
+package model
+
+import (
+	"slices"
+)
+
+// output fills what the block's inputs asked for: hidden states, logits, the best tokens.
+func (d *decoder) output() error {
+	s, D, V := &d.s, d.cfg.HiddenSize, d.cfg.VocabSize
+	p := &d.stages.dense
+	p.w, p.y = d.head, p.y[:0]
+	x := s.h[:0] // the normed rows that need the head; h is free now and is at least [B, D]
+	tops := s.tops[:0]
+	for i := range s.runs {
+		r := &s.runs[i]
+		in := r.input
+		last := r.first+r.n == len(in.Tokens)
+		all := len(in.Logits) > 0 && len(in.Logits) == len(in.Tokens)*V
+		for t := range r.n {
+			final := last && t == r.n-1
+			wanted := all || final && (len(in.Logits) > 0 || len(in.Top) > 0)
+			if !wanted && !(final && len(in.Hidden) > 0) && in.Trace == nil {
+				continue
+			}
+			h := s.tmp[:D]
+			d.finalNorm.apply(h, s.x[(r.row+t)*D:][:D])
+			if in.Trace != nil {
+				in.Trace("final", h)
+			}
+			if final && len(in.Hidden) > 0 {
+				copy(in.Hidden, h)
+			}
+			if !wanted {
+				continue
+			}
+			x = append(x, h...)
+			switch {
+			case all:
+				p.y = append(p.y, in.Logits[(r.first+t)*V:][:V])
+			case len(in.Logits) > 0:
+				p.y = append(p.y, in.Logits)
+			default:
+				p.y = append(p.y, s.logitsRow(len(tops), V))
+			}
+			if final && len(in.Top) > 0 {
+				tops = append(tops, top{in.Top, p.y[len(p.y)-1]})
+			}
+		}
+	}
+	s.tops = tops
+	if len(p.y) == 0 {
+		return nil
+	}
+	p.x = x
+	d.pool.Run((V+PanelRows-1)/PanelRows, d.stages.densePanel)
+	for _, t := range tops {
+		best(t.dst, t.logits)
+	}
+	return nil
+}
+
+// top is a request for the best tokens, and the logits it is answered from.
+type top struct {
+	dst    []Scored
+	logits []float32
+}
+
+// logitsRow is room for the scores of the i-th input that wants only the best of them.
+func (s *scratch) logitsRow(i, vocab int) []float32 {
+	for len(s.logits) <= i {
+		s.logits = append(s.logits, make([]float32, vocab))
+	}
+	return s.logits[i]
+}
+
+// best writes the len(dst) highest scores, best first, equal ones by lower id.
+func best(dst []Scored, logits []float32) {
+	n := 0
+	for id, v := range logits {
+		if n == len(dst) && !(v > dst[n-1].Logit) {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(dst[:n], v, func(s Scored, v float32) int {
+			if s.Logit >= v {
+				return -1
+			}
+			return 1
+		})
+		if n < len(dst) {
+			n++
+		}
+		copy(dst[at+1:n], dst[at:n-1])
+		dst[at] = Scored{int32(id), v}
+	}
+}

@@ -1,0 +1,74 @@
+package model
+
+import "math"
+
+// rope holds the rotary tables, grown as positions are asked for.
+//
+//	cos, sin  [positions, hd/2] float32
+type rope struct {
+	half     int
+	freq     []float32 // [hd/2]
+	cos, sin []float32
+}
+
+func newRope(c *Config) *rope {
+	r := &rope{half: c.HeadDim / 2, freq: make([]float32, c.HeadDim/2)}
+	for i := range r.freq {
+		// As transformers computes it: 1/theta^(2i/hd) in float32.
+		r.freq[i] = float32(1 / float64(float32(math.Pow(c.RopeTheta, float64(float32(2*i)/float32(c.HeadDim))))))
+	}
+	s := c.Rope
+	switch s.Type {
+	case "linear":
+		for i := range r.freq {
+			r.freq[i] = float32(float64(r.freq[i]) / s.Factor)
+		}
+	case "llama3":
+		for i, f := range r.freq {
+			r.freq[i] = s.llama3(f)
+		}
+	}
+	return r
+}
+
+// llama3 stretches the slow frequencies by Factor, leaves the fast ones and blends between.
+// Source: transformers modeling_rope_utils, _compute_llama3_parameters.
+func (s RopeScaling) llama3(freq float32) float32 {
+	wave := 2 * math.Pi / float64(freq)
+	low := float64(s.OldContext) / s.LowFreqFactor
+	high := float64(s.OldContext) / s.HighFreqFactor
+	switch {
+	case wave < high:
+		return freq
+	case wave > low:
+		return float32(float64(freq) / s.Factor)
+	}
+	smooth := (float64(s.OldContext)/wave - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
+	return float32((1-smooth)*float64(freq)/s.Factor + smooth*float64(freq))
+}
+
+// grow makes the tables reach positions [0, n).
+func (r *rope) grow(n int) {
+	have := len(r.cos) / max(r.half, 1)
+	if n <= have {
+		return
+	}
+	n = max(n, 2*have, 256)
+	cos := make([]float32, n*r.half)
+	sin := make([]float32, n*r.half)
+	copy(cos, r.cos)
+	copy(sin, r.sin)
+	for pos := have; pos < n; pos++ {
+		for i, f := range r.freq {
+			angle := float64(float32(pos) * f) // the product is rounded to float32, as in the reference
+			cos[pos*r.half+i] = float32(math.Cos(angle))
+			sin[pos*r.half+i] = float32(math.Sin(angle))
+		}
+	}
+	r.cos, r.sin = cos, sin
+}
+
+// at gives the tables of one position, [hd/2] each.
+func (r *rope) at(pos int) (cos, sin []float32) {
+	return r.cos[pos*r.half:][:r.half], r.sin[pos*r.half:][:r.half]
+}

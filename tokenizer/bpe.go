@@ -1,0 +1,314 @@
+package tokenizer
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+)
+
+// bpe is byte-pair encoding: a piece of text becomes symbols, and the pair of neighbours with
+// the lowest rank (leftmost on a tie) merges until no pair has a rank.
+//
+// Sennrich et al. 2016, arXiv:1508.07909. Byte-level vocabularies (GPT-2, Llama 3) start from
+// bytes; SentencePiece vocabularies (Llama 2) from characters, with <0xNN> tokens for bytes of
+// characters that the vocabulary lacks.
+type bpe struct {
+	keys   []string     // by id: the text that the token stands for, "" where there is none
+	index  *stringIndex // over keys
+	merges *pairTable
+
+	byteLevel bool
+	byteIDs   [256]int32 // byte level: the symbol of a byte; else the <0xNN> token; -1: none
+	runeIDs   [128]int32 // symbol of an ASCII character, when not byteLevel; -1: none
+
+	whole     bool            // a piece that is a token needs no merging (ignore_merges)
+	reached   []atomic.Uint32 // by id: whether merging the token's own text gives the token
+	fallback  bool            // byte_fallback
+	unk       int32           // -1: characters without a symbol are dropped
+	fuseUnk   bool
+	virtual   map[string]int32 // characters that occur only inside tokens; ids ≥ len(keys)
+	virtualAt []string         // texts of virtual ids
+
+	prefix, suffix string // continuing_subword_prefix and end_of_word_suffix
+}
+
+const (
+	reachUnknown = iota
+	reachYes
+	reachNo
+)
+
+// init derives the symbol tables once keys, index and merges are set.
+func (m *bpe) init() {
+	m.reached = make([]atomic.Uint32, len(m.keys))
+	for i := range m.runeIDs {
+		m.runeIDs[i] = m.symbol(string(rune(i)))
+	}
+}
+
+func (m *bpe) symbol(s string) int32 {
+	if id, ok := m.index.find(s); ok {
+		return id
+	}
+	if id, ok := m.virtual[s]; ok {
+		return id
+	}
+	return -1
+}
+
+type scratch struct {
+	sym  []int32
+	next []int32
+	prev []int32
+	rank []int32
+	heap []mergeEntry
+}
+
+var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
+
+// encode appends the tokens of one pre-tokenized piece.
+func (m *bpe) encode(dst []int32, piece string, s *scratch) []int32 {
+	if piece == "" {
+		return dst
+	}
+	id, found := m.index.find(piece)
+	if found {
+		if m.whole {
+			return append(dst, id)
+		}
+		switch m.reached[id].Load() {
+		case reachYes:
+			return append(dst, id)
+		case reachUnknown:
+			at := len(dst)
+			dst = m.merge(dst, piece, s)
+			v := uint32(reachNo)
+			if len(dst) == at+1 && dst[at] == id {
+				v = reachYes
+			}
+			m.reached[id].Store(v)
+			return dst
+		}
+	}
+	return m.merge(dst, piece, s)
+}
+
+func (m *bpe) merge(dst []int32, piece string, s *scratch) []int32 {
+	s.sym = s.sym[:0]
+	if m.byteLevel {
+		for i := 0; i < len(piece); i++ {
+			if id := m.byteIDs[piece[i]]; id >= 0 {
+				s.sym = append(s.sym, id)
+			} else if m.unk >= 0 {
+				s.sym = m.appendUnk(s.sym)
+			}
+		}
+	} else {
+		m.runeSymbols(piece, s)
+	}
+	if len(s.sym) <= 24 {
+		s.mergeShort(m.merges)
+	} else {
+		s.mergeLong(m.merges)
+	}
+	if m.virtual == nil {
+		return append(dst, s.sym...)
+	}
+	for _, id := range s.sym {
+		if int(id) < len(m.keys) {
+			dst = append(dst, id)
+		} else {
+			dst = m.appendMissing(dst, m.virtualAt[int(id)-len(m.keys)])
+		}
+	}
+	return dst
+}
+
+// runeSymbols turns a piece into one symbol per character; characters without a symbol become
+// byte tokens, the unknown token, or nothing.
+func (m *bpe) runeSymbols(piece string, s *scratch) {
+	affix := m.prefix != "" || m.suffix != ""
+	for i := 0; i < len(piece); {
+		if c := piece[i]; c < utf8.RuneSelf && !affix {
+			if id := m.runeIDs[c]; id >= 0 {
+				s.sym = append(s.sym, id)
+				i++
+				continue
+			}
+		}
+		_, n := utf8.DecodeRuneInString(piece[i:])
+		ch := piece[i : i+n]
+		if affix {
+			if i > 0 {
+				ch = m.prefix + ch
+			}
+			if i+n == len(piece) {
+				ch += m.suffix
+			}
+		}
+		if id := m.symbol(ch); id >= 0 {
+			s.sym = append(s.sym, id)
+		} else {
+			s.sym = m.appendMissing(s.sym, ch)
+		}
+		i += n
+	}
+}
+
+func (m *bpe) appendMissing(dst []int32, ch string) []int32 {
+	if m.fallback {
+		all := true
+		for i := 0; i < len(ch); i++ {
+			all = all && m.byteIDs[ch[i]] >= 0
+		}
+		if all {
+			for i := 0; i < len(ch); i++ {
+				dst = append(dst, m.byteIDs[ch[i]])
+			}
+			return dst
+		}
+	}
+	if m.unk >= 0 {
+		return m.appendUnk(dst)
+	}
+	return dst
+}
+
+func (m *bpe) appendUnk(dst []int32) []int32 {
+	if m.fuseUnk && len(dst) > 0 && dst[len(dst)-1] == m.unk {
+		return dst
+	}
+	return append(dst, m.unk)
+}
+
+// mergeShort merges s.sym in place by looking for the best pair each time: O(n²), and the
+// fastest way for words.
+func (s *scratch) mergeShort(t *pairTable) {
+	n := len(s.sym)
+	if n < 2 {
+		return
+	}
+	s.rank = s.rank[:0]
+	for i := 0; i+1 < n; i++ {
+		r, _ := t.get(s.sym[i], s.sym[i+1])
+		s.rank = append(s.rank, r)
+	}
+	rank, sym := s.rank, s.sym
+	for len(rank) > 0 {
+		best, at := int32(noRank), -1
+		for i, r := range rank {
+			if r < best {
+				best, at = r, i
+			}
+		}
+		if at < 0 {
+			break
+		}
+		_, id := t.get(sym[at], sym[at+1])
+		sym[at] = id
+		sym = append(sym[:at+1], sym[at+2:]...)
+		rank = append(rank[:at], rank[at+1:]...)
+		if at < len(rank) {
+			rank[at], _ = t.get(id, sym[at+1])
+		}
+		if at > 0 {
+			rank[at-1], _ = t.get(sym[at-1], id)
+		}
+	}
+	s.sym = sym
+}
+
+// mergeEntry is a pair that could merge, as it was when it was found.
+type mergeEntry struct {
+	order       uint64 // rank<<32 | position of the left symbol: lowest first
+	left, right int32
+}
+
+// mergeLong merges s.sym in place with a heap of pairs over a linked list: O(n log n) whatever
+// the text, so a megabyte of one letter costs no more per byte than prose.
+func (s *scratch) mergeLong(t *pairTable) {
+	n := len(s.sym)
+	if n > math.MaxInt32-1 {
+		panic("tokenizer: piece of more than 2^31 symbols")
+	}
+	sym := s.sym
+	s.next, s.prev = s.next[:0], s.prev[:0]
+	h := s.heap[:0]
+	for i := range sym {
+		s.next = append(s.next, int32(i+1))
+		s.prev = append(s.prev, int32(i-1))
+		if i > 0 {
+			if r, _ := t.get(sym[i-1], sym[i]); r != noRank {
+				h = append(h, mergeEntry{uint64(r)<<32 | uint64(i-1), sym[i-1], sym[i]})
+			}
+		}
+	}
+	next, prev := s.next, s.prev
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		siftDown(h, i)
+	}
+	push := func(i, j int32) {
+		if r, _ := t.get(sym[i], sym[j]); r != noRank {
+			h = append(h, mergeEntry{uint64(r)<<32 | uint64(uint32(i)), sym[i], sym[j]})
+			siftUp(h, len(h)-1)
+		}
+	}
+	for len(h) > 0 {
+		e := h[0]
+		h[0] = h[len(h)-1]
+		h = h[:len(h)-1]
+		siftDown(h, 0)
+		i := int32(uint32(e.order))
+		j := next[i]
+		if sym[i] != e.left || int(j) >= n || sym[j] != e.right {
+			continue // one of the two has merged since
+		}
+		_, sym[i] = t.get(e.left, e.right)
+		sym[j] = -1
+		k := next[j]
+		next[i] = k
+		if int(k) < n {
+			prev[k] = i
+			push(i, k)
+		}
+		if p := prev[i]; p >= 0 {
+			push(p, i)
+		}
+	}
+	s.heap = h
+	out := 0
+	for i := 0; i < n; i = int(next[i]) {
+		sym[out] = sym[i]
+		out++
+	}
+	s.sym = sym[:out]
+}
+
+func siftDown(h []mergeEntry, i int) {
+	for {
+		c := 2*i + 1
+		if c >= len(h) {
+			return
+		}
+		if c+1 < len(h) && h[c+1].order < h[c].order {
+			c++
+		}
+		if h[i].order <= h[c].order {
+			return
+		}
+		h[i], h[c] = h[c], h[i]
+		i = c
+	}
+}
+
+func siftUp(h []mergeEntry, i int) {
+	for i > 0 {
+		p := (i - 1) / 2
+		if h[p].order <= h[i].order {
+			return
+		}
+		h[i], h[p] = h[p], h[i]
+		i = p
+	}
+}

@@ -1,0 +1,153 @@
+// Package trit runs 1.58-bit language models: open a model as published, write text with it.
+//
+//	m, err := trit.Open("bitnet-2b4t.gguf", nil)
+//	if err != nil {
+//		return err
+//	}
+//	defer m.Close()
+//	for p, err := range m.NewSession().Generate(ctx, "The capital of France is", trit.GenerateOptions{MaxTokens: 64}) {
+//		if err != nil {
+//			return err
+//		}
+//		io.WriteString(w, p.Text)
+//	}
+package trit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/tokenizer"
+	"github.com/tritlm/trit/weights"
+)
+
+// Options for Open; nil and the zero value are the defaults.
+type Options struct {
+	// Backend is the device; nil is this machine's CPU.
+	Backend model.Backend
+	// Threads of the CPU backend, 0 for as many as the process may use.
+	Threads int
+	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
+	MaxContext int
+	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
+	Kernels string
+	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
+	I2SLayout string
+}
+
+// Model is an opened model. Its methods may be used from several goroutines; a Session or Chat by one at a time.
+type Model struct {
+	path       string
+	cfg        *model.Config
+	weights    *weights.Set
+	engine     model.Engine
+	tokenizer  *tokenizer.Tokenizer
+	maxContext int
+	loadTime   time.Duration
+}
+
+// ErrContextFull: the prompt, or what was to be written, does not fit the context.
+var ErrContextFull = model.ErrContextFull
+
+// Open loads the model at path: a Hugging Face folder or a .gguf file.
+func Open(path string, o *Options) (*Model, error) {
+	return OpenContext(context.Background(), path, o)
+}
+
+// OpenContext is Open, ended early by ctx.
+func OpenContext(ctx context.Context, path string, o *Options) (*Model, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	set, err := weights.Open(path, &weights.Options{I2SLayout: o.I2SLayout})
+	if err != nil {
+		return nil, err
+	}
+	return load(ctx, set, o)
+}
+
+// OpenFS loads the Hugging Face folder at the root of fsys, such as an embedded one; name is for errors.
+func OpenFS(ctx context.Context, fsys fs.FS, name string, o *Options) (*Model, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	set, err := weights.OpenFS(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	return load(ctx, set, o)
+}
+
+// load makes a model of the set, which it closes when it fails.
+func load(ctx context.Context, set *weights.Set, o *Options) (*Model, error) {
+	start := time.Now()
+	m := &Model{path: set.Path(), weights: set}
+	if err := m.load(ctx, o); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	m.loadTime = time.Since(start)
+	return m, nil
+}
+
+func (m *Model) load(ctx context.Context, o *Options) (err error) {
+	set := m.weights
+	if m.cfg, err = model.ParseConfig(set); err != nil {
+		return err
+	}
+	if m.tokenizer, err = loadTokenizer(set); err != nil {
+		return err
+	}
+	if n := m.tokenizer.VocabSize(); n > m.cfg.VocabSize {
+		return fmt.Errorf("trit: %s: the tokenizer has %d tokens and the model %d: they do not belong together", set.Path(), n, m.cfg.VocabSize)
+	}
+	m.maxContext = m.cfg.MaxContext
+	if o.MaxContext > 0 {
+		m.maxContext = min(o.MaxContext, m.cfg.MaxContext)
+	}
+	backend := o.Backend
+	if backend == nil {
+		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels}
+	}
+	m.engine, err = backend.Load(ctx, m.cfg, set)
+	return err
+}
+
+// loadTokenizer reads the tokenizer that came with the weights.
+func loadTokenizer(set *weights.Set) (*tokenizer.Tokenizer, error) {
+	t, err := tokenizer.LoadFS(set.Folder())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", set.Path(), err)
+	}
+	return t, nil
+}
+
+// Close gives everything back. Sessions of the model must not be used afterwards.
+func (m *Model) Close() error {
+	var errs []error
+	if m.engine != nil {
+		errs = append(errs, m.engine.Close())
+	}
+	return errors.Join(append(errs, m.weights.Close())...)
+}
+
+// Path is what was opened.
+func (m *Model) Path() string { return m.path }
+
+// Config is the model's shape.
+func (m *Model) Config() *model.Config { return m.cfg }
+
+// Engine computes logits; for those who want more than text.
+func (m *Model) Engine() model.Engine { return m.engine }
+
+// Tokenizer turns text into tokens and back.
+func (m *Model) Tokenizer() *tokenizer.Tokenizer { return m.tokenizer }
+
+// MaxContext is how many tokens a session holds.
+func (m *Model) MaxContext() int { return m.maxContext }
+
+// LoadTime is how long opening took.
+func (m *Model) LoadTime() time.Duration { return m.loadTime }

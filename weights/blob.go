@@ -1,0 +1,115 @@
+package weights
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// blob is the content of one file: mapped where the system can, read otherwise.
+type blob struct {
+	name  string // as errors show it
+	data  []byte
+	unmap func() error
+}
+
+func (b *blob) close() error {
+	if b.unmap == nil {
+		return nil
+	}
+	u := b.unmap
+	b.unmap = nil
+	b.data = nil
+	return u()
+}
+
+// folder is where the files of a model are: a directory on disk, or an fs.FS such as an embedded one.
+type folder struct {
+	dir  string // "" when fsys is set
+	fsys fs.FS
+	name string
+}
+
+func (f *folder) path(name string) string {
+	if f.fsys != nil {
+		return f.name + "/" + name
+	}
+	return filepath.Join(f.dir, name)
+}
+
+// maxTextFile bounds the JSON and template files of a model folder: a tokenizer.json of 256k entries has 35 MB.
+const maxTextFile = 256 << 20
+
+// readText reads a small file whole. The error is fs.ErrNotExist when it is not there.
+func (f *folder) readText(name string) ([]byte, error) {
+	if f.fsys != nil {
+		return fs.ReadFile(f.fsys, name)
+	}
+	file, err := os.Open(f.path(name))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxTextFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxTextFile {
+		return nil, fmt.Errorf("weights: %s: larger than %d MiB: this is not the file it should be", f.path(name), maxTextFile>>20)
+	}
+	return data, nil
+}
+
+func (f *folder) exists(name string) bool {
+	if f.fsys != nil {
+		_, err := fs.Stat(f.fsys, name)
+		return err == nil
+	}
+	_, err := os.Stat(f.path(name))
+	return err == nil
+}
+
+func (f *folder) open(name string) (*blob, error) {
+	if f.fsys != nil {
+		data, err := fs.ReadFile(f.fsys, name)
+		if err != nil {
+			return nil, fmt.Errorf("weights: %s: %w", f.path(name), err)
+		}
+		return &blob{name: f.path(name), data: data}, nil
+	}
+	return mapFile(f.path(name))
+}
+
+// mapFile maps a file read-only, or reads it where mapping is not possible.
+func mapFile(path string) (*blob, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
+	}
+	defer file.Close()
+	st, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("weights: %s: not a regular file", path)
+	}
+	if st.Size() == 0 {
+		return nil, fmt.Errorf("weights: %s: the file is empty; download it again", path)
+	}
+	if int64(int(st.Size())) != st.Size() {
+		return nil, fmt.Errorf("weights: %s: %d bytes do not fit this machine's address space", path, st.Size())
+	}
+	data, unmap, err := mmap(file, int(st.Size()))
+	if errors.Is(err, errors.ErrUnsupported) {
+		data = make([]byte, st.Size())
+		_, err = io.ReadFull(file, data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("weights: %s: map: %w", path, err)
+	}
+	return &blob{name: path, data: data, unmap: unmap}, nil
+}

@@ -1,0 +1,321 @@
+package weights
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/safetensors"
+	"github.com/tritlm/trit/ternary"
+)
+
+func newReaderAt(b []byte) *bytes.Reader { return bytes.NewReader(b) }
+
+// ggmlType is the element type of a safetensors tensor in the words of GGUF, which names more of them.
+func ggmlType(d safetensors.DType) gguf.Type {
+	switch d {
+	case safetensors.F32:
+		return gguf.F32
+	case safetensors.F16:
+		return gguf.F16
+	case safetensors.BF16:
+		return gguf.BF16
+	}
+	return noType
+}
+
+// noType is no storage type of ggml's: Dequantize refuses it by number.
+const noType gguf.Type = 1<<32 - 1
+
+// ternaryFormats are the storage types that hold ternary codes. I2_S has three layouts: see chooseI2S.
+var ternaryFormats = map[gguf.Type]ternary.Format{
+	gguf.I2_S:     ternary.I2SX86,
+	gguf.TQ1_0:    ternary.TQ1_0,
+	gguf.TQ2_0:    ternary.TQ2_0,
+	gguf.Q2_0:     ternary.Q2_0,
+	gguf.Q2_0G128: ternary.Q2_0G128,
+	gguf.PQ2_0:    ternary.PQ2_0,
+	gguf.PTQ1_0:   ternary.PTQ1_0,
+	gguf.IQ1_BN:   ternary.IQ1_BN,
+	gguf.IQ2_BN:   ternary.IQ2_BN,
+}
+
+// format is the layout of a tensor's codes; ok is false when it holds none.
+func (s *Set) format(t *tensor) (f ternary.Format, ok bool) {
+	if t.typ == gguf.I2_S && s.i2s != 0 {
+		return s.i2s, true
+	}
+	f, ok = ternaryFormats[t.typ]
+	return f, ok
+}
+
+// Ternary reads the matrix [rows, cols] as codes and scale: unpacked when the file stores codes, quantised by
+// absmean when it stores the masters.
+func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
+	t := s.find(name)
+	if t == nil {
+		return nil, s.missing(name)
+	}
+	m, err := s.ternary(t, name, rows, cols)
+	if err != nil {
+		return nil, t.errorf(name, "%w", err)
+	}
+	for i, v := range m.Scale {
+		if !(math.Abs(float64(v)) <= math.MaxFloat32) {
+			return nil, t.errorf(name, "scale %d is %g: the file is damaged", i, v)
+		}
+	}
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		m.Reorder(func(r int) int { return RopeRow(r, hd) })
+	}
+	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
+		release(t.data)
+	}
+	return m, nil
+}
+
+func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, error) {
+	if s.gguf == nil && t.dtype == safetensors.U8 {
+		if packed := (rows + 3) / 4; len(t.shape) != 2 || t.shape[0] != packed || t.shape[1] != cols {
+			return nil, fmt.Errorf("has shape %v; the configuration asks for packed [%d %d]", t.shape, packed, cols)
+		}
+		scale, err := s.scalar(name + "_scale")
+		if err != nil {
+			return nil, err
+		}
+		if s.quant.dividesScale() {
+			scale = 1 / scale
+		}
+		return ternary.UnpackHF(t.data, rows, cols, scale)
+	}
+	if len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols {
+		return nil, fmt.Errorf("has shape %v; the configuration asks for [%d %d]", t.shape, rows, cols)
+	}
+	f, ok := s.format(t)
+	if !ok {
+		m, err := quantize(t, rows, cols)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.Check(); err != nil {
+			return nil, fmt.Errorf("quantised: %w; the masters are damaged", err)
+		}
+		return m, nil
+	}
+	m, err := ternary.Unpack(t.data, f, rows, cols)
+	if err != nil {
+		return nil, err
+	}
+	// The arch "bitnet" of llama.cpp may keep the scale in a tensor of its own.
+	if extra, err := s.scalar(name + "_scale"); err == nil {
+		for i := range m.Scale {
+			m.Scale[i] *= extra
+		}
+	} else if !errors.Is(err, ErrMissing) {
+		return nil, err
+	}
+	return m, nil
+}
+
+// quantize makes codes of masters.
+func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
+	switch t.typ {
+	case gguf.BF16:
+		return ternary.QuantizeBF16(view[uint16](t.data, rows*cols), rows, cols), nil
+	case gguf.F16:
+		return ternary.QuantizeF16(view[uint16](t.data, rows*cols), rows, cols), nil
+	case gguf.F32:
+		return ternary.Quantize(view[float32](t.data, rows*cols), rows, cols), nil
+	}
+	w := make([]float32, rows*cols)
+	if err := t.floats(w); err != nil {
+		return nil, err
+	}
+	return ternary.Quantize(w, rows, cols), nil
+}
+
+// floats reads the whole tensor as float32.
+func (t *tensor) floats(dst []float32) error {
+	if t.typ == noType {
+		return fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
+	}
+	return gguf.Dequantize(dst, t.typ, t.data)
+}
+
+// scalar reads a tensor of one element.
+func (s *Set) scalar(name string) (float32, error) {
+	t := s.find(name)
+	if t == nil {
+		return 0, s.missing(name)
+	}
+	n := 1
+	for _, d := range t.shape {
+		n *= d
+	}
+	if n != 1 {
+		return 0, t.errorf(name, "has shape %v; it must hold one number", t.shape)
+	}
+	var v [1]float32
+	if err := t.floats(v[:]); err != nil {
+		return 0, t.errorf(name, "%w", err)
+	}
+	if x := float64(v[0]); math.IsNaN(x) || math.IsInf(x, 0) || x == 0 {
+		return 0, t.errorf(name, "is %g; a scale is a finite number other than 0", x)
+	}
+	return v[0], nil
+}
+
+// Dense is a matrix in the precision of the file. Exactly one of F32, U16 and Raw is set.
+type Dense struct {
+	Rows, Cols int
+	Type       gguf.Type // F32, F16, BF16, or a block type
+	F32        []float32 // F32
+	U16        []uint16  // F16, BF16
+	Raw        []byte    // block types, row after row
+	rowBytes   int
+}
+
+// Bytes is what the matrix takes in memory.
+func (d *Dense) Bytes() int64 {
+	return int64(len(d.F32))*4 + int64(len(d.U16))*2 + int64(len(d.Raw))
+}
+
+// Row writes row r as float32.
+//
+//	dst  [Cols]
+func (d *Dense) Row(dst []float32, r int) {
+	dst = dst[:d.Cols]
+	switch {
+	case d.F32 != nil:
+		copy(dst, d.F32[r*d.Cols:])
+	case d.Type == gguf.BF16:
+		for i, v := range d.U16[r*d.Cols:][:d.Cols] {
+			dst[i] = math.Float32frombits(uint32(v) << 16)
+		}
+	case d.Type == gguf.F16:
+		b := unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), 2*d.Cols)
+		mustDequantize(dst, gguf.F16, b)
+	default:
+		mustDequantize(dst, d.Type, d.Raw[r*d.rowBytes:][:d.rowBytes])
+	}
+}
+
+// mustDequantize is for data whose length was checked when it was opened.
+func mustDequantize(dst []float32, t gguf.Type, src []byte) {
+	if err := gguf.Dequantize(dst, t, src); err != nil {
+		panic(err)
+	}
+}
+
+// Dense reads the matrix [rows, cols] without quantising it. Codes of a ternary type are widened to float16 or float32.
+func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
+	t := s.find(name)
+	if t == nil {
+		return nil, s.missing(name)
+	}
+	d, err := s.dense(t, rows, cols)
+	if err != nil {
+		return nil, t.errorf(name, "%w", err)
+	}
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		switch {
+		case d.F32 != nil:
+			d.F32 = reorder(d.F32, cols, hd)
+		case d.U16 != nil:
+			d.U16 = reorder(d.U16, cols, hd)
+		default:
+			d.Raw = reorder(d.Raw, d.rowBytes, hd)
+		}
+	}
+	return d, nil
+}
+
+func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {
+	if s.gguf == nil && s.ternaryCodes(t) {
+		return nil, errors.New("is packed ternary where the configuration has a full-precision matrix")
+	}
+	if len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols {
+		return nil, fmt.Errorf("has shape %v; the configuration asks for [%d %d]", t.shape, rows, cols)
+	}
+	d := &Dense{Rows: rows, Cols: cols, Type: t.typ}
+	switch t.typ {
+	case gguf.F32:
+		d.F32 = view[float32](t.data, rows*cols)
+	case gguf.F16, gguf.BF16:
+		d.U16 = view[uint16](t.data, rows*cols)
+	default:
+		if f, ok := s.format(t); ok { // codes, widened once
+			d.Type, d.F32 = gguf.F32, make([]float32, rows*cols)
+			return d, ternary.Decode(d.F32, t.data, f, rows, cols)
+		}
+		if t.typ == noType {
+			return nil, fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
+		}
+		size, err := t.typ.Size(cols)
+		if err != nil {
+			return nil, err
+		}
+		if int64(len(t.data)) != int64(rows)*size {
+			return nil, fmt.Errorf("holds %d bytes; %d rows of %d need %d", len(t.data), rows, cols, int64(rows)*size)
+		}
+		d.Raw, d.rowBytes = t.data, int(size)
+		// Whether the type can be read at all shows now and not in the middle of a text.
+		if err := gguf.Dequantize(make([]float32, cols), d.Type, d.Raw[:size]); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// view sees n little-endian numbers in b: in place where they are aligned, else copied.
+func view[T float32 | uint16](b []byte, n int) []T {
+	if n == 0 {
+		return []T{}
+	}
+	var zero T
+	size := int(unsafe.Sizeof(zero))
+	b = b[:n*size]
+	if uintptr(unsafe.Pointer(&b[0]))%uintptr(size) == 0 && littleEndian {
+		return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), n)
+	}
+	v := make([]T, n)
+	if _, err := binary.Decode(b, binary.LittleEndian, v); err != nil {
+		panic(err) // the lengths were just made equal
+	}
+	return v
+}
+
+var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
+
+// wholePages cuts b down to the pages that lie wholly inside it.
+func wholePages(b []byte, page int) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	start := uintptr(unsafe.Pointer(&b[0]))
+	skip := int((uintptr(page) - start%uintptr(page)) % uintptr(page))
+	if skip >= len(b) {
+		return nil
+	}
+	b = b[skip:]
+	return b[:len(b)/page*page]
+}
+
+// chooseI2S decides how the file's i2_s tensors lie: as told, or as the codes of the first one suggest.
+func (s *Set) chooseI2S(told string) error {
+	layouts := map[string]ternary.Format{"x86": ternary.I2SX86, "arm": ternary.I2SARM, "x4": ternary.I2SX4}
+	if told != "" {
+		f, ok := layouts[told]
+		if !ok {
+			return fmt.Errorf("weights: i2_s layout %q is not known; known: x86, arm, x4", told)
+		}
+		s.i2s = f
+		return nil
+	}
+	s.i2s = ternary.I2SX86
+	return nil
+}

@@ -1,0 +1,381 @@
+package weights
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/safetensors"
+	"github.com/tritlm/trit/ternary"
+)
+
+// ErrMissing is in the error for a tensor that the model needs and the file does not have.
+var ErrMissing = errors.New("missing tensor")
+
+// Options for Open; nil is the default.
+type Options struct {
+	// I2SLayout is how an i2_s tensor lies in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
+	I2SLayout string
+}
+
+// Set is the named tensors of one model. Its methods may be used from several goroutines.
+type Set struct {
+	path    string
+	folder  *folder
+	blobs   []*blob
+	tensors map[string]*tensor // by the name in the file
+	names   []string           // in file order
+
+	hfConfig []byte
+	quant    *Quantization
+	gguf     *gguf.File
+	i2s      ternary.Format // of i2_s tensors, 0 when there are none
+}
+
+// tensor is where one tensor lies.
+type tensor struct {
+	file  string // for errors
+	typ   gguf.Type
+	dtype safetensors.DType // HF only
+	shape []int
+	data  []byte
+}
+
+// Quantization is quantization_config of a Hugging Face config.json.
+// Source: transformers utils/quantization_config.py, BitNetQuantConfig.
+type Quantization struct {
+	Method              string   `json:"quant_method"`
+	LinearClass         string   `json:"linear_class"`
+	Mode                string   `json:"quantization_mode"`
+	UseRMSNorm          bool     `json:"use_rms_norm"`
+	RMSNormEps          float64  `json:"rms_norm_eps"`
+	ModulesToNotConvert []string `json:"modules_to_not_convert"`
+}
+
+// dividesScale says which way the stored weight_scale goes: the linear class "bitlinear", the default, stores
+// 1/mean|W| and divides by it; "autobitlinear" stores mean|W| and multiplies. Source: integrations/bitnet.py.
+func (q *Quantization) dividesScale() bool { return q == nil || q.LinearClass != "autobitlinear" }
+
+// Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file.
+func Open(path string, opt *Options) (*Set, error) {
+	if opt == nil {
+		opt = &Options{}
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
+	}
+	if st.IsDir() {
+		return openFolder(&folder{dir: path, name: path})
+	}
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".gguf":
+		return openGGUF(path, opt)
+	case ".safetensors":
+		return openFolder(&folder{dir: filepath.Dir(path), name: filepath.Dir(path)})
+	case ".bin", ".pt", ".pth", ".ckpt":
+		return nil, pickleError(path)
+	}
+	if isGGUF(path) {
+		return openGGUF(path, opt)
+	}
+	return nil, fmt.Errorf("weights: %s: neither a model folder (config.json and *.safetensors) nor a GGUF file", path)
+}
+
+// OpenFS opens a Hugging Face folder inside a file system, such as an embedded one; name is for errors.
+func OpenFS(fsys fs.FS, name string) (*Set, error) {
+	return openFolder(&folder{fsys: fsys, name: name})
+}
+
+func pickleError(path string) error {
+	return fmt.Errorf("weights: %s: pickled PyTorch weights can run code when they are read, so they are not; "+
+		"save the model as safetensors (transformers: save_pretrained) and open that", path)
+}
+
+func isGGUF(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [4]byte
+	n, _ := f.Read(magic[:])
+	return n == 4 && string(magic[:]) == "GGUF"
+}
+
+func openFolder(f *folder) (set *Set, err error) {
+	s := &Set{path: f.name, folder: f, tensors: map[string]*tensor{}}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if s.hfConfig, err = f.readText("config.json"); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
+		}
+		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	var c struct {
+		Quantization *Quantization `json:"quantization_config"`
+	}
+	if err := json.Unmarshal(s.hfConfig, &c); err != nil {
+		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	if s.quant = c.Quantization; s.quant != nil && s.quant.RMSNormEps == 0 {
+		s.quant.RMSNormEps = 1e-6 // BitNetQuantConfig's default
+	}
+	files, err := s.shards()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range files {
+		b, err := f.open(name)
+		if err != nil {
+			return nil, err
+		}
+		s.blobs = append(s.blobs, b)
+		sf, err := safetensors.Read(newReaderAt(b.data), int64(len(b.data)), b.name)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range sf.Tensors {
+			if other, dup := s.tensors[t.Name]; dup {
+				return nil, fmt.Errorf("weights: %s: tensor %q is in %s as well", b.name, t.Name, other.file)
+			}
+			s.tensors[t.Name] = &tensor{
+				file:  b.name,
+				dtype: t.DType,
+				typ:   ggmlType(t.DType),
+				shape: t.Shape,
+				data:  b.data[t.Offset : t.Offset+t.Size],
+			}
+			s.names = append(s.names, t.Name)
+		}
+	}
+	return s, nil
+}
+
+// shards lists the safetensors files of the folder: those of the index, or the one file.
+func (s *Set) shards() ([]string, error) {
+	const single, index = "model.safetensors", "model.safetensors.index.json"
+	if s.folder.exists(single) {
+		return []string{single}, nil
+	}
+	if data, err := s.folder.readText(index); err == nil {
+		idx, err := safetensors.ReadIndex(data, s.folder.path(index))
+		if err != nil {
+			return nil, err
+		}
+		return idx.Files, nil
+	}
+	if s.folder.dir != "" {
+		if found, _ := filepath.Glob(filepath.Join(s.folder.dir, "*.safetensors")); len(found) == 1 {
+			return []string{filepath.Base(found[0])}, nil
+		}
+	}
+	for _, name := range []string{"pytorch_model.bin", "pytorch_model.bin.index.json"} {
+		if s.folder.exists(name) {
+			return nil, pickleError(s.folder.path(name))
+		}
+	}
+	return nil, fmt.Errorf("weights: %s: no model.safetensors in this folder; download the weights too", s.folder.name)
+}
+
+func openGGUF(path string, opt *Options) (set *Set, err error) {
+	s := &Set{path: path, tensors: map[string]*tensor{}}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	b, err := mapFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s.blobs = []*blob{b}
+	if s.gguf, err = gguf.Read(newReaderAt(b.data), int64(len(b.data)), path); err != nil {
+		return nil, err
+	}
+	for _, t := range s.gguf.Tensors {
+		s.tensors[t.Name] = &tensor{
+			file:  path,
+			typ:   t.Type,
+			shape: t.Shape,
+			data:  b.data[t.Offset : t.Offset+t.Size],
+		}
+		s.names = append(s.names, t.Name)
+	}
+	return s, s.chooseI2S(opt.I2SLayout)
+}
+
+// Close gives back the mappings. Tensors handed out by Dense are invalid afterwards; ternary matrices are not.
+func (s *Set) Close() error {
+	var errs []error
+	for _, b := range s.blobs {
+		errs = append(errs, b.close())
+	}
+	s.blobs = nil
+	return errors.Join(errs...)
+}
+
+// Path is what was opened.
+func (s *Set) Path() string { return s.path }
+
+// ConfigPath is the file that holds the configuration, for errors.
+func (s *Set) ConfigPath() string {
+	if s.gguf != nil {
+		return s.path
+	}
+	return s.folder.path("config.json")
+}
+
+// HFConfig is config.json of a Hugging Face folder, nil for a GGUF file.
+func (s *Set) HFConfig() []byte { return s.hfConfig }
+
+// Quantization is quantization_config of config.json, nil where there is none.
+func (s *Set) Quantization() *Quantization { return s.quant }
+
+// GGUF is the file's header, nil for a Hugging Face folder.
+func (s *Set) GGUF() *gguf.File { return s.gguf }
+
+// Folder is where a Hugging Face model's other files lie, such as its tokenizer; nil for a GGUF file.
+func (s *Set) Folder() fs.FS {
+	switch {
+	case s.folder == nil:
+		return nil
+	case s.folder.fsys != nil:
+		return s.folder.fsys
+	}
+	return os.DirFS(s.folder.dir)
+}
+
+// Names are the tensors as the file calls them, in its order.
+func (s *Set) Names() []string { return s.names }
+
+// find looks a tensor up by its Hugging Face name.
+func (s *Set) find(name string) *tensor {
+	if s.gguf != nil {
+		n, ok := GGUFName(name)
+		if !ok {
+			n = name
+		}
+		name = n
+	}
+	return s.tensors[name]
+}
+
+// Has says whether the tensor is there. Names are those of Hugging Face, or the file's own.
+func (s *Set) Has(name string) bool { return s.find(name) != nil }
+
+// Shape is the tensor's shape, row-major; nil when it is not there.
+func (s *Set) Shape(name string) []int {
+	if t := s.find(name); t != nil {
+		return t.shape
+	}
+	return nil
+}
+
+// Bytes is what the tensor takes in the file.
+func (s *Set) Bytes(name string) int64 {
+	if t := s.find(name); t != nil {
+		return int64(len(t.data))
+	}
+	return 0
+}
+
+// Type names how the tensor is stored, e.g. "BF16", "U8" (packed ternary), "i2_s".
+func (s *Set) Type(name string) string {
+	t := s.find(name)
+	switch {
+	case t == nil:
+		return ""
+	case s.gguf != nil:
+		return t.typ.String()
+	}
+	return string(t.dtype)
+}
+
+// IsTernary says whether the tensor is stored as ternary codes.
+func (s *Set) IsTernary(name string) bool {
+	t := s.find(name)
+	return t != nil && s.ternaryCodes(t)
+}
+
+func (s *Set) ternaryCodes(t *tensor) bool {
+	if s.gguf != nil {
+		_, ok := s.format(t)
+		return ok
+	}
+	return t.dtype == safetensors.U8
+}
+
+// HasTernary says whether any tensor is stored as ternary codes.
+func (s *Set) HasTernary() bool {
+	for _, t := range s.tensors {
+		if s.ternaryCodes(t) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Set) missing(name string) error {
+	shown := name
+	if s.gguf != nil {
+		if n, ok := GGUFName(name); ok {
+			shown = n
+		}
+	}
+	return &tensorError{s.path, shown, fmt.Errorf("%w: the configuration describes another model, or the download is not complete", ErrMissing)}
+}
+
+// tensorError is an error that names its file and tensor already.
+type tensorError struct {
+	file, name string
+	err        error
+}
+
+func (e *tensorError) Error() string {
+	return fmt.Sprintf("weights: %s: tensor %q: %v", e.file, e.name, e.err)
+}
+func (e *tensorError) Unwrap() error { return e.err }
+
+// errorf makes an error that names the tensor, unless the one it wraps names one.
+func (t *tensor) errorf(name, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	if inner := (*tensorError)(nil); errors.As(err, &inner) {
+		return inner
+	}
+	return &tensorError{t.file, name, err}
+}
+
+// Vector reads a tensor of n numbers, such as a norm's weights or a bias, as float32.
+func (s *Set) Vector(name string, n int) ([]float32, error) {
+	t := s.find(name)
+	if t == nil {
+		return nil, s.missing(name)
+	}
+	if len(t.shape) != 1 || t.shape[0] != n {
+		return nil, t.errorf(name, "has shape %v; the configuration asks for [%d]", t.shape, n)
+	}
+	v := make([]float32, n)
+	if err := t.floats(v); err != nil {
+		return nil, t.errorf(name, "%w", err)
+	}
+	for i, x := range v {
+		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+			return nil, t.errorf(name, "element %d is %g: the file is damaged", i, x)
+		}
+	}
+	if hd := s.ropeHead(name); hd > 1 && n%hd == 0 && hd%2 == 0 {
+		v = reorder(v, 1, hd)
+	}
+	return v, nil
+}
