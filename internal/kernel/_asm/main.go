@@ -86,7 +86,7 @@ func write(name string, text []byte) {
 
 // checkISA stops when a function needs more than the CPU check of its tier asks for.
 func checkISA(f *ir.Function) {
-	has := []string{"AVX", "AVX2", "FMA3", "F16C"}
+	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
 		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI")
