@@ -34,6 +34,16 @@ func ternaryUnpackAVX2(dst *byte, w *byte, blocks int)
 //go:noescape
 func ternaryTokensAVX2(y *int32, stride int, codes *byte, x *int8, groups int, tokens int)
 
+// screen4VNNI is Screen4, one tile of 16 rows at a time.
+//
+//go:noescape
+func screen4VNNI(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+
+// screen4AVX2 is Screen4, one tile of 16 rows at a time.
+//
+//go:noescape
+func screen4AVX2(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //
 //go:noescape

@@ -7,6 +7,7 @@ var generic = tier{
 
 	ternaryMatVec: ternaryMatVecGeneric,
 	ternaryMatMul: ternaryMatMulGeneric,
+	screen4:       screen4Generic,
 	quantizeRow:   quantizeRowGeneric,
 
 	dotF32:     dotF32Generic,

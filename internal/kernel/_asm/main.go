@@ -37,6 +37,7 @@ var groups = []struct {
 	write func(*asm)
 }{
 	{"ternary_amd64.s", ternary},
+	{"screen_amd64.s", screen},
 	{"peak_amd64.s", peak},
 }
 
