@@ -4,7 +4,7 @@
 
 package kernel
 
-// ternaryMatVecVNNI is TernaryMatVec: one tile of 16 rows at a time, 64 columns a turn.
+// ternaryMatVecVNNI is TernaryMatVec: one tile of 16 rows at a time, 32 columns a turn.
 //
 //go:noescape
 func ternaryMatVecVNNI(y []int32, w []byte, x []int8, xsum int32)
@@ -53,3 +53,8 @@ func peakF32AVX2(turns int)
 //
 //go:noescape
 func peakF32VNNI(turns int)
+
+// readAVX2 loads b in pieces of 256 bytes.
+//
+//go:noescape
+func readAVX2(b []byte)

@@ -12,7 +12,7 @@ func tiers() []*tier {
 	}
 	avx2 := generic
 	avx2.name = "avx2"
-	avx2.peak = peaks{int8: peakInt8AVX2, int8Turn: 12 * 32, f32: peakF32AVX2, f32Turn: 12 * 8}
+	avx2.peak = peaks{int8: peakInt8AVX2, int8Turn: 12 * 32, f32: peakF32AVX2, f32Turn: 12 * 8, read: readAVX2}
 	avx2.ternaryMatVec = ternaryMatVecAVX2
 	avx2.ternaryMatMul = ternaryMatMulAVX2
 	list = append(list, &avx2)
@@ -21,7 +21,7 @@ func tiers() []*tier {
 	}
 	vnni := avx2
 	vnni.name = "avx512vnni"
-	vnni.peak = peaks{int8: peakInt8VNNI, int8Turn: 12 * 64, f32: peakF32VNNI, f32Turn: 12 * 16}
+	vnni.peak = peaks{int8: peakInt8VNNI, int8Turn: 12 * 64, f32: peakF32VNNI, f32Turn: 12 * 16, read: readAVX2}
 	vnni.ternaryMatVec = ternaryMatVecVNNI
 	vnni.ternaryMatMul = ternaryMatMulPairs
 	return append(list, &vnni)
