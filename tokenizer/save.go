@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tritlm/trit/gguf"
 )
@@ -199,11 +200,19 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 		}
 		scores[id] = tok.score
 	}
+	ascii := t.asciiChars()
 	switch {
-	case m.byteLevel:
-		pre, err := t.preName()
-		if err != nil {
-			return nil, err
+	case m.byteLevel || ascii:
+		pre := "gpt-2"
+		if ascii {
+			for id, s := range texts {
+				texts[id] = byteLevelText(s)
+			}
+		} else {
+			var err error
+			if pre, err = t.preName(); err != nil {
+				return nil, err
+			}
 		}
 		kv.Set("tokenizer.ggml.model", "gpt2")
 		kv.Set("tokenizer.ggml.pre", pre)
@@ -281,6 +290,21 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 		kv.Set("tokenizer.chat_templates", names)
 	}
 	return kv, nil
+}
+
+// asciiChars reports whether the tokens are single ASCII characters and nothing else: bytes, that
+// is. llama.cpp leaves out other characters in byte-level text, as we do; in SentencePiece
+// vocabularies without byte tokens they end the program.
+func (t *Tokenizer) asciiChars() bool {
+	if t.normalize != nil || t.pre != nil || t.model.(*bpe).merges.n > 0 {
+		return false
+	}
+	for _, tok := range t.tokens {
+		if len(tok.text) != 1 || tok.text[0] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // preName returns the value of tokenizer.ggml.pre for the tokenizer's own way to cut text.

@@ -118,6 +118,9 @@ func parseTiktoken(data []byte, c *config, special []string) (*Tokenizer, error)
 		t.bos = id
 		t.before = []int32{id}
 	}
+	if id, ok := t.ID("<|end_of_text|>"); ok {
+		t.end = id
+	}
 	return t, nil
 }
 

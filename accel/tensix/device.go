@@ -261,18 +261,23 @@ func (d *Device) LoadTernary(name string, t16 []byte, rows, cols int) (*Matrix, 
 	})
 }
 
-// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127.
-func (d *Device) LoadInt8(name string, w []int8, rows, cols int) (*Matrix, error) {
+// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row.
+func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r int)) (*Matrix, error) {
 	if err := kernels.CheckInt8(cols); err != nil {
 		return nil, fmt.Errorf("tensix: %s: %w", name, err)
 	}
-	if rows <= 0 || len(w) != rows*cols {
-		return nil, fmt.Errorf("tensix: %s: [%d, %d] in %d bytes", name, rows, cols, len(w))
+	if rows <= 0 {
+		return nil, fmt.Errorf("tensix: %s: %d rows", name, rows)
 	}
 	m := &Matrix{Name: name, Kind: kernels.Int8, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.Int8ChunkBytes(cols)}
+	buf := make([]int8, kernels.ChunkRows*cols)
 	return m, d.upload(m, func(dst []byte, g int) error {
-		if err := kernels.PackInt8(dst, w, rows, cols, g); err != nil {
-			return fmt.Errorf("tensix: %s: %w", name, err)
+		n := min(kernels.ChunkRows, rows-kernels.ChunkRows*g)
+		for i := range n {
+			row(buf[i*cols:][:cols], kernels.ChunkRows*g+i)
+		}
+		if err := kernels.PackInt8(dst, buf[:n*cols], cols); err != nil {
+			return fmt.Errorf("tensix: %s, rows from %d: %w", name, kernels.ChunkRows*g, err)
 		}
 		return nil
 	})

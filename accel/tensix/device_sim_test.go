@@ -68,6 +68,10 @@ func product(w, x []int8, rows, cols, tokens int) []int32 {
 	return y
 }
 
+func rowsOf(w []int8, cols int) func([]int8, int) {
+	return func(dst []int8, r int) { copy(dst, w[r*cols:]) }
+}
+
 // openSim opens a device whose every broken rule fails the test.
 func openSim(t *testing.T, s *ttsim.Sim, g chip.Grid) *Device {
 	t.Helper()
@@ -117,7 +121,7 @@ func TestProductsOnTheSimulator(t *testing.T) {
 				ms = append(ms, m)
 			}
 			w8 := activations(rng, c.rows[0]*c.cols)
-			m8, err := d.LoadInt8("head", w8, c.rows[0], c.cols)
+			m8, err := d.LoadInt8("head", c.rows[0], c.cols, rowsOf(w8, c.cols))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -243,7 +247,7 @@ func TestInt8ExtremesAreExact(t *testing.T) {
 		for k := range cols {
 			w[k], w[cols+k] = 127, -127
 		}
-		m, err := d.LoadInt8("extremes", w, rows, cols)
+		m, err := d.LoadInt8("extremes", rows, cols, rowsOf(w, cols))
 		if err != nil {
 			t.Fatal(err)
 		}

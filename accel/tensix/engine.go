@@ -12,15 +12,17 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
-// Backend is the model.Backend of a Blackhole: all ternary products run on its tiles, everything else (norms, RoPE,
-// attention, the output head) on the host in the same code as the CPU engine. The products are integers and exact,
-// so the engine's logits are bit-equal to the CPU's.
+// Backend is the model.Backend of a Blackhole: all ternary products and the screening of the output head run on its
+// tiles, everything else (norms, RoPE, attention) on the host in the same code as the CPU engine. The products are
+// integers and exact, so the engine's logits are bit-equal to the CPU's.
 type Backend struct {
 	// Machine is the chip to use; the caller closes it after the engine. Nil: card number Card.
 	Machine driver.Machine
 	Card    int
 	Threads int // of the host's part, 0 for as many as the process may use
 	Options Options
+	// HostHead leaves the output head to the host: no int8 copy of it is made, and every logit is computed there.
+	HostHead bool
 	// Opened, if set, is given the device once the model is loaded.
 	Opened func(*Device)
 }
@@ -45,10 +47,32 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	p.d = d
 	p.pool = par.New(b.Threads)
 	e, err := model.NewDecoder(ctx, c, w, p.pool, p)
-	if err == nil && b.Opened != nil {
+	if err != nil {
+		return nil, err
+	}
+	if !b.HostHead {
+		h, err := loadHead(d, p.pool, c, w)
+		if err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
+		e = &engine{Engine: e, head: h}
+	}
+	if b.Opened != nil {
 		b.Opened(d)
 	}
-	return e, err
+	return e, nil
+}
+
+func loadHead(d *Device, pool *par.Pool, c *model.Config, w *weights.Set) (*head, error) {
+	name := "lm_head.weight"
+	if c.TiedHead {
+		name = "model.embed_tokens.weight"
+	}
+	m, err := w.Dense(name, c.VocabSize, c.HiddenSize)
+	if err != nil {
+		return nil, err
+	}
+	return newHead(d, pool, m)
 }
 
 // checkModel refuses models whose products would not be exact or whose shape the tiles cannot hold, before anything

@@ -111,20 +111,19 @@ func transpose(face, block []byte) {
 	}
 }
 
-// PackInt8 lays out chunk g of an int8 matrix, one sign-and-magnitude byte a weight, in PackTernary's order.
+// PackInt8 lays out a chunk of an int8 matrix, one sign-and-magnitude byte a weight, in PackTernary's order.
 //
 //	dst  [Int8ChunkBytes(cols)]
-//	w    [rows, cols]  row-major, -127 to 127
-func PackInt8(dst []byte, w []int8, rows, cols, g int) error {
+//	w    [≤ 32, cols]  the chunk's rows, -127 to 127; those that are missing become 0
+func PackInt8(dst []byte, w []int8, cols int) error {
 	if len(dst) != Int8ChunkBytes(cols) {
 		panic("kernels: wrong chunk length")
 	}
 	clear(dst)
-	for n := range min(ChunkRows, rows-ChunkRows*g) {
-		row := w[(ChunkRows*g+n)*cols:][:cols]
-		for k, v := range row {
+	for n := range len(w) / cols {
+		for k, v := range w[n*cols:][:cols] {
 			if v == -128 {
-				return fmt.Errorf("kernels: row %d, column %d is -128, which has no sign-and-magnitude byte", ChunkRows*g+n, k)
+				return fmt.Errorf("kernels: weight %d of row %d is -128, which has no sign-and-magnitude byte", k, n)
 			}
 			dst[k/32*1024+k%32/16*512+n/16*256+k%16*16+n%16] = signMagnitude(v)
 		}

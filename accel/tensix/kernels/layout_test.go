@@ -141,12 +141,12 @@ func TestExactnessConditionsAreHeld(t *testing.T) {
 			t.Errorf("got %v, want %q", c.err, c.want)
 		}
 	}
-	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), append(make([]int8, 200), -128), 1, 128, 0); err != nil {
+	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), make([]int8, 128), 128); err != nil {
 		t.Error(err)
 	}
 	w := make([]int8, 128)
 	w[5] = -128
-	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), w, 1, 128, 0); err == nil {
+	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), w, 128); err == nil {
 		t.Error("-128 was accepted as an int8 weight")
 	}
 	if err := UnpackOut(make([]int32, 1), 1, Ternary, []byte{0, 0, 0, 0x3F}, 1, 0, 1); err == nil {
