@@ -35,6 +35,9 @@ type Options struct {
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
 	Kernels string
+	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
+	// not say so, as the "prequantized" revisions of Falcon-E need.
+	Quantize bool
 	// Tokenizer is a folder with the model's tokenizer files, "" for the tokenizer that came with the weights.
 	Tokenizer string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
@@ -99,6 +102,9 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	set := m.weights
 	if m.cfg, err = model.ParseConfig(set); err != nil {
 		return err
+	}
+	if o.Quantize {
+		m.cfg.QuantizeMasters()
 	}
 	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
 		return err
