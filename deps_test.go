@@ -31,7 +31,7 @@ var may = []struct {
 	{"sample", "", ""},
 	{"ternary", "internal/kernel internal/par", ""},
 	{"grammar", "tokenizer", ""},
-	{"data", "tokenizer", ""},
+	{"data", "tokenizer", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"weights", "gguf safetensors ternary", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"model", "gguf weights ternary internal/kernel internal/par", ""},
 	{"model/enginetest", "model weights ternary internal/kernel internal/par", ""},

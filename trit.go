@@ -155,6 +155,9 @@ func (m *Model) Path() string { return m.path }
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }
 
+// Weights are the tensors of the opened files.
+func (m *Model) Weights() *weights.Set { return m.weights }
+
 // Engine computes logits; for those who want more than text.
 func (m *Model) Engine() model.Engine { return m.engine }
 
