@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tritlm/trit/internal/kernel"
 	"pgregory.net/rapid"
 )
 
@@ -383,7 +384,7 @@ func TestUnpackAllocates(t *testing.T) {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)
-		if n, limit := after.TotalAlloc-before.TotalAlloc, uint64(T16Bytes(rows, cols)+4*rows+runtime.GOMAXPROCS(0)*2*cols+8192); n > limit {
+		if n, limit := after.TotalAlloc-before.TotalAlloc, uint64(kernel.T16Bytes(rows, cols)+4*rows+runtime.GOMAXPROCS(0)*2*cols+8192); n > limit {
 			t.Errorf("%s: %d bytes allocated, at most %d expected", f, n, limit)
 		}
 	}

@@ -49,7 +49,7 @@ func QuantizeF16(w []uint16, rows, cols int) *Matrix {
 }
 
 func checkLen(n, rows, cols int) {
-	if T16Bytes(rows, cols) == 0 || n != rows*cols {
+	if rows <= 0 || cols <= 0 || n != rows*cols {
 		panic(fmt.Sprintf("ternary: %d weights for shape [%d, %d]", n, rows, cols))
 	}
 }
