@@ -27,7 +27,7 @@ var may = []struct {
 	{"gguf", "", ""},
 	{"safetensors", "", ""},
 	{"hub", "", "golang.org/x/sys/unix golang.org/x/sys/windows"},
-	{"tokenizer/...", "tokenizer/...", "golang.org/x/text/unicode/norm"},
+	{"tokenizer/...", "tokenizer/... gguf", "golang.org/x/text/unicode/norm"},
 	{"sample", "", ""},
 	{"ternary", "internal/kernel internal/par", ""},
 	{"grammar", "tokenizer", ""},

@@ -105,3 +105,42 @@ func TestAChangedModelFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestEstimateAndBench(t *testing.T) {
+	dir := "../testdata/goldens/bitnet-2b4t"
+	set, err := weights.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	cfg, err := model.ParseConfig(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Estimate(cfg, set)
+	// Two blocks of 128/256 with 4 heads of 32 and 2 KV heads, vocabulary 320, bfloat16.
+	d, f := int64(cfg.HiddenSize), int64(cfg.IntermediateSize)
+	projections := int64(cfg.NumLayers) * (2*d*d + 2*d*int64(cfg.NumKVHeads*cfg.HeadDim) + 3*d*f)
+	if m.Ternary != projections/4 || m.Embedding != 2*d*int64(cfg.VocabSize) || m.Head != 0 || m.Dense != 0 {
+		t.Errorf("%+v, want %d ternary bytes", m, projections/4)
+	}
+	if m.PerToken(10) != m.Weights()+10*m.KVToken {
+		t.Errorf("a tied head is read whole: %d", m.PerToken(10))
+	}
+	s, err := Bench(t.Context(), engine(t, dir), BenchOptions{Prompt: 16, Tokens: 8, Repeats: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !(s.Prompt > 0 && s.Decode > 0 && s.DecodeMin <= s.Decode && s.Decode <= s.DecodeMax) {
+		t.Errorf("%+v", s)
+	}
+	if _, err := Bench(t.Context(), engine(t, dir), BenchOptions{Prompt: 1 << 20}); err == nil {
+		t.Error("a prompt beyond the context")
+	}
+	if PeakMemory() < 1<<20 {
+		t.Errorf("peak memory %d", PeakMemory())
+	}
+	if b := Bandwidth(t.Context(), 1); b < 1e8 || b > 1e13 {
+		t.Errorf("bandwidth %g", b)
+	}
+}

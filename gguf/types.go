@@ -57,7 +57,8 @@ const (
 
 	IQ2_BN_R4 Type = 335 // ik_llama.cpp
 
-	// Q2_0G128 is number 42 in Prism's earlier files: blocks of 128 weights. Read tells them by size.
+	// Q2_0G128 is number 42 in Prism's earlier files: blocks of 128 weights. Read tells them by size;
+	// Write refuses it (PQ2_0 has the same bytes and a number of its own).
 	Q2_0G128 Type = 1<<16 | 42
 )
 

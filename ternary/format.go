@@ -189,7 +189,11 @@ func (f Format) unpackFour(m *Matrix, src []byte, r int, buf []byte) error {
 	for i := range rows {
 		m.getRow(r+i, buf)
 		if c := code3(buf[:m.Cols]); c >= 0 {
-			return f.codeError(r+i, c, r/4*stride)
+			at := r / 4 * stride
+			if f == I2SX4 {
+				at += c
+			}
+			return f.codeError(r+i, c, at)
 		}
 	}
 	panic("ternary: a code 3 that is nowhere")
@@ -269,7 +273,7 @@ func (f Format) codeError(r, c, at int) error {
 	if f.layout().plus2 {
 		return fmt.Errorf("ternary: %s: row %d, column %d (block at byte %d) is +2, so this tensor is not ternary: %w", f, r, c, at, ErrCode3)
 	}
-	return fmt.Errorf("ternary: %s: row %d, column %d (at byte %d): %w", f, r, c, at, ErrCode3)
+	return fmt.Errorf("ternary: %s: row %d, column %d (block at byte %d): %w", f, r, c, at, ErrCode3)
 }
 
 func readScale(b []byte) float32 {
