@@ -35,6 +35,11 @@ type Options struct {
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
 	Kernels string
+	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
+	// not say so, as the "prequantized" revisions of Falcon-E need.
+	Quantize bool
+	// Tokenizer is a folder with the model's tokenizer files, "" for the tokenizer that came with the weights.
+	Tokenizer string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
 	I2SLayout string
 }
@@ -98,7 +103,10 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if m.cfg, err = model.ParseConfig(set); err != nil {
 		return err
 	}
-	if m.tokenizer, err = loadTokenizer(set); err != nil {
+	if o.Quantize {
+		m.cfg.QuantizeMasters()
+	}
+	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
 		return err
 	}
 	if n := m.tokenizer.VocabSize(); n > m.cfg.VocabSize {
@@ -116,11 +124,18 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	return err
 }
 
-// loadTokenizer reads the tokenizer that came with the weights.
-func loadTokenizer(set *weights.Set) (*tokenizer.Tokenizer, error) {
-	t, err := tokenizer.LoadFS(set.Folder())
+// loadTokenizer reads the tokenizer that came with the weights, or the one at path.
+func loadTokenizer(set *weights.Set, path string) (t *tokenizer.Tokenizer, err error) {
+	switch {
+	case path != "":
+		return tokenizer.Load(path)
+	case set.GGUF() != nil:
+		t, err = tokenizer.FromGGUF(set.GGUF().KV)
+	default:
+		t, err = tokenizer.LoadFS(set.Folder())
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", set.Path(), err)
+		return nil, fmt.Errorf("trit: %s: %w", set.Path(), err)
 	}
 	return t, nil
 }

@@ -270,15 +270,7 @@ func place(c *model.Config, name string) (entry, bool) {
 
 // ternaryEntry reports whether the tensor is a projection that the model computes with ternary weights.
 func ternaryEntry(c *model.Config, e entry) bool {
-	if e.kind != projection || !c.Ternary {
-		return false
-	}
-	for _, m := range c.FloatLinear {
-		if m != "" && (e.module == m || strings.HasSuffix(e.module, "."+m) || strings.HasPrefix(e.module, m+".")) {
-			return false
-		}
-	}
-	return true
+	return e.kind == projection && c.IsTernary(e.module)
 }
 
 // Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as

@@ -359,11 +359,11 @@ var TokenizerFiles = []string{
 	"chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt", "added_tokens.json",
 }
 
-// CopyFiles reads those of TokenizerFiles that the model has.
-func CopyFiles(read func(name string) ([]byte, error)) (map[string][]byte, error) {
+// CopyFiles reads those of TokenizerFiles that a model's folder has.
+func CopyFiles(folder fs.FS) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, n := range TokenizerFiles {
-		data, err := read(n)
+		data, err := fs.ReadFile(folder, n)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

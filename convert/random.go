@@ -148,7 +148,7 @@ func (r *Random) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 	base := r.stream(name)
 	split(rows, func(lo, hi int) {
 		for row := lo; row < hi; row++ {
-			state := base + uint64(row)*0x9e3779b97f4a7c15
+			state := at(base, row)
 			out := codes[row*cols : (row+1)*cols]
 			for i := 0; i < len(out); i += 4 {
 				u := mix(&state)
@@ -196,7 +196,7 @@ func (r *Random) Vector(name string, n int) ([]float32, error) {
 	v := make([]float32, n)
 	state := r.stream(name)
 	for i := range v {
-		v[i] = 0.9 + 0.2*float32(mix(&state)>>40)/(1<<24)
+		v[i] = bf16(0.9 + 0.2*float64(mix(&state)>>11)/(1<<53))
 	}
 	return v, nil
 }
@@ -215,14 +215,25 @@ type randomRows struct {
 
 // Row draws row i: sums of four uniform numbers, close enough to normal.
 func (r randomRows) Row(dst []float32, i int) {
-	state := r.stream + uint64(i)*0x9e3779b97f4a7c15
-	mix(&state)
+	state := at(r.stream, i)
 	k := r.scale * math.Sqrt(3) / 65536
 	for j := range dst {
 		u := mix(&state)
 		sum := float64(u&0xffff+u>>16&0xffff+u>>32&0xffff+u>>48) - 2*65535
-		dst[j] = float32(r.mean + k*sum)
+		dst[j] = bf16(r.mean + k*sum)
 	}
+}
+
+// at is the state that row i of a stream starts from. Neighbouring states would give streams that
+// repeat each other one step later.
+func at(stream uint64, i int) uint64 {
+	state := stream ^ uint64(i)
+	return mix(&state)
+}
+
+// bf16 rounds to what bfloat16 can hold, the type that Random claims.
+func bf16(v float64) float32 {
+	return math.Float32frombits((math.Float32bits(float32(v)) + 0x8000) &^ 0xffff)
 }
 
 // mix is the generator splitmix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195).

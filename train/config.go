@@ -99,3 +99,20 @@ func (c *Config) headDim() int { return c.HiddenSize / c.NumHeads }
 
 // Tied reports whether the head is the embedding.
 func (c *Config) Tied() bool { return c.Arch == "bitnet" }
+
+// numParams is what New would allocate, in tensors' elements.
+func (c *Config) numParams() int64 {
+	D, F, V, kv := int64(c.HiddenSize), int64(c.IntermediateSize), int64(c.VocabSize), int64(c.NumKVHeads*c.headDim())
+	layer := 2*D*D + 2*D*kv + 3*D*F + 2*D
+	all := V*D + D
+	switch c.Arch {
+	case "llama":
+		all += V * D
+	case "bitnet":
+		layer += D + F
+	case "transformer":
+		layer += -D*F + 2*D + 2*D + 2*kv + F + D // no gate; norms' and layers' biases
+		all += V*D + int64(c.Block)*D + D
+	}
+	return all + int64(c.NumLayers)*layer
+}

@@ -63,6 +63,7 @@ type Device struct {
 	out    int // where results start in host
 	job    uint32
 	next   uint64 // first free GDDR address, the same in each bank
+	turn   int    // tile that gets the next matrix's first chunk
 	x      []byte
 	failed error
 	stats  Stats
@@ -140,7 +141,7 @@ func (d *Device) boot() error {
 			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32),
 		}
 		err := d.c.Load(t, im)
-		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, 0x500)))
+		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, 0x1800)))
 		err = errors.Join(err, d.c.Write(t, kernels.TileAt, kernels.Words(&tile)))
 		if err = errors.Join(err, d.c.Start(t, chip.AllCores)); err != nil {
 			return err
@@ -226,79 +227,65 @@ func (d *Device) Stats() Stats {
 func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next = gddrStart
+	d.next, d.turn = gddrStart, 0
 }
 
-// Part is one ternary matrix: T16 codes as in package ternary.
-type Part struct {
-	T16        []byte
-	Rows, Cols int
-}
-
-// Matrix is a matrix in the card's memory, or several with the same number of columns that are multiplied together
-// (query, key and value; gate and up).
+// Matrix is a matrix in the card's memory.
 type Matrix struct {
-	Name   string
-	Kind   kernels.Kind
-	Cols   int
-	Rows   []int // of each part
-	chunks int
-	bytes  int    // of a chunk
-	base   uint64 // GDDR address of each bank's first reader
-	stride uint64 // to the next reader
+	Name       string
+	Kind       kernels.Kind
+	Rows, Cols int
+	chunks     int
+	bytes      int    // of a chunk
+	base       uint64 // GDDR address of each bank's first reader
+	stride     uint64 // to the next reader
+	turn       int    // the tile that has the first chunk
 }
 
 // Bytes is what the matrix's weights take in GDDR, padding to whole chunks included.
 func (m *Matrix) Bytes() int { return m.chunks * m.bytes }
 
-// LoadTernary uploads matrices that share their input and will be multiplied in one job.
-func (d *Device) LoadTernary(name string, parts ...Part) (*Matrix, error) {
-	if len(parts) == 0 {
-		return nil, fmt.Errorf("tensix: %s: no matrices", name)
-	}
-	m := &Matrix{Name: name, Kind: kernels.Ternary, Cols: parts[0].Cols}
-	if err := kernels.CheckTernary(m.Cols); err != nil {
+// LoadTernary uploads a ternary matrix in layout T16 (package ternary). Matrices that will be multiplied together
+// are best loaded one after the other: each begins with the tile where the last one ended.
+func (d *Device) LoadTernary(name string, t16 []byte, rows, cols int) (*Matrix, error) {
+	if err := kernels.CheckTernary(cols); err != nil {
 		return nil, fmt.Errorf("tensix: %s: %w", name, err)
 	}
-	type chunk struct{ part, g int }
-	var list []chunk
-	for i, p := range parts {
-		if p.Cols != m.Cols || p.Rows <= 0 || len(p.T16) != (p.Rows+15)/16*((p.Cols+15)/16)*64 {
-			return nil, fmt.Errorf("tensix: %s: part %d is [%d, %d] in %d bytes, the first has %d columns", name, i, p.Rows, p.Cols, len(p.T16), m.Cols)
-		}
-		m.Rows = append(m.Rows, p.Rows)
-		for g := range kernels.Chunks(p.Rows) {
-			list = append(list, chunk{i, g})
-		}
+	if rows <= 0 || len(t16) != (rows+15)/16*((cols+15)/16)*64 {
+		return nil, fmt.Errorf("tensix: %s: [%d, %d] in %d bytes of T16", name, rows, cols, len(t16))
 	}
-	m.chunks, m.bytes = len(list), kernels.TernaryChunkBytes(m.Cols)
+	m := &Matrix{Name: name, Kind: kernels.Ternary, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.TernaryChunkBytes(cols)}
 	return m, d.upload(m, func(dst []byte, g int) error {
-		p := parts[list[g].part]
-		kernels.PackTernary(dst, p.T16, p.Rows, p.Cols, list[g].g)
+		kernels.PackTernary(dst, t16, rows, cols, g)
 		return nil
 	})
 }
 
-// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127.
-func (d *Device) LoadInt8(name string, w []int8, rows, cols int) (*Matrix, error) {
+// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row.
+func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r int)) (*Matrix, error) {
 	if err := kernels.CheckInt8(cols); err != nil {
 		return nil, fmt.Errorf("tensix: %s: %w", name, err)
 	}
-	if rows <= 0 || len(w) != rows*cols {
-		return nil, fmt.Errorf("tensix: %s: [%d, %d] in %d bytes", name, rows, cols, len(w))
+	if rows <= 0 {
+		return nil, fmt.Errorf("tensix: %s: %d rows", name, rows)
 	}
-	m := &Matrix{Name: name, Kind: kernels.Int8, Cols: cols, Rows: []int{rows}, chunks: kernels.Chunks(rows), bytes: kernels.Int8ChunkBytes(cols)}
+	m := &Matrix{Name: name, Kind: kernels.Int8, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.Int8ChunkBytes(cols)}
+	buf := make([]int8, kernels.ChunkRows*cols)
 	return m, d.upload(m, func(dst []byte, g int) error {
-		if err := kernels.PackInt8(dst, w, rows, cols, g); err != nil {
-			return fmt.Errorf("tensix: %s: %w", name, err)
+		n := min(kernels.ChunkRows, rows-kernels.ChunkRows*g)
+		for i := range n {
+			row(buf[i*cols:][:cols], kernels.ChunkRows*g+i)
+		}
+		if err := kernels.PackInt8(dst, buf[:n*cols], cols); err != nil {
+			return fmt.Errorf("tensix: %s, rows from %d: %w", name, kernels.ChunkRows*g, err)
 		}
 		return nil
 	})
 }
 
-// place says where chunk g lies: it belongs to tile g mod T, whose chunks are one behind the other in its bank.
+// place says where chunk g lies: it belongs to tile (turn + g) mod T, whose chunks are one behind the other in its bank.
 func (d *Device) place(m *Matrix, g int) (bank int, addr uint64) {
-	i := g % len(d.tiles)
+	i := (m.turn + g) % len(d.tiles)
 	return i % d.c.Banks, m.base + uint64(i/d.c.Banks)*m.stride + uint64(g/len(d.tiles)*m.bytes)
 }
 
@@ -312,44 +299,71 @@ func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
 	tiles := len(d.tiles)
 	longest := (m.chunks + tiles - 1) / tiles
 	readers := (tiles + d.c.Banks - 1) / d.c.Banks
-	m.base, m.stride = d.next, uint64(longest*m.bytes)
+	m.base, m.stride, m.turn = d.next, uint64(longest*m.bytes), d.turn
 	need := uint64(readers) * m.stride
 	if d.next+need > chip.BankSize {
 		return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
 	}
 	buf := make([]byte, m.stride)
 	for b := range d.c.Banks {
-		for i := b; i < min(tiles, m.chunks); i += d.c.Banks {
+		for i := b; i < tiles; i += d.c.Banks {
+			first := (i - m.turn + tiles) % tiles
 			n := 0
-			for g := i; g < m.chunks; g += tiles {
+			for g := first; g < m.chunks; g += tiles {
 				if err := pack(buf[n*m.bytes:][:m.bytes], g); err != nil {
 					return err
 				}
 				n++
 			}
-			_, at := d.place(m, i)
+			if n == 0 {
+				continue
+			}
+			_, at := d.place(m, first)
 			if err := d.c.WriteBank(b, at, buf[:n*m.bytes]); err != nil {
 				return err
 			}
 		}
 	}
 	d.next = (d.next + need + 4095) &^ 4095
+	d.turn = (m.turn + m.chunks) % tiles
 	return nil
 }
 
-// MatMul multiplies activations with a matrix on the tiles.
+// Product is one matrix of a MatMul and where its results go, in panels of Panel outputs (model.PanelRows):
+// ⌈Rows/Panel⌉ pieces of [tokens, Panel], the last one narrower. With Panel 0, Y is [tokens, Rows].
+type Product struct {
+	M     *Matrix
+	Y     []int32
+	Panel int
+}
+
+// at is where output o of token t lies, and how many outputs from there on are contiguous; tokens is T of Y.
+func (p *Product) at(o, t, tokens int) (index, room int) {
+	rows := p.rows(tokens)
+	panel := p.Panel
+	if panel == 0 {
+		panel = rows
+	}
+	first := o / panel * panel
+	width := min(panel, rows-first)
+	return first*tokens + t*width + o - first, first + width - o
+}
+
+// rows is Y's number of outputs a token: Rows, or more where the caller pads.
+func (p *Product) rows(tokens int) int { return len(p.Y) / tokens }
+
+// MatMul multiplies activations with one or more matrices of the same kind and width on the tiles, in one job.
 //
-//	x  [tokens, Cols]   int8; -128 only with ternary weights
-//	y  [part][tokens, Rows[part]]  overwritten, exact
+//	x  [tokens, stride]  int8, the first Cols of each row; -128 only with ternary weights
 //
 // Batches of more than 32 run in turns. Cancelling ctx ends the call between two jobs with ctx's error.
-func (d *Device) MatMul(ctx context.Context, m *Matrix, x []int8, tokens int, y ...[]int32) error {
-	if len(y) != len(m.Rows) || len(x) != tokens*m.Cols {
-		panic(fmt.Sprintf("tensix: %s: %d outputs for %d parts, %d activations for %d tokens of %d", m.Name, len(y), len(m.Rows), len(x), tokens, m.Cols))
+func (d *Device) MatMul(ctx context.Context, x []int8, tokens, stride int, ps ...Product) error {
+	if len(ps) == 0 || len(ps) > kernels.MaxParts || tokens < 1 || len(x) != tokens*stride {
+		panic(fmt.Sprintf("tensix: %d products of %d activations, %d tokens of %d", len(ps), len(x), tokens, stride))
 	}
-	for i, rows := range m.Rows {
-		if len(y[i]) != tokens*rows {
-			panic(fmt.Sprintf("tensix: %s: output %d has %d elements for %d tokens of %d", m.Name, i, len(y[i]), tokens, rows))
+	for _, p := range ps {
+		if p.M.Kind != ps[0].M.Kind || p.M.Cols != ps[0].M.Cols || p.M.Cols > stride || len(p.Y)%tokens != 0 || p.rows(tokens) < p.M.Rows {
+			panic(fmt.Sprintf("tensix: %s [%d, %d] with %d outputs for %d tokens of %d", p.M.Name, p.M.Rows, p.M.Cols, len(p.Y), tokens, stride))
 		}
 	}
 	d.mu.Lock()
@@ -357,48 +371,71 @@ func (d *Device) MatMul(ctx context.Context, m *Matrix, x []int8, tokens int, y 
 	if d.failed != nil {
 		return d.failed
 	}
-	d.stats.Products++
+	d.stats.Products += uint64(len(ps))
 	for t := 0; t < tokens; t += kernels.MaxBatch {
 		n := min(kernels.MaxBatch, tokens-t)
-		if err := d.pass(ctx, m, x[t*m.Cols:][:n*m.Cols], n, t, y); err != nil {
+		if err := d.pass(ctx, x[t*stride:][:n*stride], stride, n, t, tokens, ps); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// slice is a range of chunks of one product that fits, with its job's others, into host memory.
+type slice struct {
+	p      *Product
+	c, n   int
+	offset int // of the results in host memory
+}
+
 // pass multiplies up to 32 tokens, in as many jobs as their results need host memory.
-func (d *Device) pass(ctx context.Context, m *Matrix, x []int8, tokens, first int, y [][]int32) error {
+func (d *Device) pass(ctx context.Context, x []int8, stride, tokens, first, all int, ps []Product) error {
+	m := ps[0].M
 	rows := kernels.Rows(tokens)
-	plan, err := kernels.Plan(m.Kind, rows, m.Cols, m.chunks)
+	plan, err := kernels.Plan(m.Kind, rows, m.Cols)
 	if err != nil {
 		return fmt.Errorf("tensix: %s: %w", m.Name, err)
 	}
 	if n := kernels.XBytes(m.Kind, m.Cols, rows); cap(d.x) < n {
 		d.x = make([]byte, n)
 	}
-	if err := kernels.PackX(d.x[:cap(d.x)], m.Kind, x, tokens, m.Cols, m.Cols); err != nil {
+	if err := kernels.PackX(d.x[:cap(d.x)], m.Kind, x, tokens, m.Cols, stride); err != nil {
 		return fmt.Errorf("tensix: %s: %w", m.Name, err)
 	}
 	d.sendX(m, plan, rows)
-	perJob := (len(d.host.Bytes) - d.out) / kernels.OutBytes(rows) / len(d.tiles) * len(d.tiles)
-	if perJob == 0 {
-		perJob = len(d.tiles)
+	size, room := kernels.OutBytes(rows), len(d.host.Bytes)-d.out
+	var list []slice
+	used := 0
+	for i := range ps {
+		for c := 0; c < ps[i].M.chunks; {
+			n := min(ps[i].M.chunks-c, (room-used)/size)
+			if c+n < ps[i].M.chunks { // a job begins with a chunk of the matrix's first tile
+				n = n / len(d.tiles) * len(d.tiles)
+			}
+			if n == 0 {
+				if err := d.runSlices(ctx, plan, list, tokens, first, all); err != nil {
+					return err
+				}
+				list, used = list[:0], 0
+				continue
+			}
+			list = append(list, slice{&ps[i], c, n, d.out + used})
+			c, used = c+n, used+n*size
+		}
 	}
-	for c := 0; c < m.chunks; c += perJob {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := min(perJob, m.chunks-c)
-		job := plan
-		job.Chunks = uint32(n)
-		job.Weights, job.Stride = uint32(m.base)+uint32(c/len(d.tiles)*m.bytes), uint32(m.stride)
-		dst := d.host.NoC + uint64(d.out)
-		job.DstLo, job.DstHi = uint32(dst), uint32(dst>>32)
-		if err := d.run(m.Name, &job); err != nil {
-			return err
-		}
-		if err := d.collect(m, c, n, tokens, first, y); err != nil {
+	return d.runSlices(ctx, plan, list, tokens, first, all)
+}
+
+func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, tokens, first, all int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := d.run(&job, list); err != nil {
+		d.failed = err
+		return err
+	}
+	for _, s := range list {
+		if err := d.collect(s, tokens, first, all); err != nil {
 			d.failed = err
 			return err
 		}
@@ -423,14 +460,25 @@ func (d *Device) sendX(m *Matrix, plan kernels.Job, rows int) {
 }
 
 // run starts one job and waits for every tile's completion line.
-func (d *Device) run(name string, job *kernels.Job) error {
+func (d *Device) run(job *kernels.Job, list []slice) error {
 	d.job++
+	job.Parts = uint32(len(list))
+	total := uint32(0)
+	var parts []byte
+	for _, s := range list {
+		m, dst := s.p.M, d.host.NoC+uint64(s.offset)
+		parts = append(parts, kernels.Words(&kernels.Part{
+			Chunks: uint32(s.n), Weights: uint32(m.base) + uint32(s.c/len(d.tiles)*m.bytes), Stride: uint32(m.stride), Turn: uint32(m.turn),
+			DstLo: uint32(dst), DstHi: uint32(dst >> 32),
+		})...)
+		total += uint32(s.n)
+	}
 	body := kernels.Words(job)
+	d.c.Cast(kernels.PartsAt, parts)
 	d.c.Cast(kernels.JobAt, body)
 	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
 	limit := d.limit()
-	var slowest uint32
-	chunks := uint32(0)
+	var slowest, chunks uint32
 	for i := range d.tiles {
 		line := d.host.Bytes[i*kernels.CompletionBytes:]
 		for {
@@ -441,38 +489,38 @@ func (d *Device) run(name string, job *kernels.Job) error {
 				break
 			}
 			if !limit() {
-				d.failed = d.diagnose(name, i)
-				return d.failed
+				return d.diagnose(list[0].p.M.Name, i)
 			}
 		}
 	}
-	if chunks != job.Chunks {
-		d.failed = fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", name, chunks, job.Chunks)
-		return d.failed
+	if chunks != total {
+		return fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", list[0].p.M.Name, chunks, total)
 	}
 	d.stats.Jobs++
 	d.stats.Chunks += uint64(chunks)
 	d.stats.Weights += uint64(chunks) * uint64(job.ChunkBytes)
-	d.stats.Sent += uint64(len(body)) + 4
+	d.stats.Sent += uint64(len(body)+len(parts)) + 4
 	d.stats.Returned += uint64(chunks)*uint64(kernels.OutBytes(int(job.Rows))) + uint64(len(d.tiles))*16
 	d.stats.TileClocks += uint64(slowest)
 	return nil
 }
 
-// collect turns the results of chunks c to c+n into integers.
-func (d *Device) collect(m *Matrix, c, n, tokens, first int, y [][]int32) error {
-	size := kernels.OutBytes(kernels.Rows(tokens))
-	g := 0 // chunk of the whole matrix where the part begins
-	for part, rows := range m.Rows {
-		for k := max(0, c-g); k < kernels.Chunks(rows) && g+k < c+n; k++ {
-			src := d.host.Bytes[d.out+(g+k-c)*size:][:size]
-			o := kernels.ChunkRows * k
-			outputs := min(kernels.ChunkRows, rows-o)
-			if err := kernels.UnpackOut(y[part][first*rows+o:], rows, m.Kind, src, tokens, outputs); err != nil {
-				return fmt.Errorf("tensix: %s, chunk %d from tile %v: %w", m.Name, g+k, d.tiles[(g+k)%len(d.tiles)], err)
+// collect turns a slice's results into integers.
+func (d *Device) collect(s slice, tokens, first, all int) error {
+	m, size := s.p.M, kernels.OutBytes(kernels.Rows(tokens))
+	for k := range s.n {
+		o := kernels.ChunkRows * (s.c + k)
+		src := d.host.Bytes[s.offset+k*size:][:size]
+		outputs := min(kernels.ChunkRows, s.p.rows(all)-o)
+		for done := 0; done < outputs; {
+			at, room := s.p.at(o+done, first, all)
+			stride, _ := s.p.at(o+done, first+1, all)
+			n := min(outputs-done, room)
+			if err := kernels.UnpackOut(s.p.Y[at:], stride-at, m.Kind, src, tokens, done, n); err != nil {
+				return fmt.Errorf("tensix: %s, chunk %d from tile %v: %w", m.Name, s.c+k, d.tiles[(m.turn+s.c+k)%len(d.tiles)], err)
 			}
+			done += n
 		}
-		g += kernels.Chunks(rows)
 	}
 	return nil
 }

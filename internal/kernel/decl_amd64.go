@@ -4,7 +4,7 @@
 
 package kernel
 
-// ternaryMatVecVNNI is TernaryMatVec: one tile of 16 rows at a time, 64 columns a turn.
+// ternaryMatVecVNNI is TernaryMatVec: one tile of 16 rows at a time, 32 columns a turn.
 //
 //go:noescape
 func ternaryMatVecVNNI(y []int32, w []byte, x []int8, xsum int32)
@@ -34,6 +34,16 @@ func ternaryUnpackAVX2(dst *byte, w *byte, blocks int)
 //go:noescape
 func ternaryTokensAVX2(y *int32, stride int, codes *byte, x *int8, groups int, tokens int)
 
+// screen4VNNI is Screen4, one tile of 16 rows at a time.
+//
+//go:noescape
+func screen4VNNI(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+
+// screen4AVX2 is Screen4, one tile of 16 rows at a time.
+//
+//go:noescape
+func screen4AVX2(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //
 //go:noescape
@@ -53,3 +63,8 @@ func peakF32AVX2(turns int)
 //
 //go:noescape
 func peakF32VNNI(turns int)
+
+// readAVX2 loads b in pieces of 256 bytes.
+//
+//go:noescape
+func readAVX2(b []byte)

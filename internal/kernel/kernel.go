@@ -32,6 +32,7 @@ type tier struct {
 
 	ternaryMatVec func(y []int32, w []byte, x []int8, xsum int32)
 	ternaryMatMul func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
+	screen4       func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
 	quantizeRow   func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32

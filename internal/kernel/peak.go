@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"runtime"
 	"time"
 )
@@ -10,6 +11,7 @@ import (
 type peaks struct {
 	int8, f32         func(turns int)
 	int8Turn, f32Turn int // multiply-adds a turn
+	read              func(b []byte)
 }
 
 // PeakInt8 measures the active tier's int8 multiply-adds a second of the calling thread, for about d.
@@ -21,6 +23,9 @@ func PeakInt8(d time.Duration) float64 {
 func PeakF32(d time.Duration) float64 {
 	return measurePeak(active.peak.f32, active.peak.f32Turn, d)
 }
+
+// ReadAll reads b and does nothing else, as fast as the active tier can: the measure of memory bandwidth.
+func ReadAll(b []byte) { active.peak.read(b) }
 
 // measurePeak takes the best of short runs, as another process on the core makes a run slower only.
 func measurePeak(f func(turns int), macs int, d time.Duration) float64 {
@@ -36,14 +41,12 @@ func measurePeak(f func(turns int), macs int, d time.Duration) float64 {
 	return best
 }
 
-var peakSink float64 // keeps the loops below
-
 func peakInt8Generic(turns int) {
 	s, x := int32(0), int8(turns)
 	for i := range turns {
 		s += int32(int8(i)) * int32(x)
 	}
-	peakSink += float64(s)
+	runtime.KeepAlive(s)
 }
 
 func peakF32Generic(turns int) {
@@ -51,5 +54,13 @@ func peakF32Generic(turns int) {
 	for i := range turns {
 		s = fma32(float32(i), 0.5, s)
 	}
-	peakSink += float64(s)
+	runtime.KeepAlive(s)
+}
+
+func readGeneric(b []byte) {
+	s := uint64(0)
+	for ; len(b) >= 8; b = b[8:] {
+		s += binary.LittleEndian.Uint64(b)
+	}
+	runtime.KeepAlive(s)
 }

@@ -179,3 +179,29 @@ turn:
 turn_end:
 	VZEROUPPER
 	RET
+
+// func readAVX2(b []byte)
+// Requires: AVX
+TEXT ·readAVX2(SB), NOSPLIT, $0-24
+	MOVQ  b_base+0(FP), AX
+	MOVQ  b_len+8(FP), CX
+	SHRQ  $0x08, CX
+	TESTQ CX, CX
+	JZ    turn_end
+
+turn:
+	VMOVDQU (AX), Y0
+	VMOVDQU 32(AX), Y0
+	VMOVDQU 64(AX), Y0
+	VMOVDQU 96(AX), Y0
+	VMOVDQU 128(AX), Y0
+	VMOVDQU 160(AX), Y0
+	VMOVDQU 192(AX), Y0
+	VMOVDQU 224(AX), Y0
+	ADDQ    $0x00000100, AX
+	DECQ    CX
+	JNZ     turn
+
+turn_end:
+	VZEROUPPER
+	RET

@@ -19,6 +19,7 @@ const (
 	TileAt  = 0x16000 // Tile
 	JobAt   = 0x16100 // Job
 	BellAt  = 0x16180 // job number; written last
+	PartsAt = 0x17000 // Parts
 	lineAt  = 0x16200
 	DataAt  = 0x18000 // activations, then results, then weights
 	DataEnd = 0x17C000
@@ -51,23 +52,32 @@ type Tile struct {
 	HostLo, HostHi uint32
 }
 
-// Job is one matrix product.
+// Job is a batch of activations times up to MaxParts matrices with the same number of columns.
 type Job struct {
 	Kind            Kind
 	Rows            uint32
 	KT              uint32
-	Chunks          uint32
 	ChunkBytes      uint32
-	Weights, Stride uint32
 	X               uint32
 	Out, OutSlots   uint32
 	Ring, RingSlots uint32
-	DstLo, DstHi    uint32
-	_               [2]uint32 // to 64 bytes
+	Parts           uint32
 }
 
-// Words is the little-endian image of a Tile or a Job.
-func Words[T Tile | Job](v *T) []byte {
+// Part is one matrix of a job.
+type Part struct {
+	Chunks          uint32
+	Weights, Stride uint32
+	Turn            uint32
+	DstLo, DstHi    uint32
+	_               [2]uint32
+}
+
+// MaxParts is how many matrices a job can have.
+const MaxParts = 32
+
+// Words is the little-endian image of a structure.
+func Words[T Tile | Job | Part](v *T) []byte {
 	n := int(unsafe.Sizeof(*v))
 	b := make([]byte, n)
 	for i, w := range unsafe.Slice((*uint32)(unsafe.Pointer(v)), n/4) {
@@ -76,8 +86,8 @@ func Words[T Tile | Job](v *T) []byte {
 	return b
 }
 
-// Plan is how a matrix of so many chunks is run for a batch: where everything lies in L1.
-func Plan(kind Kind, rows, cols, chunks int) (Job, error) {
+// Plan says where everything lies in L1 for a batch and matrices of so many columns.
+func Plan(kind Kind, rows, cols int) (Job, error) {
 	align := func(n int) int { return (n + 1023) &^ 1023 }
 	bytes := TernaryChunkBytes(cols)
 	if kind == Int8 {
@@ -91,7 +101,7 @@ func Plan(kind Kind, rows, cols, chunks int) (Job, error) {
 		return Job{}, fmt.Errorf("kernels: %d tokens × %d columns and one chunk of weights need %d bytes of a tile's memory, which has %d", rows, cols, ring+bytes-DataAt, DataEnd-DataAt)
 	}
 	return Job{
-		Kind: kind, Rows: uint32(rows), KT: uint32(PadK(cols) / 32), Chunks: uint32(chunks), ChunkBytes: uint32(bytes),
+		Kind: kind, Rows: uint32(rows), KT: uint32(PadK(cols) / 32), ChunkBytes: uint32(bytes),
 		X: DataAt, Out: uint32(out), OutSlots: uint32(outSlots), Ring: uint32(ring), RingSlots: uint32(slots),
 	}, nil
 }

@@ -111,20 +111,19 @@ func transpose(face, block []byte) {
 	}
 }
 
-// PackInt8 lays out chunk g of an int8 matrix, one sign-and-magnitude byte a weight, in PackTernary's order.
+// PackInt8 lays out a chunk of an int8 matrix, one sign-and-magnitude byte a weight, in PackTernary's order.
 //
 //	dst  [Int8ChunkBytes(cols)]
-//	w    [rows, cols]  row-major, -127 to 127
-func PackInt8(dst []byte, w []int8, rows, cols, g int) error {
+//	w    [≤ 32, cols]  the chunk's rows, -127 to 127; those that are missing become 0
+func PackInt8(dst []byte, w []int8, cols int) error {
 	if len(dst) != Int8ChunkBytes(cols) {
 		panic("kernels: wrong chunk length")
 	}
 	clear(dst)
-	for n := range min(ChunkRows, rows-ChunkRows*g) {
-		row := w[(ChunkRows*g+n)*cols:][:cols]
-		for k, v := range row {
+	for n := range len(w) / cols {
+		for k, v := range w[n*cols:][:cols] {
 			if v == -128 {
-				return fmt.Errorf("kernels: row %d, column %d is -128, which has no sign-and-magnitude byte", ChunkRows*g+n, k)
+				return fmt.Errorf("kernels: weight %d of row %d is -128, which has no sign-and-magnitude byte", k, n)
 			}
 			dst[k/32*1024+k%32/16*512+n/16*256+k%16*16+n%16] = signMagnitude(v)
 		}
@@ -212,36 +211,37 @@ var bf16 = func() (t [256]uint16) {
 // OutBytes is the size of one chunk of results.
 func OutBytes(rows int) int { return 4 * ChunkRows * rows }
 
-// UnpackOut turns chunk g of a product's results into integers.
+// UnpackOut turns some of a chunk's results into integers.
 //
-//	y    [tokens, stride]  rows first..first+rows of the matrix go to columns 0.. of y
+//	y    [tokens, stride]  receives outputs first to first+n of the chunk in its first n columns
 //	src  [OutBytes]  fp32 or sign-and-magnitude int32: one token contiguous, else [r/8][n half][8][16]
 //
 // A result that is not an integer is an error: the device did not do what it should.
-func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, outputs int) error {
+func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, first, n int) error {
 	rows := Rows(tokens)
 	for r := range tokens {
-		out := y[r*stride:][:outputs]
-		for n := range out {
-			at := n
+		out := y[r*stride:][:n]
+		for i := range out {
+			o := first + i
+			at := o
 			if rows > 1 {
-				at = r/8*256 + n/16*128 + r%8*16 + n%16
+				at = r/8*256 + o/16*128 + r%8*16 + o%16
 			}
 			v := binary.LittleEndian.Uint32(src[4*at:])
 			if kind == Int8 {
-				i := int32(v & 0x7FFFFFFF)
+				m := int32(v & 0x7FFFFFFF)
 				if v>>31 != 0 {
-					i = -i
+					m = -m
 				}
-				out[n] = i
+				out[i] = m
 				continue
 			}
 			f := math.Float32frombits(v)
-			i := int32(f)
-			if float32(i) != f || i > 1<<24 || i < -1<<24 {
-				return fmt.Errorf("kernels: the device returned %v (%#08x) for output %d of token %d, which is no integer", f, v, n, r)
+			m := int32(f)
+			if float32(m) != f || m > 1<<24 || m < -1<<24 {
+				return fmt.Errorf("kernels: the device returned %v (%#08x) for output %d of token %d, which is no integer", f, v, o, r)
 			}
-			out[n] = i
+			out[i] = m
 		}
 	}
 	return nil

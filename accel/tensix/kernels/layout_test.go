@@ -64,7 +64,8 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	}
 	for _, c := range []struct{ name, fields string }{
 		{"tile", "index tiles bank rank host host_lo host_hi"},
-		{"job", "kind rows kt chunks chunk_bytes weights stride x out out_slots ring ring_slots dst_lo dst_hi"},
+		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts"},
+		{"part", "chunks weights stride turn dst_lo dst_hi pad[2]"},
 	} {
 		m := regexp.MustCompile(`(?s)struct ` + c.name + ` \{(.*?)\};`).FindStringSubmatch(string(src))
 		body := regexp.MustCompile(`//.*`).ReplaceAllString(m[1], "")
@@ -75,7 +76,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	}
 	for at, pat := range map[uint64]string{
 		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB \(\(volatile struct job \*\)(0x\w+)\)`,
-		BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
+		PartsAt: `PART\(i\) \(\(volatile struct part \*\)\((0x\w+)`, BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
 	} {
 		m := regexp.MustCompile(pat).FindStringSubmatch(string(src))
 		if m == nil {
@@ -85,8 +86,8 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 			t.Errorf("%s: firmware %#x, Go %#x", pat, v, at)
 		}
 	}
-	if n := len(Words(&Job{})); n != 64 {
-		t.Errorf("a job is %d bytes", n)
+	if n := len(Words(&Part{})); n != 32 {
+		t.Errorf("a part is %d bytes", n)
 	}
 }
 
@@ -140,24 +141,24 @@ func TestExactnessConditionsAreHeld(t *testing.T) {
 			t.Errorf("got %v, want %q", c.err, c.want)
 		}
 	}
-	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), append(make([]int8, 200), -128), 1, 128, 0); err != nil {
+	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), make([]int8, 128), 128); err != nil {
 		t.Error(err)
 	}
 	w := make([]int8, 128)
 	w[5] = -128
-	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), w, 1, 128, 0); err == nil {
+	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), w, 128); err == nil {
 		t.Error("-128 was accepted as an int8 weight")
 	}
-	if err := UnpackOut(make([]int32, 1), 1, Ternary, []byte{0, 0, 0, 0x3F}, 1, 1); err == nil {
+	if err := UnpackOut(make([]int32, 1), 1, Ternary, []byte{0, 0, 0, 0x3F}, 1, 0, 1); err == nil {
 		t.Error("0.5 was accepted as a sum")
 	}
 	for _, rows := range []int{1, 8, 32} {
 		for _, kind := range []Kind{Ternary, Int8} {
-			j, err := Plan(kind, rows, 6912, 432)
+			j, err := Plan(kind, rows, 6912)
 			t.Logf("%v rows %d: %d weight slots, %d output slots, %v", kind, rows, j.RingSlots, j.OutSlots, err)
 		}
 	}
-	if _, err := Plan(Int8, 32, MaxK, 1); err != nil {
+	if _, err := Plan(Int8, 32, MaxK); err != nil {
 		t.Error(err)
 	}
 }

@@ -27,13 +27,17 @@ import (
 )
 
 // asm is the function being written; avo's context has a method per instruction.
-type asm struct{ *build.Context }
+type asm struct {
+	*build.Context
+	avx512 bool // the function may use 32 registers, in EVEX instructions only
+}
 
 var groups = []struct {
 	file  string
-	write func(asm)
+	write func(*asm)
 }{
 	{"ternary_amd64.s", ternary},
+	{"screen_amd64.s", screen},
 	{"peak_amd64.s", peak},
 }
 
@@ -46,7 +50,7 @@ func main() {
 	for _, g := range groups {
 		ctx := build.NewContext()
 		ctx.ConstraintExpr("!purego")
-		g.write(asm{ctx})
+		g.write(&asm{Context: ctx})
 		file, err := ctx.Result()
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
@@ -83,7 +87,7 @@ func write(name string, text []byte) {
 
 // checkISA stops when a function needs more than the CPU check of its tier asks for.
 func checkISA(f *ir.Function) {
-	has := []string{"AVX", "AVX2", "FMA3", "F16C"}
+	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
 		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI")
@@ -104,7 +108,8 @@ func checkISA(f *ir.Function) {
 }
 
 // fn starts a function.
-func (a asm) fn(name, signature string, doc ...string) {
+func (a *asm) fn(name, signature string, doc ...string) {
+	a.avx512 = strings.HasSuffix(name, "VNNI")
 	a.Function(name)
 	a.Attributes(attr.NOSPLIT)
 	a.SignatureExpr("func" + signature)
@@ -112,18 +117,18 @@ func (a asm) fn(name, signature string, doc ...string) {
 }
 
 // ptr loads the address of a slice parameter, n its length, arg an integer or pointer parameter.
-func (a asm) ptr(name string) reg.GPVirtual {
+func (a *asm) ptr(name string) reg.GPVirtual {
 	return a.Load(a.Param(name).Base(), a.GP64()).(reg.GPVirtual)
 }
 
-func (a asm) n(name string) reg.GPVirtual {
+func (a *asm) n(name string) reg.GPVirtual {
 	return a.Load(a.Param(name).Len(), a.GP64()).(reg.GPVirtual)
 }
 
-func (a asm) arg(name string) reg.GPVirtual { return a.Load(a.Param(name), a.GP64()).(reg.GPVirtual) }
+func (a *asm) arg(name string) reg.GPVirtual { return a.Load(a.Param(name), a.GP64()).(reg.GPVirtual) }
 
 // addr is where a scalar parameter lies.
-func (a asm) addr(name string) Mem {
+func (a *asm) addr(name string) Mem {
 	b, err := a.Param(name).Resolve()
 	if err != nil {
 		log.Fatal(err)
@@ -132,13 +137,13 @@ func (a asm) addr(name string) Mem {
 }
 
 // ret ends the function.
-func (a asm) ret() {
+func (a *asm) ret() {
 	a.VZEROUPPER()
 	a.RET()
 }
 
 // loop runs body count times (none for 0), counting down; count is used up.
-func (a asm) loop(label string, count reg.GPVirtual, body func()) {
+func (a *asm) loop(label string, count reg.GPVirtual, body func()) {
 	a.TESTQ(count, count)
 	a.JZ(LabelRef(label + "_end"))
 	a.Label(label)
@@ -148,7 +153,7 @@ func (a asm) loop(label string, count reg.GPVirtual, body func()) {
 	a.Label(label + "_end")
 }
 
-func (a asm) copy(r reg.GPVirtual) reg.GPVirtual {
+func (a *asm) copy(r reg.GPVirtual) reg.GPVirtual {
 	c := a.GP64()
 	a.MOVQ(r, c)
 	return c
@@ -163,14 +168,14 @@ func at(base, index reg.Register, scale uint8, disp int) Mem {
 }
 
 // splatByte fills a YMM or ZMM register with a byte.
-func (a asm) splatByte(b byte, dst reg.VecVirtual) {
+func (a *asm) splatByte(b byte, dst reg.VecVirtual) {
 	t := a.GP32()
 	a.MOVL(U32(uint32(b)*0x01010101), t)
 	a.splat(t, dst)
 }
 
-func (a asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
-	if dst.Size() == 64 {
+func (a *asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
+	if a.avx512 {
 		a.VPBROADCASTD(t, dst)
 		return
 	}
@@ -180,11 +185,11 @@ func (a asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
 }
 
 // add moves a pointer.
-func (a asm) add(r reg.GPVirtual, n int) { a.ADDQ(U32(uint32(n)), r) }
+func (a *asm) add(r reg.GPVirtual, n int) { a.ADDQ(U32(uint32(n)), r) }
 
 // zero clears a register. avo does not know that VPXORD of a register with itself reads nothing.
-func (a asm) zero(v reg.VecVirtual) {
-	if v.Size() != 64 {
+func (a *asm) zero(v reg.VecVirtual) {
+	if !a.avx512 {
 		a.VPXOR(v, v, v)
 		return
 	}

@@ -1,12 +1,13 @@
 package main
 
 import (
+	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
 
 // The peaks are what a kernel's inner loop would do if its operands came for free: 12 independent
 // accumulators, registers only.
-func peak(a asm) {
+func peak(a *asm) {
 	const accs = 12
 	loop := func(name, doc string, vec func() reg.VecVirtual, body func(acc, x, y reg.VecVirtual)) {
 		a.fn(name, "(turns int)", name+" "+doc)
@@ -40,4 +41,15 @@ func peak(a asm) {
 	loop("peakF32VNNI", "does 12·16 float32 multiply-adds a turn.", a.ZMM, func(acc, x, y reg.VecVirtual) {
 		a.VFMADD231PS(x, y, acc)
 	})
+
+	a.fn("readAVX2", "(b []byte)", "readAVX2 loads b in pieces of 256 bytes.")
+	p, n := a.ptr("b"), a.n("b")
+	a.SHRQ(Imm(8), n)
+	a.loop("turn", n, func() {
+		for i := range 8 {
+			a.VMOVDQU(mem(p, 32*i), a.YMM())
+		}
+		a.add(p, 256)
+	})
+	a.ret()
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-func ternary(a asm) {
+func ternary(a *asm) {
 	ternaryMatVecVNNI(a)
 	ternaryMatMulVNNI(a)
 	ternaryMatVecAVX2(a)
@@ -15,61 +15,78 @@ func ternary(a asm) {
 	ternaryTokensAVX2(a)
 }
 
-// One ZMM is a T16 block: dword r holds bytes j = 0…3 of row r. Masked with 3<<2g it is Σⱼ 4ᵍ·code(r, 4g+j)
+// A T16 block is two YMM: dword r of one holds bytes j = 0…3 of a row. Masked with 3<<2g it is 4ᵍ·code(r, 4g+j)
 // as unsigned bytes ≤ 2·64, which VPDPBUSD multiplies with four broadcast activations and adds to an int32
 // lane a row: no shift, no shuffle, no fold. Field g has its own accumulator, shifted right by 2g at the end,
 // which is exact. |4³·2·128·cols/4| < 2³¹ for cols < 2¹⁹.
-func ternaryMatVecVNNI(a asm) {
+//
+// Two YMM, not one ZMM, as Zen 4 loads a ZMM in the time of two YMM: here the halves share a broadcast. And
+// one tile, not two, as two streams halve what the prefetcher gets from memory.
+func ternaryMatVecVNNI(a *asm) {
 	a.fn("ternaryMatVecVNNI", "(y []int32, w []byte, x []int8, xsum int32)",
-		"ternaryMatVecVNNI is TernaryMatVec: one tile of 16 rows at a time, 64 columns a turn.")
+		"ternaryMatVecVNNI is TernaryMatVec: one tile of 16 rows at a time, 32 columns a turn.")
 	y, w, x := a.ptr("y"), a.ptr("w"), a.ptr("x")
-	tiles, steps := a.n("y"), a.n("x")
+	tiles, cols := a.n("y"), a.n("x")
 	a.SHRQ(Imm(4), tiles)
-	a.SHRQ(Imm(4), steps)
-	var mask, acc [4]reg.VecVirtual
-	for g := range 4 {
-		mask[g], acc[g] = a.ZMM(), a.ZMM()
+	var mask [4]reg.VecVirtual
+	var acc [2][2][4]reg.VecVirtual // of even and odd steps, to hide VPDPBUSD's latency; of a half; of a field
+	for g := range mask {
+		mask[g] = a.YMM()
 		a.splatByte(3<<(2*g), mask[g])
+		for h := range 2 {
+			acc[0][h][g], acc[1][h][g] = a.YMM(), a.YMM()
+		}
 	}
-	xsum := a.ZMM()
+	xsum := a.YMM()
 	a.splat(a.Load(a.Param("xsum"), a.GP32()).(reg.GPVirtual), xsum)
-	step := func(xp reg.GPVirtual, i int) {
-		v := a.ZMM()
-		a.VMOVDQU32(mem(w, 64*i), v)
+	step := func(xp reg.GPVirtual, s int) {
+		v := [2]reg.VecVirtual{a.YMM(), a.YMM()}
+		a.VMOVDQU32(mem(w, 64*s), v[0])
+		a.VMOVDQU32(mem(w, 64*s+32), v[1])
 		for g := range 4 {
-			f := a.ZMM()
-			a.VPANDD(v, mask[g], f)
-			a.VPDPBUSD_BCST(mem(xp, 16*i+4*g), f, acc[g])
+			b := a.YMM()
+			a.VPBROADCASTD(mem(xp, 16*s+4*g), b)
+			for h := range 2 {
+				f := a.YMM()
+				a.VPANDD(v[h], mask[g], f)
+				a.VPDPBUSD(b, f, acc[s%2][h][g])
+			}
 		}
 	}
 	a.loop("tile", tiles, func() {
 		for g := range 4 {
-			a.zero(acc[g])
-		}
-		xp, n := a.copy(x), a.copy(steps)
-		a.SHRQ(Imm(2), n)
-		a.loop("four", n, func() {
-			for i := range 4 {
-				step(xp, i)
+			for h := range 2 {
+				a.zero(acc[0][h][g])
+				a.zero(acc[1][h][g])
 			}
-			a.add(w, 4*64)
-			a.add(xp, 4*16)
-		})
-		n = a.copy(steps)
-		a.ANDQ(Imm(3), n)
-		a.loop("one", n, func() {
-			step(xp, 0)
-			a.add(w, 64)
-			a.add(xp, 16)
-		})
-		for g := 1; g < 4; g++ {
-			a.VPSRAD(Imm(uint64(2*g)), acc[g], acc[g])
 		}
-		a.VPADDD(acc[1], acc[0], acc[0])
-		a.VPADDD(acc[3], acc[2], acc[2])
-		a.VPADDD(acc[2], acc[0], acc[0])
-		a.VPSUBD(xsum, acc[0], acc[0])
-		a.VMOVDQU32(acc[0], mem(y, 0))
+		xp, n := a.copy(x), a.copy(cols)
+		a.SHRQ(Imm(5), n)
+		a.loop("two", n, func() {
+			step(xp, 0)
+			step(xp, 1)
+			a.add(w, 2*64)
+			a.add(xp, 2*16)
+		})
+		a.TESTQ(U32(16), cols)
+		a.JZ(LabelRef("even"))
+		step(xp, 0)
+		a.add(w, 64)
+		a.Label("even")
+		for h := range 2 {
+			sum := acc[0][h]
+			for g := range 4 {
+				a.VPADDD(acc[1][h][g], sum[g], sum[g])
+				if g > 0 {
+					a.VPSRAD(Imm(uint64(2*g)), sum[g], sum[g])
+				}
+			}
+			a.VPADDD(sum[1], sum[0], sum[0])
+			a.VPADDD(sum[3], sum[2], sum[2])
+			a.VPADDD(sum[2], sum[0], sum[0])
+			a.VPSUBD(xsum, sum[0], sum[0])
+			a.VMOVDQU32(sum[0], mem(y, 32*h))
+		}
 		a.add(y, 64)
 	})
 	a.ret()
@@ -77,7 +94,7 @@ func ternaryMatVecVNNI(a asm) {
 
 // The product for many tokens keeps 2 tiles × 8 tokens in registers and unpacks each block once for the 8:
 // shifts and masks run on the ports that VPDPBUSD leaves free.
-func ternaryMatMulVNNI(a asm) {
+func ternaryMatMulVNNI(a *asm) {
 	a.fn("ternaryMatMulVNNI", "(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)",
 		"ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 2 or 1 tokens at a time.",
 		"stride is the bytes from one token's outputs to the next one's.")
@@ -167,7 +184,7 @@ func ternaryMatMulVNNI(a asm) {
 // four masks for 128 weights. Sums of codes and of 4·codes have an accumulator each. The latter grows by
 // at most 2·(2·8·128) = 4096 a block of 16 columns, so that 8 blocks reach -32768 or 8·4064 = 32512: after 8
 // VPMADDWD widens both into int32, codes times 4 and 4·codes times 1, and >>2 at the end is exact.
-func ternaryMatVecAVX2(a asm) {
+func ternaryMatVecAVX2(a *asm) {
 	a.fn("ternaryMatVecAVX2", "(y []int32, w []byte, x []int8, xsum int32)",
 		"ternaryMatVecAVX2 is TernaryMatVec: one tile of 16 rows at a time, widened every 128 columns.")
 	y, w, x := a.ptr("y"), a.ptr("w"), a.ptr("x")
@@ -253,7 +270,7 @@ func ternaryMatVecAVX2(a asm) {
 	a.ret()
 }
 
-func ternaryUnpackAVX2(a asm) {
+func ternaryUnpackAVX2(a *asm) {
 	a.fn("ternaryUnpackAVX2", "(dst, w *byte, blocks int)",
 		"ternaryUnpackAVX2 writes the codes of T16 blocks as bytes: field g of a block becomes bytes 64g…64g+63 of 256.")
 	dst, w, n := a.arg("dst"), a.arg("w"), a.arg("blocks")
@@ -282,7 +299,7 @@ func ternaryUnpackAVX2(a asm) {
 
 // VPMADDUBSW of codes adds two products ≤ 2·127 (or ≥ -2·128), so that an int16 lane holds 64 of them:
 // 64·4 = 256 columns to -32768 or 32512. One call therefore does at most 256 columns.
-func ternaryTokensAVX2(a asm) {
+func ternaryTokensAVX2(a *asm) {
 	a.fn("ternaryTokensAVX2", "(y *int32, stride int, codes *byte, x *int8, groups, tokens int)",
 		"ternaryTokensAVX2 adds to y[t][r] the products of an unpacked tile of 16 rows with so many tokens.",
 		"",
@@ -337,7 +354,7 @@ func ternaryTokensAVX2(a asm) {
 }
 
 // onesWord fills a YMM register with the word 1 without a memory constant: -1 >> 15 in each.
-func (a asm) onesWord(dst reg.VecVirtual) {
+func (a *asm) onesWord(dst reg.VecVirtual) {
 	a.VPCMPEQW(dst, dst, dst)
 	a.VPSRLW(Imm(15), dst, dst)
 }

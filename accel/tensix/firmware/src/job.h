@@ -16,23 +16,31 @@ struct tile {
 };
 #define TILE ((volatile struct tile *)0x16000)
 
-// One matrix product, the same for every tile. Chunk g (32 outputs by all of K) belongs to tile g mod tiles and is its
-// chunk number g / tiles. A tile's chunks lie one behind the other in its bank.
+// A job: products of one batch of activations with up to 32 matrices, the same words for every tile.
 struct job {
   u32 kind;
   u32 rows;            // tokens in one pass: 1, 8 or 32
   u32 kt;              // K / 32: a multiple of 4, at most 252
-  u32 chunks;          // of the whole matrix
-  u32 chunk_bytes;
-  u32 weights;         // GDDR address of the first reader's chunks
-  u32 stride;          // bytes from one reader's chunks to the next reader's
+  u32 chunk_bytes;     // of a chunk: 32 outputs by all of K
   u32 x;               // L1: activations
   u32 out, out_slots;  // L1: ring of finished chunks
   u32 ring, ring_slots;  // L1: ring of weight chunks
-  u32 dst_lo, dst_hi;  // host address of chunk 0's outputs
+  u32 parts;           // matrices
 };
 #define JOB ((volatile struct job *)0x16100)
 #define BELL 0x16180u  // job number; written last, starts the job
+
+// A matrix of the job. The tiles take its chunks in turn, tile number `turn` the first: so the matrices of a job, one
+// beginning where the other ended, keep all tiles equally busy. A tile's chunks lie one behind the other in its bank.
+struct part {
+  u32 chunks;
+  u32 weights;         // GDDR address of the first reader's chunks
+  u32 stride;          // bytes from one reader's chunks to the next reader's
+  u32 turn;
+  u32 dst_lo, dst_hi;  // host address of chunk 0's outputs
+  u32 pad[2];
+};
+#define PART(i) ((volatile struct part *)(0x17000 + 32 * (i)))
 
 // Free-running counters, each with one writer and a line of its own.
 #define LINE(n) (0x16200u + 16u * (n))
@@ -48,10 +56,19 @@ enum {
 enum { CORE_MOVER, CORE_UNPACK, CORE_MATH, CORE_PACK, CORE_SENDER };
 enum { READY = 0x7121 };
 
-// How many chunks of the job are this tile's.
-static inline u32 my_chunks(void) {
-  u32 t = TILE->tiles, c = JOB->chunks, i = TILE->index;
+// This tile's first chunk of a matrix, and how many it has: every `tiles`-th from there on.
+static inline u32 my_first(u32 part) {
+  u32 t = TILE->tiles, i = TILE->index, turn = PART(part)->turn;
+  return i >= turn ? i - turn : i + t - turn;
+}
+static inline u32 my_chunks(u32 part) {
+  u32 t = TILE->tiles, c = PART(part)->chunks, i = my_first(part);
   return c > i ? (c - i + t - 1) / t : 0;
+}
+static inline u32 all_chunks(void) {
+  u32 n = 0;
+  for (u32 p = 0; p < JOB->parts; p++) n += my_chunks(p);
+  return n;
 }
 static inline u32 out_bytes(u32 rows) { return 128 * rows; }
 

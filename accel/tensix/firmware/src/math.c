@@ -31,7 +31,7 @@ int main(void) {
   u32 job = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = my_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
+    u32 n = all_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
     if (n) {
       u32 src = int8 ? 14 : 5, dst = int8 ? 8 : 0;
       CFG(0) = 0;

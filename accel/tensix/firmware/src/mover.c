@@ -21,24 +21,26 @@ int main(void) {
   u32 job = 0, filled = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = my_chunks(), bytes = JOB->chunk_bytes, slots = JOB->ring_slots, bank = TILE->bank;
-    u32 src = JOB->weights + TILE->rank * JOB->stride;
-    u32 ring = JOB->ring, at = ring, slot = 0;
-    for (u32 c = 0; c < n; c++) {
-      while (filled + c - peek(LINE(FREED)) >= slots) {}
-      for (u32 o = 0; o < bytes; o += PACKET) {
-        u32 k = bytes - o < PACKET ? bytes - o : PACKET;
-        niu_read(NIU_MOVER, 1 + (c & 1), bank, src + o, 0, at + o, k);
-      }
-      src += bytes, at += bytes;
-      if (++slot == slots) slot = 0, at = ring;
-      if (c > 0 && slots > 1) {
-        while (NIU_OUTSTANDING(1 + ((c - 1) & 1))) {}
-        post(LINE(FILLED), filled + c);
-      }
-      if (c + 1 == n || slots == 1) {
-        while (NIU_OUTSTANDING(1 + (c & 1))) {}
-        post(LINE(FILLED), filled + c + 1);
+    u32 bytes = JOB->chunk_bytes, slots = JOB->ring_slots, bank = TILE->bank;
+    u32 ring = JOB->ring, at = ring, slot = 0, n = all_chunks(), c = 0;
+    for (u32 part = 0; part < JOB->parts; part++) {
+      u32 src = PART(part)->weights + TILE->rank * PART(part)->stride;
+      for (u32 left = my_chunks(part); left; left--, c++) {
+        while (filled + c - peek(LINE(FREED)) >= slots) {}
+        for (u32 o = 0; o < bytes; o += PACKET) {
+          u32 k = bytes - o < PACKET ? bytes - o : PACKET;
+          niu_read(NIU_MOVER, 1 + (c & 1), bank, src + o, 0, at + o, k);
+        }
+        src += bytes, at += bytes;
+        if (++slot == slots) slot = 0, at = ring;
+        if (c > 0 && slots > 1) {
+          while (NIU_OUTSTANDING(1 + ((c - 1) & 1))) {}
+          post(LINE(FILLED), filled + c);
+        }
+        if (c + 1 == n || slots == 1) {
+          while (NIU_OUTSTANDING(1 + (c & 1))) {}
+          post(LINE(FILLED), filled + c + 1);
+        }
       }
     }
     filled += n;

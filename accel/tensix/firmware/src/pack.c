@@ -6,7 +6,7 @@ int main(void) {
   u32 job = 0, packed = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = my_chunks(), rows = JOB->rows, ring = JOB->out, slots = JOB->out_slots, at = ring, slot = 0;
+    u32 n = all_chunks(), rows = JOB->rows, ring = JOB->out, slots = JOB->out_slots, at = ring, slot = 0;
     u32 fmt = JOB->kind == KIND_INT8 ? 8 : 0; // int32 or fp32, as the accumulator has it
     if (n) {
       CFG(12) = 16 * 4 << 16;  // bytes of a row of Dst

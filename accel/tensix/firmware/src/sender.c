@@ -10,15 +10,19 @@ int main(void) {
   for (;;) {
     job = next_job(job);
     u32 start = CLOCK;
-    u32 n = my_chunks(), bytes = out_bytes(JOB->rows), slots = JOB->out_slots, ring = JOB->out, at = ring, slot = 0;
+    u32 n = all_chunks(), bytes = out_bytes(JOB->rows), slots = JOB->out_slots, ring = JOB->out, at = ring, slot = 0;
     u32 host = TILE->host, step = TILE->tiles * bytes;
-    u32 lo = JOB->dst_lo, hi = JOB->dst_hi;
-    u32 first = TILE->index * bytes;
-    lo += first, hi += lo < first;
+    u32 part = 0, left = 0, lo = 0, hi = 0;
     for (u32 end = sent + n; sent != end;) {
       u32 have;
       while ((have = peek(LINE(PACKED))) == sent) {}
-      for (; sent != have; sent++) {
+      for (; sent != have; sent++, left--) {
+        while (!left) {  // on to the next matrix that has chunks for this tile
+          left = my_chunks(part);
+          u32 first = my_first(part) * bytes;
+          lo = PART(part)->dst_lo + first, hi = PART(part)->dst_hi + (lo < first);
+          part++;
+        }
         niu_write(NIU_SENDER, host, lo, hi, at, bytes);
         acks++;
         lo += step, hi += lo < step;

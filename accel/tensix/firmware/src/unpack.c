@@ -37,7 +37,7 @@ int main(void) {
   u32 job = 0, freed = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = my_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
+    u32 n = all_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
     u32 bytes = JOB->chunk_bytes, slots = JOB->ring_slots, ring = JOB->ring, at = ring, slot = 0;
     if (n) {
       if (int8) configure(14, 14, 0, kt, wide ? kt : kt / 4);

@@ -28,7 +28,7 @@ func Run(t *testing.T, f func(t *testing.T, s *ttsim.Sim)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close()
+		t.Cleanup(func() { s.Close() })
 		f(t, s)
 		return
 	}
