@@ -18,7 +18,6 @@ import (
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/ternary"
-	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -32,8 +31,10 @@ type Source interface {
 	Dense(name string, rows, cols int) (Rows, error)
 	// Vector gives a norm's weights, or a bias.
 	Vector(name string, n int) ([]float32, error)
-	// Type is how a tensor of floats is stored; ternary codes have none (gguf.Type is then ternary).
+	// Type is how a tensor of floats is stored.
 	Type(name string) gguf.Type
+	// HasCodes says whether a projection is stored as codes; if not, as floats that Dense gives too.
+	HasCodes(name string) bool
 }
 
 // Rows is a matrix of floats, row by row.
@@ -103,11 +104,13 @@ func (f Format) index() int {
 
 // Options for Write.
 type Options struct {
-	Format    Format
-	Tokenizer *tokenizer.Tokenizer // written beside or into the model
-	// Files are small files to copy into a folder as they are (tokenizer.json …); they come before what
-	// Tokenizer would write.
+	Format Format
+	// Files are small files for a folder, by name: the tokenizer's, generation_config.json.
 	Files map[string][]byte
+	// SaveTokenizer writes the tokenizer into a folder, where Files has none. nil: it gets none.
+	SaveTokenizer func(dir string) error
+	// TokenizerKV is the tokenizer as GGUF metadata.
+	TokenizerKV gguf.KV
 	// HFConfig is a config.json to start from, so that keys trit has no use for survive; nil makes one.
 	HFConfig []byte
 	// Embedding is how GGUF stores embedding and head: gguf.F16, BF16, F32, Q8_0 or Q6_K. Keep is as they are.
@@ -267,15 +270,7 @@ func place(c *model.Config, name string) (entry, bool) {
 
 // ternaryEntry reports whether the tensor is a projection that the model computes with ternary weights.
 func ternaryEntry(c *model.Config, e entry) bool {
-	if e.kind != projection || !c.Ternary {
-		return false
-	}
-	for _, m := range c.FloatLinear {
-		if m != "" && (e.module == m || strings.HasSuffix(e.module, "."+m) || strings.HasPrefix(e.module, m+".")) {
-			return false
-		}
-	}
-	return true
+	return e.kind == projection && c.IsTernary(e.module)
 }
 
 // Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as
@@ -339,7 +334,7 @@ func (w *writer) count(n int) error {
 
 // quantised notes how far the master of e is from m.
 func (w *writer) quantised(e entry, m *ternary.Matrix) error {
-	if w.src.Type(e.name).IsTernary() {
+	if w.src.HasCodes(e.name) {
 		return nil
 	}
 	master, err := w.src.Dense(e.name, e.rows, e.cols)
@@ -416,10 +411,9 @@ func (s setSource) Dense(name string, rows, cols int) (Rows, error) {
 
 func (s setSource) Vector(name string, n int) ([]float32, error) { return s.set.Vector(name, n) }
 
+func (s setSource) HasCodes(name string) bool { return s.set.IsTernary(name) }
+
 func (s setSource) Type(name string) gguf.Type {
-	if s.set.IsTernary(name) {
-		return gguf.I2_S
-	}
 	switch s.set.Type(name) {
 	case "BF16", "bf16":
 		return gguf.BF16

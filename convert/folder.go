@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
@@ -55,8 +56,8 @@ func (w *writer) folder(dst string, list []entry) error {
 				return err
 			}
 		}
-		if _, has := w.o.Files["tokenizer_config.json"]; !has && w.o.Tokenizer != nil {
-			if err := w.o.Tokenizer.Save(tmp); err != nil {
+		if _, has := w.o.Files["tokenizer_config.json"]; !has && w.o.SaveTokenizer != nil {
+			if err := w.o.SaveTokenizer(tmp); err != nil {
 				return err
 			}
 		}
@@ -137,7 +138,7 @@ func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales ma
 			return err
 		}
 		return w.count(len(data))
-	case ternaryEntry(w.src.Config(), e) && w.src.Type(e.name).IsTernary():
+	case ternaryEntry(w.src.Config(), e) && w.src.HasCodes(e.name):
 		m, err := w.src.Ternary(e.name, e.rows, e.cols)
 		if err != nil {
 			return err
@@ -309,11 +310,13 @@ func atomically(dst string, overwrite bool, write func(io.Writer) error) (size i
 }
 
 // newFolder fills a temporary folder beside dst and then gives it its name. An existing dst is kept
-// until then, and replaced only when it is empty or overwrite says so.
+// until then. It is replaced only when it is empty, or when overwrite says so and it is a model's.
 func newFolder(dst string, overwrite bool, fill func(tmp string) error) (err error) {
 	dst = filepath.Clean(dst)
 	if there, err := os.ReadDir(dst); err == nil && len(there) > 0 && !overwrite {
 		return fmt.Errorf("%w and is not empty; remove it or ask to overwrite it", fs.ErrExist)
+	} else if err == nil && len(there) > 0 && !slices.ContainsFunc(there, func(d fs.DirEntry) bool { return d.Name() == "config.json" }) {
+		return fmt.Errorf("%w and holds no model (no config.json), so it is not overwritten", fs.ErrExist)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -356,11 +359,11 @@ var TokenizerFiles = []string{
 	"chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt", "added_tokens.json",
 }
 
-// CopyFiles reads those of TokenizerFiles that the model has.
-func CopyFiles(read func(name string) ([]byte, error)) (map[string][]byte, error) {
+// CopyFiles reads those of TokenizerFiles that a model's folder has.
+func CopyFiles(folder fs.FS) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, n := range TokenizerFiles {
-		data, err := read(n)
+		data, err := fs.ReadFile(folder, n)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

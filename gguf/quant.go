@@ -145,7 +145,7 @@ func toQ4(dst []byte, src []float32) {
 			inv = 1 / d
 		}
 		putHalf(dst, d)
-		q := func(v float32) byte { return byte(min(15, int(v*inv+8.5))) }
+		q := func(v float32) byte { return byte(min(15, int(float32(v*inv)+8.5))) }
 		for i := range 16 {
 			dst[2+i] = q(src[i]) | q(src[16+i])<<4
 		}
@@ -223,15 +223,15 @@ func bestScale(x []float32, n int) float32 {
 		return 0
 	}
 	best, bestErr := float32(0), float32(math.Inf(1))
-	for step := -9; step <= 9; step++ {
-		inv := -(float32(n) + 0.1*float32(step)) / signed
+	for _, step := range [...]float32{0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9} {
+		inv := -(float32(n) + step/10) / signed
 		// With the codes fixed, the best scale is Σxq/Σq².
 		var xq, qq float32
 		var q [16]float32
 		for i, v := range x {
 			q[i] = float32(max(-n, min(n-1, int(math.RoundToEven(float64(v*inv))))))
-			xq += v * q[i]
-			qq += q[i] * q[i]
+			xq += float32(v * q[i]) // the conversions forbid fused multiply-add: the same bytes on every machine
+			qq += float32(q[i] * q[i])
 		}
 		if qq == 0 {
 			continue
@@ -239,7 +239,8 @@ func bestScale(x []float32, n int) float32 {
 		s := xq / qq
 		var e float32
 		for i, v := range x {
-			e += (v - s*q[i]) * (v - s*q[i])
+			d := v - float32(s*q[i])
+			e += float32(d * d)
 		}
 		if e < bestErr {
 			best, bestErr = s, e

@@ -170,8 +170,8 @@ func (d *decoder) tensor(seen map[string]int) (t Tensor, err error) {
 	return t, nil
 }
 
-// place turns offsets into file positions, settles type numbers that several forks use, and checks that
-// the tensors lie in the file, aligned and apart.
+// place turns offsets into file positions, settles the type numbers that several forks use, and checks
+// that the tensors lie in the file, aligned and apart.
 func (f *File) place(size int64) error {
 	order := make([]int, len(f.Tensors))
 	for i := range order {
@@ -185,15 +185,28 @@ func (f *File) place(size int64) error {
 	slices.SortFunc(order, func(a, b int) int {
 		return cmp.Or(cmp.Compare(f.Tensors[a].Offset, f.Tensors[b].Offset), cmp.Compare(a, b))
 	})
+	spans := make([]int64, len(order)) // bytes up to the next tensor or the end
+	legacy := false                    // number 42 means Q2_0G128: some tensor is too short for Q2_0
 	for i, k := range order {
 		t := &f.Tensors[k]
-		span := size - t.Offset // bytes up to the next tensor or the end
+		spans[i] = size - t.Offset
 		if i+1 < len(order) {
-			span = min(span, f.Tensors[order[i+1]].Offset-t.Offset)
+			spans[i] = min(spans[i], f.Tensors[order[i+1]].Offset-t.Offset)
 		}
-		if err := f.settle(t, span); err != nil {
+		legacy = legacy || t.Type == Q2_0 && !t.fills(Q2_0, spans[i], f.Alignment) && t.fills(Q2_0G128, spans[i], f.Alignment)
+	}
+	for i, k := range order {
+		t, span := &f.Tensors[k], spans[i]
+		if t.Type == Q2_0 && legacy {
+			t.Type = Q2_0G128
+		} else if err := f.supported(t, span); err != nil {
 			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
 		}
+		n, err := t.Type.Size(t.Shape...)
+		if err != nil {
+			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
+		}
+		t.Size = n
 		if t.Size > size-t.Offset {
 			return fmt.Errorf("tensor %q at %d: ends past the file (%d bytes needed, %d there); download it again: %w",
 				t.Name, t.Offset, t.Size, max(0, size-t.Offset), ErrFormat)
@@ -206,38 +219,32 @@ func (f *File) place(size int64) error {
 	return nil
 }
 
-// settle finds the type and size of a tensor that has span bytes to itself.
-func (f *File) settle(t *Tensor, span int64) error {
+// fills reports whether the tensor, stored as typ, takes span bytes with the padding behind it.
+func (t *Tensor) fills(typ Type, span int64, alignment int) bool {
+	n, err := typ.Size(t.Shape...)
+	return err == nil && n <= span && span-n < int64(alignment)
+}
+
+// supported refuses types that cannot be read although their number is known. span is what the tensor
+// has to itself.
+func (f *File) supported(t *Tensor, span int64) error {
 	const redo = "convert the model again as i2_s, or give the Hugging Face folder instead"
-	fits := func(typ Type) bool {
-		n, err := typ.Size(t.Shape...)
-		return err == nil && n <= span && span-n < int64(f.Alignment)
-	}
 	switch t.Type {
 	case TL1:
 		return fmt.Errorf("type tl1 is shuffled for one machine's kernels and cannot be read; %s: %w", redo, errors.ErrUnsupported)
 	case MXFP4:
 		arch, _ := f.KV.String("general.architecture")
-		if strings.HasPrefix(arch, "bitnet") || !fits(MXFP4) && span >= 0 && isTL2(t.Shape, span) {
+		if strings.HasPrefix(arch, "bitnet") || !t.fills(MXFP4, span, f.Alignment) && span >= 0 && isTL2(t.Shape, span) {
 			return fmt.Errorf("type tl2 is shuffled for one machine's kernels and cannot be read; %s: %w", redo, errors.ErrUnsupported)
-		}
-	case Q2_0:
-		if !fits(Q2_0) && fits(Q2_0G128) {
-			t.Type = Q2_0G128
 		}
 	case PQ2_0, PTQ1_0:
 		if n, err := t.Type.Size(t.Shape...); err == nil && n > span {
 			return fmt.Errorf("type number %d is %s, but the size is not; iq2_tn and iq1_tn of old ik_llama.cpp used the number too: %w", uint32(t.Type), t.Type, errors.ErrUnsupported)
 		}
 	}
-	if t.Type > 0xffff && t.Type != Q2_0G128 {
+	if t.Type > 0xffff { // above are our own variants
 		return fmt.Errorf("storage type %d is not known: %w", uint32(t.Type), errors.ErrUnsupported)
 	}
-	n, err := t.Type.Size(t.Shape...)
-	if err != nil {
-		return err
-	}
-	t.Size = n
 	return nil
 }
 

@@ -315,6 +315,9 @@ func (cfg *Config) quantized(q *hfQuantization) error {
 	return nil
 }
 
+// IsTernary says whether the projection of this module name, such as "model.layers.0.mlp.up_proj", is a BitLinear.
+func (c *Config) IsTernary(module string) bool { return !c.floatLinear(module) }
+
 // floatLinear says whether the projection of this module name stays dense.
 func (c *Config) floatLinear(module string) bool {
 	if !c.Ternary {

@@ -27,7 +27,8 @@ type decoder struct {
 	head      *weights.Dense // [V, D], the embedding when tied
 	finalNorm norm
 	layers    []layer
-	dense     bool // some projection is dense
+	dense     bool    // some projection is dense
+	screen    *screen // of the head, nil where it is small
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -120,8 +121,9 @@ type scratch struct {
 	ids      []int
 	y        [][]int32
 
-	tops   []top
-	logits [][]float32
+	tops     []top
+	screened [][]Scored // where the best tokens of a screened pass go
+	logits   [][]float32
 }
 
 // rowAt says where a row of the block belongs.
@@ -143,6 +145,9 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 	d := &decoder{cfg: c, pool: pool, products: p, pages: newPagePool(c), rope: newRope(c)}
 	if err := d.load(ctx, w); err != nil {
 		return nil, errors.Join(err, p.Close())
+	}
+	if c.VocabSize >= screenMinVocab {
+		d.screen = newScreen(d.head, pool)
 	}
 	d.workers = make([]workerScratch, pool.Threads())
 	d.stages = newStages(d)

@@ -11,6 +11,7 @@ func (d *decoder) output() error {
 	p.w, p.y = d.head, p.y[:0]
 	x := s.h[:0] // the normed rows that need the head; h is free now and is at least [B, D]
 	tops := s.tops[:0]
+	s.screened = s.screened[:0]
 	for i := range s.runs {
 		r := &s.runs[i]
 		in := r.input
@@ -39,6 +40,11 @@ func (d *decoder) output() error {
 				p.y = append(p.y, in.Logits[(r.first+t)*V:][:V])
 			case len(in.Logits) > 0:
 				p.y = append(p.y, in.Logits)
+			case d.screen != nil:
+				d.screen.set(len(s.screened), h)
+				s.screened = append(s.screened, in.Top)
+				x = x[:len(x)-D]
+				continue
 			default:
 				p.y = append(p.y, s.logitsRow(len(tops), V))
 			}
@@ -48,6 +54,9 @@ func (d *decoder) output() error {
 		}
 	}
 	s.tops = tops
+	if len(s.screened) > 0 {
+		d.screen.best(d.pool, s.screened)
+	}
 	if len(p.y) == 0 {
 		return nil
 	}

@@ -19,7 +19,8 @@ import (
 //
 // Masters that hold NaN or infinities give codes 0 and a scale that Check refuses.
 func Quantize(w []float32, rows, cols int) *Matrix {
-	return quantize(w, rows, cols, func(v float32) float32 { return v })
+	checkLen(len(w), rows, cols)
+	return quantize(rows, cols, func(_ []float32, r int) []float32 { return w[r*cols:][:cols] })
 }
 
 // QuantizeBF16 is Quantize for bfloat16 masters (the upper half of a float32). transformers widens the
@@ -27,31 +28,48 @@ func Quantize(w []float32, rows, cols int) *Matrix {
 // one loaded as float32; only the value Ŵ/s is then rounded to the model's type. Scale[0] here is the
 // unrounded float32, as in a model loaded as float32.
 func QuantizeBF16(w []uint16, rows, cols int) *Matrix {
-	return quantize(w, rows, cols, func(v uint16) float32 { return math.Float32frombits(uint32(v) << 16) })
+	checkLen(len(w), rows, cols)
+	return quantize(rows, cols, func(buf []float32, r int) []float32 {
+		for i, v := range w[r*cols:][:len(buf)] {
+			buf[i] = math.Float32frombits(uint32(v) << 16)
+		}
+		return buf
+	})
 }
 
 // QuantizeF16 is QuantizeBF16 for IEEE half precision masters.
 func QuantizeF16(w []uint16, rows, cols int) *Matrix {
-	return quantize(w, rows, cols, f16)
+	checkLen(len(w), rows, cols)
+	return quantize(rows, cols, func(buf []float32, r int) []float32 {
+		for i, v := range w[r*cols:][:len(buf)] {
+			buf[i] = f16(v)
+		}
+		return buf
+	})
 }
 
-func quantize[T any](w []T, rows, cols int, widen func(T) float32) *Matrix {
-	m := newMatrix(rows, cols)
-	if len(w) != rows*cols {
-		panic(fmt.Sprintf("ternary: %d weights for shape [%d, %d]", len(w), rows, cols))
+func checkLen(n, rows, cols int) {
+	if T16Bytes(rows, cols) == 0 || n != rows*cols {
+		panic(fmt.Sprintf("ternary: %d weights for shape [%d, %d]", n, rows, cols))
 	}
-	tiles := (rows + 15) / 16
-	sums := make([]float64, tiles)
+}
+
+// quantize reads each row twice: for the mean and for the codes. row returns row r, in buf (len cols)
+// or elsewhere.
+func quantize(rows, cols int, row func(buf []float32, r int) []float32) *Matrix {
+	m := newMatrix(rows, cols)
+	sums := make([]float64, (rows+15)/16)
 	parallel(rows, func(lo, hi int) {
-		for t := lo; t < hi; t += 16 {
-			sums[t/16] = sumAbs(w[t*cols:min(t+16, hi)*cols], widen)
+		buf := make([]float32, cols)
+		for r := lo; r < hi; r++ {
+			sums[r/16] += sumAbs(row(buf, r))
 		}
 	})
 	var sum float64
 	for _, s := range sums {
 		sum += s
 	}
-	mean := max(float32(sum/float64(len(w))), 1e-5)
+	mean := max(float32(sum/(float64(rows)*float64(cols))), 1e-5)
 	s := 1 / mean
 	m.Scale = []float32{1 / s}
 	if !goodScale(m.Scale[0]) {
@@ -59,30 +77,29 @@ func quantize[T any](w []T, rows, cols int, widen func(T) float32) *Matrix {
 		return m
 	}
 	parallel(rows, func(lo, hi int) {
-		buf := m.codeBuffer()
+		buf, codes := make([]float32, cols), m.codeBuffer()
 		for r := lo; r < hi; r++ {
-			src := w[r*cols:][:cols]
-			dst := buf[:cols]
-			for c, v := range src {
-				dst[c] = code(widen(v) * s)
+			dst := codes[:cols]
+			for c, v := range row(buf, r) {
+				dst[c] = code(v * s)
 			}
-			m.setRow(r, buf)
+			setWords(m.row(r), codes)
 		}
 	})
 	return m
 }
 
 // sumAbs adds |w| in four interleaved float64 sums.
-func sumAbs[T any](w []T, widen func(T) float32) float64 {
+func sumAbs(w []float32) float64 {
 	var a, b, c, d float64
 	for ; len(w) >= 4; w = w[4:] {
-		a += math.Abs(float64(widen(w[0])))
-		b += math.Abs(float64(widen(w[1])))
-		c += math.Abs(float64(widen(w[2])))
-		d += math.Abs(float64(widen(w[3])))
+		a += math.Abs(float64(w[0]))
+		b += math.Abs(float64(w[1]))
+		c += math.Abs(float64(w[2]))
+		d += math.Abs(float64(w[3]))
 	}
 	for _, v := range w {
-		a += math.Abs(float64(widen(v)))
+		a += math.Abs(float64(v))
 	}
 	return (a + b) + (c + d)
 }

@@ -89,40 +89,30 @@ func (m *Matrix) row(r int) []byte {
 	return m.T16[off : off+m.tileBytes()-60]
 }
 
-// setRow stores one row of codes 0..2. len(codes) = cols16, a multiple of 16; the tail past Cols
-// must be 1. It returns a word with a bit set for each code 3 met.
-func (m *Matrix) setRow(r int, codes []byte) (bad uint32) {
-	dst := m.row(r)
-	for len(codes) >= 16 {
-		w := binary.LittleEndian.Uint32(codes) |
-			binary.LittleEndian.Uint32(codes[4:])<<2 |
-			binary.LittleEndian.Uint32(codes[8:])<<4 |
-			binary.LittleEndian.Uint32(codes[12:])<<6
-		bad |= w & (w >> 1)
-		binary.LittleEndian.PutUint32(dst, w)
-		codes = codes[16:]
-		if len(dst) < 64 {
-			break
-		}
-		dst = dst[64:]
+// setWords stores codes 0..2, a multiple of 16 of them: word w at dst[64·w:].
+func setWords(dst, codes []byte) {
+	for at := 0; len(codes) >= 16; at, codes = at+64, codes[16:] {
+		lo, hi := binary.LittleEndian.Uint64(codes), binary.LittleEndian.Uint64(codes[8:])
+		w := lo | hi<<4 // fields 0 and 2 in the lower half, 1 and 3 in the upper
+		binary.LittleEndian.PutUint32(dst[at:], uint32(w)|uint32(w>>30))
 	}
-	return bad & 0x55555555
+}
+
+// fillWords stores n words of zero weights.
+func fillWords(dst []byte, n int) {
+	for w := range n {
+		binary.LittleEndian.PutUint32(dst[64*w:], 0x55555555)
+	}
 }
 
 // getRow writes the codes 0..2 of row r, padding included, to codes (len cols16).
 func (m *Matrix) getRow(r int, codes []byte) {
 	src := m.row(r)
-	for len(codes) >= 16 {
-		w := binary.LittleEndian.Uint32(src)
-		binary.LittleEndian.PutUint32(codes, w&0x03030303)
-		binary.LittleEndian.PutUint32(codes[4:], w>>2&0x03030303)
-		binary.LittleEndian.PutUint32(codes[8:], w>>4&0x03030303)
-		binary.LittleEndian.PutUint32(codes[12:], w>>6&0x03030303)
-		codes = codes[16:]
-		if len(src) < 64 {
-			break
-		}
-		src = src[64:]
+	for at := 0; len(codes) >= 16; at, codes = at+64, codes[16:] {
+		w := binary.LittleEndian.Uint32(src[at:])
+		w2 := uint64(w) | uint64(w)<<30
+		binary.LittleEndian.PutUint64(codes, w2&0x0303030303030303)
+		binary.LittleEndian.PutUint64(codes[8:], w2>>4&0x0303030303030303)
 	}
 }
 
@@ -157,7 +147,7 @@ func FromCodes(codes []int8, rows, cols int, scale []float32) (*Matrix, error) {
 				}
 				buf[c] = byte(v + 1)
 			}
-			m.setRow(r, buf)
+			setWords(m.row(r), buf)
 		}
 	})
 	if fault.err != nil {

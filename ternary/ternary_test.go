@@ -59,7 +59,7 @@ func TestT16Layout(t *testing.T) {
 	}
 }
 
-var formats = []Format{I2SX86, I2SARM, I2SX4, TQ1_0, TQ2_0, Q2_0, Q2_0G128, PQ2_0, PTQ1_0, IQ1_BN, IQ2_BN}
+var formats = []Format{I2SX86, I2SARM, I2SX4, TQ1_0, TQ2_0, Q2_0, Q2_0G128, PQ2_0, PTQ1_0, IQ1_BN, IQ2_BN, IQ2_BN_R4}
 
 func TestPackUnpackIsIdentity(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))

@@ -38,7 +38,8 @@ type jsonFile struct {
 	Model         json.RawMessage `json:"model"`
 }
 
-// parseJSON builds a tokenizer from a tokenizer.json. Special tokens other than those of the post-processor are not known yet.
+// parseJSON builds a tokenizer from a tokenizer.json. Special tokens other than those of the
+// post-processor are not known yet.
 func parseJSON(data []byte) (*Tokenizer, error) {
 	if !utf8.Valid(data) {
 		return nil, bad("tokenizer.json: not UTF-8")
@@ -50,32 +51,40 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	if isNull(f.Model) {
 		return nil, bad(`tokenizer.json: no "model"; is this a tokenizer.json of Hugging Face tokenizers?`)
 	}
-	t := &Tokenizer{bos: -1, unk: -1, pad: -1, spec: &spec{json: data}}
+	p := &parts{what: "tokenizer.json", normalizer: f.Normalizer, pre: f.PreTokenizer, post: f.PostProcessor, decoder: f.Decoder}
 	for i, a := range f.Added {
 		if a.Content == "" {
 			return nil, bad("tokenizer.json: added_tokens[%d] (id %d) is empty", i, a.ID)
 		}
-		t.added = append(t.added, AddedToken{ID: a.ID, Content: a.Content, Special: a.Special,
+		p.added = append(p.added, AddedToken{ID: a.ID, Content: a.Content, Special: a.Special,
 			SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized})
 	}
+	var m jsonModel
+	if err := decode(f.Model, "model", &m); err != nil {
+		return nil, err
+	}
+	if m.Type == "" && !isNull(m.Merges) {
+		m.Type = "BPE"
+	}
+	if m.Type != "BPE" {
+		return nil, unsupported("tokenizer.json: model of type %s; only BPE is read", shorten(m.Type))
+	}
+	if m.Dropout != nil && *m.Dropout != 0 {
+		return nil, unsupported("tokenizer.json: model: dropout %g makes encoding random", *m.Dropout)
+	}
 	var err error
-	if t.normalize, err = parseNormalizer(f.Normalizer, "normalizer"); err != nil {
+	if p.tokens, err = readVocab(m.Vocab); err != nil {
 		return nil, err
 	}
-	if t.pre, err = parsePre(f.PreTokenizer, "pre_tokenizer", true); err != nil {
+	p.flags = m.modelFlags
+	p.merges = func(texts []string, index *stringIndex) (*pairTable, error) {
+		return readMerges(m.Merges, index, m.Prefix)
+	}
+	t, err := p.assemble()
+	if err != nil {
 		return nil, err
 	}
-	dec := decoding{}
-	if err = dec.parse(f.Decoder, "decoder"); err != nil {
-		return nil, err
-	}
-	if err = t.parseModel(f.Model, &dec, hasByteLevel(t.pre)); err != nil {
-		return nil, err
-	}
-	t.build()
-	if err = t.parsePost(f.PostProcessor, "post_processor"); err != nil {
-		return nil, err
-	}
+	t.json = data
 	return t, nil
 }
 
@@ -407,127 +416,17 @@ func byteFallback(s string) (byte, bool) {
 
 type jsonModel struct {
 	typed
-	Vocab        json.RawMessage `json:"vocab"`
-	Merges       json.RawMessage `json:"merges"`
-	Unk          *string         `json:"unk_token"`
-	UnkID        *int32          `json:"unk_id"`
-	Prefix       string          `json:"continuing_subword_prefix"`
-	Suffix       string          `json:"end_of_word_suffix"`
-	FuseUnk      bool            `json:"fuse_unk"`
-	ByteFallback bool            `json:"byte_fallback"`
-	IgnoreMerges bool            `json:"ignore_merges"`
-	Dropout      *float64        `json:"dropout"`
+	Vocab  json.RawMessage `json:"vocab"`
+	Merges json.RawMessage `json:"merges"`
+	modelFlags
+	Dropout *float64 `json:"dropout"`
 }
 
-func (t *Tokenizer) parseModel(r json.RawMessage, dec *decoding, byteLevel bool) error {
-	var m jsonModel
-	if err := decode(r, "model", &m); err != nil {
-		return err
-	}
-	if m.Type == "" && !isNull(m.Merges) {
-		m.Type = "BPE"
-	}
-	if m.Type != "BPE" {
-		return unsupported("tokenizer.json: model of type %s; only BPE is read", shorten(m.Type))
-	}
-	if m.Dropout != nil && *m.Dropout != 0 {
-		return unsupported("tokenizer.json: model: dropout %g makes encoding random", *m.Dropout)
-	}
-	if err := t.readVocab(m.Vocab); err != nil {
-		return err
-	}
-	modelTokens := len(t.tokens)
-	if err := t.placeAdded(); err != nil {
-		return err
-	}
-	for i := range t.tokens {
-		tok := &t.tokens[i]
-		switch tok.kind {
-		case normal:
-			var isByte bool
-			if tok.bytes, isByte = dec.bytes(tok.text); isByte {
-				tok.kind = byteToken
-			}
-		case userDefined, control:
-			tok.bytes = tok.text
-		}
-	}
-	if !dec.present {
-		t.joiner = " "
-	}
-	t.stripLeft = dec.strip
-
-	b := &bpe{byteLevel: byteLevel, whole: m.IgnoreMerges, fallback: m.ByteFallback, unk: -1,
-		fuseUnk: m.FuseUnk, prefix: m.Prefix, suffix: m.Suffix}
-	if byteLevel && (m.Prefix != "" || m.Suffix != "") {
-		return unsupported("tokenizer.json: model: byte-level vocabulary with a subword prefix or suffix")
-	}
-	texts := make([]string, modelTokens)
-	for i := range texts {
-		if t.tokens[i].kind != unused {
-			texts[i] = t.tokens[i].text
-		}
-	}
-	index := newStringIndex(texts)
-	for i, s := range texts {
-		if s != "" {
-			index.add(int32(i))
-		}
-	}
-	if m.Unk != nil && *m.Unk != "" {
-		id, ok := index.find(*m.Unk)
-		if !ok {
-			return bad("tokenizer.json: model: unk_token %s is not in the vocabulary", shorten(*m.Unk))
-		}
-		b.unk, t.unk = id, id
-	}
-	merges, err := readMerges(m.Merges, texts, index, b.prefix)
-	if err != nil {
-		return err
-	}
-	b.merges = merges
-	b.setKeys(texts, index)
-	t.model = b
-	return nil
-}
-
-// setKeys gives the model its vocabulary as written in the file; index is over texts.
-func (m *bpe) setKeys(texts []string, index *stringIndex) {
-	m.keys, m.index = texts, index
-	if m.byteLevel {
-		keys := make([]string, len(texts))
-		for i, s := range texts {
-			if raw, ok := byteLevelBytes(s); ok {
-				keys[i] = raw
-			}
-		}
-		m.keys, m.index = keys, newStringIndex(keys)
-		for i, s := range keys {
-			if s != "" {
-				m.index.add(int32(i))
-			}
-		}
-	}
-	for b := range m.byteIDs {
-		id, ok := int32(-1), false
-		if m.byteLevel {
-			id, ok = m.index.find(string([]byte{byte(b)}))
-		} else {
-			id, ok = m.index.find(fmt.Sprintf("<0x%02X>", b))
-		}
-		if !ok {
-			id = -1
-		}
-		m.byteIDs[b] = id
-	}
-	m.init()
-}
-
-// readVocab reads {"token": id, …} into t.tokens.
-func (t *Tokenizer) readVocab(r json.RawMessage) error {
+// readVocab reads {"token": id, …}.
+func readVocab(r json.RawMessage) ([]token, error) {
 	j := &jsonScan{s: string(r)}
 	if !j.open('{') {
-		return bad("tokenizer.json: model.vocab is not an object of tokens and ids")
+		return nil, bad("tokenizer.json: model.vocab is not an object of tokens and ids")
 	}
 	type entry struct {
 		text string
@@ -539,87 +438,30 @@ func (t *Tokenizer) readVocab(r json.RawMessage) error {
 		id, ok2 := j.int32()
 		switch {
 		case !ok:
-			return bad("tokenizer.json: model.vocab: broken at byte %d", j.at)
+			return nil, bad("tokenizer.json: model.vocab: broken at byte %d", j.at)
 		case !ok2 || id < 0:
-			return bad("tokenizer.json: model.vocab: token %s has no id", shorten(text))
+			return nil, bad("tokenizer.json: model.vocab: token %s has no id", shorten(text))
 		}
 		list = append(list, entry{text, id})
 	}
-	if len(list) == 0 {
-		return bad("tokenizer.json: model.vocab is empty")
-	}
+	var tokens []token
 	for _, e := range list {
 		if int(e.id) >= 4*len(list)+1024 {
-			return bad("tokenizer.json: model.vocab: token %s has id %d, but there are %d tokens", shorten(e.text), e.id, len(list))
+			return nil, bad("tokenizer.json: model.vocab: token %s has id %d, but there are %d tokens", shorten(e.text), e.id, len(list))
 		}
-		t.grow(e.id)
-		if have := t.tokens[e.id]; have.kind != unused {
-			return bad("tokenizer.json: model.vocab: tokens %s and %s have the same id %d", shorten(have.text), shorten(e.text), e.id)
+		for len(tokens) <= int(e.id) {
+			tokens = append(tokens, token{})
 		}
-		t.tokens[e.id] = token{text: e.text, kind: normal}
+		if have := tokens[e.id]; have.kind != unused {
+			return nil, bad("tokenizer.json: model.vocab: tokens %s and %s have the same id %d", shorten(have.text), shorten(e.text), e.id)
+		}
+		tokens[e.id] = token{text: e.text, kind: normal}
 	}
-	seen := newStringIndex(t.texts())
-	for i, tok := range t.tokens {
-		if tok.kind == unused {
-			continue
-		}
-		if other := seen.add(int32(i)); other != int32(i) {
-			return bad("tokenizer.json: model.vocab: token %s has ids %d and %d", shorten(tok.text), other, i)
-		}
-	}
-	return nil
-}
-
-func (t *Tokenizer) grow(id int32) {
-	for len(t.tokens) <= int(id) {
-		t.tokens = append(t.tokens, token{})
-	}
-}
-
-func (t *Tokenizer) texts() []string {
-	list := make([]string, len(t.tokens))
-	for i := range list {
-		list[i] = t.tokens[i].text
-	}
-	return list
-}
-
-// placeAdded enters the added tokens into the vocabulary.
-func (t *Tokenizer) placeAdded() error {
-	have := newStringIndex(t.texts())
-	for i, tok := range t.tokens {
-		if tok.kind != unused {
-			have.add(int32(i))
-		}
-	}
-	limit := len(t.tokens) + 16*len(t.added) + 1<<16
-	names := map[string]int32{}
-	for i, a := range t.added {
-		if a.ID < 0 || int(a.ID) >= limit {
-			return bad("tokenizer.json: added_tokens[%d] %s has id %d", i, shorten(a.Content), a.ID)
-		}
-		if id, ok := have.find(a.Content); ok && id != a.ID {
-			return bad("tokenizer.json: added token %s has ids %d and %d", shorten(a.Content), id, a.ID)
-		}
-		if id, ok := names[a.Content]; ok && id != a.ID {
-			return bad("tokenizer.json: added token %s has ids %d and %d", shorten(a.Content), id, a.ID)
-		}
-		names[a.Content] = a.ID
-		t.grow(a.ID)
-		tok := &t.tokens[a.ID]
-		if tok.kind != unused && tok.text != a.Content {
-			return bad("tokenizer.json: tokens %s and %s have the same id %d", shorten(tok.text), shorten(a.Content), a.ID)
-		}
-		*tok = token{text: a.Content, kind: userDefined}
-		if a.Special {
-			tok.kind = control
-		}
-	}
-	return nil
+	return tokens, nil
 }
 
 // readMerges reads ["a b", …] or [["a", "b"], …]; a merge's rank is its position.
-func readMerges(r json.RawMessage, texts []string, index *stringIndex, prefix string) (*pairTable, error) {
+func readMerges(r json.RawMessage, index *stringIndex, prefix string) (*pairTable, error) {
 	n := bytes.Count(r, []byte{','}) + 1
 	table := newPairTable(min(n, len(r)/3+1))
 	j := &jsonScan{s: string(r)}
@@ -647,21 +489,9 @@ func readMerges(r json.RawMessage, texts []string, index *stringIndex, prefix st
 		if !ok {
 			return nil, bad("tokenizer.json: model.merges[%d] is not a pair of tokens", rank)
 		}
-		l, ok1 := index.find(left)
-		r, ok2 := index.find(right)
-		id, ok3 := index.find(left + strings.TrimPrefix(right, prefix))
-		if !ok1 || !ok2 || !ok3 {
-			missing := left
-			if ok1 {
-				missing = right
-				if ok2 {
-					missing = left + strings.TrimPrefix(right, prefix)
-				}
-			}
-			return nil, bad("tokenizer.json: model.merges[%d] %s %s: token %s is not in the vocabulary",
-				rank, shorten(left), shorten(right), shorten(missing))
+		if err := table.merge(index, left, right, prefix, rank); err != nil {
+			return nil, bad("tokenizer.json: model.merges[%d]: %w", rank, err)
 		}
-		table.put(l, r, rank, id)
 	}
 	return table, nil
 }

@@ -159,7 +159,7 @@ func (l *idList) UnmarshalJSON(b []byte) error {
 // configure sets what the files beside the vocabulary say: special tokens, ends of turn, chat
 // templates, and whether the class of tokenizer adds BOS and EOS.
 func (t *Tokenizer) configure(c *config, f *files) error {
-	t.spec.config = f.config
+	t.config, t.jinja = f.config, f.template
 	var m config
 	if f.special != nil {
 		if err := json.Unmarshal(f.special, &m); err != nil {
@@ -175,10 +175,8 @@ func (t *Tokenizer) configure(c *config, f *files) error {
 		return -1
 	}
 	var eos []int32
-	for _, n := range []tokenName{c.EOS, m.EOS} {
-		if id, ok := t.ID(string(n)); ok {
-			eos = append(eos, id)
-		}
+	if t.end >= 0 {
+		eos = append(eos, t.end)
 	}
 	set := func(dst *int32, names ...tokenName) {
 		if id := pick(names...); id >= 0 {
@@ -186,6 +184,7 @@ func (t *Tokenizer) configure(c *config, f *files) error {
 		}
 	}
 	set(&t.bos, c.BOS, m.BOS)
+	set(&t.end, c.EOS, m.EOS)
 	set(&t.unk, c.Unk, m.Unk)
 	set(&t.pad, c.Pad, m.Pad)
 	for _, side := range []struct {
@@ -203,7 +202,11 @@ func (t *Tokenizer) configure(c *config, f *files) error {
 		if err := json.Unmarshal(side.data, &g); err != nil {
 			return bad("%s: %w", side.name, err)
 		}
-		eos = append(eos, g.EOS...)
+		for _, id := range g.EOS {
+			if t.Token(id) != "" {
+				eos = append(eos, id)
+			}
+		}
 		first := func(dst *int32, ids idList) {
 			if *dst < 0 && len(ids) > 0 && t.Token(ids[0]) != "" {
 				*dst = ids[0]
@@ -215,7 +218,10 @@ func (t *Tokenizer) configure(c *config, f *files) error {
 	if t.bos < 0 && len(t.before) > 0 {
 		t.bos = t.before[0]
 	}
-	t.setEOS(eos...)
+	if t.end < 0 && len(eos) > 0 {
+		t.end = eos[0]
+	}
+	t.setEOS(append(eos, t.end)...)
 
 	// transformers' Llama and Gemma classes put BOS and EOS around a text by these two flags,
 	// whatever the post-processor says; the other classes have them only without one.
@@ -228,8 +234,8 @@ func (t *Tokenizer) configure(c *config, f *files) error {
 		if addBOS && t.bos >= 0 {
 			t.before = []int32{t.bos}
 		}
-		if id := pick(c.EOS, m.EOS); addEOS && id >= 0 {
-			t.after = []int32{id}
+		if addEOS && t.end >= 0 {
+			t.after = []int32{t.end}
 		}
 	}
 	return t.templates.set(c.Template, f.template)

@@ -39,11 +39,16 @@ type Tokenizer struct {
 	stripLeft int    // spaces to drop where a text begins (SentencePiece's dummy prefix)
 	joiner    string // put between decoded tokens; only files without a decoder have one
 
-	bos, unk, pad int32 // -1: none
-	eos           []int32
+	bos, unk, pad int32   // -1: none
+	end           int32   // the EOS that the files name, -1: none
+	eos           []int32 // all of them
 
 	templates templates
-	spec      *spec // how to write the tokenizer as tokenizer.json and GGUF
+	parts     *parts // how to write the tokenizer again
+	json      []byte // the tokenizer.json it came from, nil when from another format
+	config    []byte // the tokenizer_config.json beside it
+	jinja     []byte // the chat_template.jinja beside it
+	warnings  []string
 }
 
 // token is one entry of the vocabulary.
@@ -51,6 +56,7 @@ type token struct {
 	text  string // as the vocabulary file writes it
 	bytes string // what it decodes to
 	kind  kind
+	score float32 // SentencePiece
 }
 
 type kind uint8
@@ -68,6 +74,9 @@ const (
 type model interface {
 	encode(dst []int32, piece string, s *scratch) []int32
 }
+
+// Warnings are sentences about what had to be guessed when the tokenizer was read.
+func (t *Tokenizer) Warnings() []string { return t.warnings }
 
 // EncodeOptions says how to encode; the zero value is plain text: nothing added, and control
 // tokens written in the text are text.
@@ -238,7 +247,7 @@ func (t *Tokenizer) build() {
 			raw = append(raw, a)
 		}
 	}
-	t.raw = newMatcher(raw, func(a AddedToken) string { return a.Content })
+	t.raw = newMatcher(raw, func(a AddedToken) string { return t.tokens[a.ID].bytes })
 	t.normed = newMatcher(normed, func(a AddedToken) string {
 		if t.normalize != nil {
 			return t.normalize(a.Content)

@@ -115,7 +115,7 @@ type card struct {
 	f      *os.File
 	info   Info
 	maxDMA int
-	mem    []byte
+	host   HostMemory
 	guards []*os.File
 	wins   map[*cardWindow]bool
 }
@@ -307,6 +307,12 @@ func (w *cardWindow) Close() error {
 // HostMemory asks the kernel for one contiguous buffer, and where that is too large for the kernel, pins pages of
 // this process, which needs an IOMMU.
 func (c *card) HostMemory(n int) (HostMemory, error) {
+	if n <= len(c.host.Bytes) {
+		return c.host, nil
+	}
+	if c.host.Bytes != nil {
+		return HostMemory{}, fmt.Errorf("driver: %s: host memory of %d bytes was handed out, %d are wanted now", c.info.Name, len(c.host.Bytes), n)
+	}
 	n = (n + 4095) &^ 4095
 	if n <= c.maxDMA {
 		d := ioDMABuf{size: uint32(n), flags: 2} // flag 2: reachable over the NoC
@@ -315,8 +321,8 @@ func (c *card) HostMemory(n int) (HostMemory, error) {
 			if err != nil {
 				return HostMemory{}, fmt.Errorf("driver: %s: mapping a DMA buffer: %w", c.info.Name, err)
 			}
-			c.mem = mem
-			return HostMemory{Bytes: mem, NoC: d.noc}, nil
+			c.host = HostMemory{Bytes: mem, NoC: d.noc}
+			return c.host, nil
 		}
 	}
 	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
@@ -328,8 +334,8 @@ func (c *card) HostMemory(n int) (HostMemory, error) {
 		_ = unix.Munmap(mem)
 		return HostMemory{}, fmt.Errorf("driver: %s: no host memory of %d bytes for the device: %w; turn the IOMMU on (iommu=pt is not enough) or ask for a smaller batch", c.info.Name, n, err)
 	}
-	c.mem = mem
-	return HostMemory{Bytes: mem, NoC: p.noc}, nil
+	c.host = HostMemory{Bytes: mem, NoC: p.noc}
+	return c.host, nil
 }
 
 // Guard opens the device once more: the kernel keeps one farewell write per open file. O_APPEND keeps that file
@@ -357,9 +363,9 @@ func (c *card) Close() error {
 	for _, g := range c.guards {
 		errs = append(errs, g.Close())
 	}
-	if c.mem != nil {
-		errs = append(errs, unix.Munmap(c.mem))
+	if c.host.Bytes != nil {
+		errs = append(errs, unix.Munmap(c.host.Bytes))
 	}
-	c.mem, c.guards = nil, nil
+	c.host, c.guards = HostMemory{}, nil
 	return errors.Join(append(errs, c.f.Close())...)
 }

@@ -1,0 +1,195 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// parts are what every loader gathers; assemble makes a Tokenizer of them. The stages around the
+// model are in the words of tokenizer.json, whatever the vocabulary came from, so that there is
+// one reader of them and Save can write them.
+type parts struct {
+	what   string // the file, for errors
+	tokens []token
+	added  []AddedToken
+
+	normalizer, pre, post, decoder json.RawMessage
+
+	flags  modelFlags
+	merges func(texts []string, index *stringIndex) (*pairTable, error)
+	spm    bool // SentencePiece rules: see assemble
+}
+
+// modelFlags are the settings of a BPE model in tokenizer.json.
+type modelFlags struct {
+	Unk          *string `json:"unk_token"`
+	Prefix       string  `json:"continuing_subword_prefix"`
+	Suffix       string  `json:"end_of_word_suffix"`
+	FuseUnk      bool    `json:"fuse_unk"`
+	ByteFallback bool    `json:"byte_fallback"`
+	IgnoreMerges bool    `json:"ignore_merges"`
+}
+
+func (p *parts) assemble() (*Tokenizer, error) {
+	t := &Tokenizer{tokens: p.tokens, added: p.added, bos: -1, unk: -1, pad: -1, end: -1, parts: p}
+	var err error
+	if t.normalize, err = parseNormalizer(p.normalizer, "normalizer"); err != nil {
+		return nil, err
+	}
+	if t.pre, err = parsePre(p.pre, "pre_tokenizer", true); err != nil {
+		return nil, err
+	}
+	var dec decoding
+	if err = dec.parse(p.decoder, "decoder"); err != nil {
+		return nil, err
+	}
+	if !dec.present {
+		t.joiner = " "
+	}
+	t.stripLeft = dec.strip
+
+	// The model's own tokens, before the added ones join them.
+	if len(t.tokens) == 0 {
+		return nil, bad("%s: the vocabulary is empty", p.what)
+	}
+	texts := make([]string, len(t.tokens))
+	for i, tok := range t.tokens {
+		texts[i] = tok.text
+	}
+	index := newStringIndex(texts)
+	for i, tok := range t.tokens {
+		if tok.text == "" {
+			continue
+		}
+		if other := index.add(int32(i)); other != int32(i) {
+			return nil, bad("%s: token %s has ids %d and %d", p.what, shorten(tok.text), other, i)
+		}
+	}
+	b := &bpe{byteLevel: hasByteLevel(t.pre), whole: p.flags.IgnoreMerges, fallback: p.flags.ByteFallback, unk: -1,
+		fuseUnk: p.flags.FuseUnk, prefix: p.flags.Prefix, suffix: p.flags.Suffix}
+	if b.byteLevel && (b.prefix != "" || b.suffix != "") {
+		return nil, unsupported("%s: byte-level vocabulary with a subword prefix or suffix", p.what)
+	}
+	if u := p.flags.Unk; u != nil && *u != "" {
+		id, ok := index.find(*u)
+		if !ok {
+			return nil, bad("%s: unk_token %s is not in the vocabulary", p.what, shorten(*u))
+		}
+		b.unk, t.unk = id, id
+	}
+	if b.merges, err = p.merges(texts, index); err != nil {
+		return nil, err
+	}
+	if err = t.placeAdded(index, p.what); err != nil {
+		return nil, err
+	}
+	for i := range t.tokens {
+		tok := &t.tokens[i]
+		switch tok.kind {
+		case normal, byteToken:
+			var isByte bool
+			if tok.bytes, isByte = dec.bytes(tok.text); isByte {
+				tok.kind = byteToken
+			}
+		case userDefined, control:
+			tok.bytes = tok.text
+			if p.spm && tok.kind == userDefined {
+				tok.bytes = strings.ReplaceAll(tok.text, "▁", " ")
+			}
+		}
+	}
+	if p.spm {
+		// SentencePiece never builds control, unknown and byte pieces out of text, and builds
+		// pieces out of characters that are no pieces themselves.
+		texts, index = t.textPieces(len(texts))
+		for _, s := range texts {
+			for _, r := range s {
+				if c := string(r); len(c) < len(s) && b.virtual[c] == 0 {
+					if _, ok := index.find(c); !ok {
+						if b.virtual == nil {
+							b.virtual = map[string]int32{}
+						}
+						b.virtual[c] = int32(len(texts) + len(b.virtualAt))
+						b.virtualAt = append(b.virtualAt, c)
+					}
+				}
+			}
+		}
+		b.merges = scoreMerges(t.tokens, texts, index, b.virtual)
+	}
+	b.setKeys(t.tokens, texts, index)
+	t.model = b
+	t.build()
+	if err := t.parsePost(p.post, "post_processor"); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// placeAdded enters the added tokens into the vocabulary; have finds those already there.
+func (t *Tokenizer) placeAdded(have *stringIndex, what string) error {
+	limit := len(t.tokens) + 16*len(t.added) + 1<<16
+	names := map[string]int32{}
+	for _, a := range t.added {
+		if a.ID < 0 || int(a.ID) >= limit {
+			return bad("%s: added token %s has id %d, but there are %d tokens", what, shorten(a.Content), a.ID, len(t.tokens))
+		}
+		id, ok := have.find(a.Content)
+		if !ok {
+			id, ok = names[a.Content]
+		}
+		if ok && id != a.ID {
+			return bad("%s: added token %s has ids %d and %d", what, shorten(a.Content), id, a.ID)
+		}
+		names[a.Content] = a.ID
+		for len(t.tokens) <= int(a.ID) {
+			t.tokens = append(t.tokens, token{})
+		}
+		tok := &t.tokens[a.ID]
+		if tok.kind != unused && tok.text != a.Content {
+			return bad("%s: tokens %s and %s have the same id %d", what, shorten(tok.text), shorten(a.Content), a.ID)
+		}
+		tok.text = a.Content
+		tok.kind = userDefined
+		if a.Special {
+			tok.kind = control
+		}
+	}
+	return nil
+}
+
+// setKeys gives the model its vocabulary as written in the file; index is over texts.
+func (m *bpe) setKeys(tokens []token, texts []string, index *stringIndex) {
+	m.keys, m.index = texts, index
+	if m.byteLevel {
+		keys := make([]string, len(texts))
+		for i, s := range texts {
+			if raw, ok := byteLevelBytes(s); ok {
+				keys[i] = raw
+			}
+		}
+		m.keys, m.index = keys, newStringIndex(keys)
+		for i, s := range keys {
+			if s != "" {
+				m.index.add(int32(i))
+			}
+		}
+	}
+	for b := range m.byteIDs {
+		id, ok := int32(-1), false
+		if m.byteLevel {
+			if id, ok = m.index.find(string([]byte{byte(b)})); !ok {
+				id = -1
+			}
+		}
+		m.byteIDs[b] = id
+	}
+	if m.fallback {
+		for id, tok := range tokens {
+			if b, ok := byteFallback(tok.text); ok {
+				m.byteIDs[b] = int32(id)
+			}
+		}
+	}
+	m.init()
+}
