@@ -87,8 +87,8 @@ func TestMatMul(t *testing.T) {
 	eachTier(t, func(t *testing.T) {
 		for _, rows := range []int{1, 2, 3, 4, 5, 7, 8, 9} {
 			for _, cols := range []int{1, 5, 16, 31, 32, 33, 64, 80, 96, 128, 1056} {
-				for _, tokens := range []int{1, 2, 3, 4, 5, 6, 7, 8, 10} {
-					if cols > 128 && (rows*tokens > 30) {
+				for _, tokens := range []int{1, 2, 3, 4, 5, 6, 7, 8, 10, 23, 24, 25, 26, 27, 28, 29, 51} {
+					if cols > 128 && rows*tokens > 30 || tokens > 10 && (rows < 4 || cols > 96) {
 						continue
 					}
 					wild := rng.IntN(4) == 0
