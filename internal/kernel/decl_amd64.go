@@ -9,7 +9,7 @@ package kernel
 //go:noescape
 func ternaryMatVecVNNI(y []int32, w []byte, x []int8, xsum int32)
 
-// ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 2 or 1 tokens at a time.
+// ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 3, 2 or 1 tokens at a time.
 // stride is the bytes from one token's outputs to the next one's.
 //
 //go:noescape
@@ -43,6 +43,72 @@ func screen4VNNI(y []float32, v []float32, codes []byte, scales []uint16, x []in
 //
 //go:noescape
 func screen4AVX2(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+
+// matVecF32VNNI computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matVecF32VNNI(y *float32, w *float32, x *float32, cols int, rows int)
+
+// matMulF32VNNI computes y[t·stride+r] = Dot(w[r], x[t]), four rows at a time; rows is a multiple of 4.
+// rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matMulF32VNNI(y *float32, stride int, w *float32, x *float32, cols int, rows int, tokens int)
+
+// matVecF32AVX2 computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matVecF32AVX2(y *float32, w *float32, x *float32, cols int, rows int)
+
+// matMulF32AVX2 computes y[t·stride+r] = Dot(w[r], x[t]), two rows at a time; rows is even, cols a multiple of 32.
+// rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matMulF32AVX2(y *float32, stride int, w *float32, x *float32, cols int, rows int, tokens int)
+
+// matVecBF16VNNI computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matVecBF16VNNI(y *float32, w *uint16, x *float32, cols int, rows int)
+
+// matMulBF16VNNI computes y[t·stride+r] = Dot(w[r], x[t]), four rows at a time; rows is a multiple of 4.
+// rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matMulBF16VNNI(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
+
+// matVecBF16AVX2 computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matVecBF16AVX2(y *float32, w *uint16, x *float32, cols int, rows int)
+
+// matMulBF16AVX2 computes y[t·stride+r] = Dot(w[r], x[t]), two rows at a time; rows is even, cols a multiple of 32.
+// rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matMulBF16AVX2(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
+
+// matVecF16VNNI computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matVecF16VNNI(y *float32, w *uint16, x *float32, cols int, rows int)
+
+// matMulF16VNNI computes y[t·stride+r] = Dot(w[r], x[t]), four rows at a time; rows is a multiple of 4.
+// rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matMulF16VNNI(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
+
+// matVecF16AVX2 computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matVecF16AVX2(y *float32, w *uint16, x *float32, cols int, rows int)
+
+// matMulF16AVX2 computes y[t·stride+r] = Dot(w[r], x[t]), two rows at a time; rows is even, cols a multiple of 32.
+// rows and cols are those of w, cols > 0; strides are in floats.
+//
+//go:noescape
+func matMulF16AVX2(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
 
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //

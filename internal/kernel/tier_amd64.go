@@ -16,8 +16,14 @@ func tiers() []*tier {
 	avx2.ternaryMatVec = ternaryMatVecAVX2
 	avx2.ternaryMatMul = ternaryMatMulAVX2
 	avx2.screen4 = screen4AVX2
+	avx2.dotF32 = dotWith(matVecF32AVX2)
+	avx2.matMulF32 = matMulWith(matVecF32AVX2, matMulF32AVX2, 2, 32, 4)
+	avx2.dotBF16 = dotWith(matVecBF16AVX2)
+	avx2.matMulBF16 = matMulWith(matVecBF16AVX2, matMulBF16AVX2, 2, 32, 2)
+	avx2.dotF16 = dotWith(matVecF16AVX2)
+	avx2.matMulF16 = matMulWith(matVecF16AVX2, matMulF16AVX2, 2, 32, 2)
 	list = append(list, &avx2)
-	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI) {
+	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2) {
 		return list
 	}
 	vnni := avx2
@@ -26,5 +32,11 @@ func tiers() []*tier {
 	vnni.ternaryMatVec = ternaryMatVecVNNI
 	vnni.ternaryMatMul = ternaryMatMulPairs
 	vnni.screen4 = screen4VNNI
+	vnni.dotF32 = dotWith(matVecF32VNNI)
+	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)
+	vnni.dotBF16 = dotWith(matVecBF16VNNI)
+	vnni.matMulBF16 = matMulWith(matVecBF16VNNI, matMulBF16VNNI, 4, 1, 2)
+	vnni.dotF16 = dotWith(matVecF16VNNI)
+	vnni.matMulF16 = matMulWith(matVecF16VNNI, matMulF16VNNI, 4, 1, 2)
 	return append(list, &vnni)
 }

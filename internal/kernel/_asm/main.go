@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"go/format"
 	"log"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,7 @@ import (
 // asm is the function being written; avo's context has a method per instruction.
 type asm struct {
 	*build.Context
+	consts map[string]Mem
 	avx512 bool // the function may use 32 registers, in EVEX instructions only
 }
 
@@ -38,6 +40,7 @@ var groups = []struct {
 }{
 	{"ternary_amd64.s", ternary},
 	{"screen_amd64.s", screen},
+	{"dense_amd64.s", dense},
 	{"peak_amd64.s", peak},
 }
 
@@ -50,7 +53,7 @@ func main() {
 	for _, g := range groups {
 		ctx := build.NewContext()
 		ctx.ConstraintExpr("!purego")
-		g.write(&asm{Context: ctx})
+		g.write(&asm{Context: ctx, consts: map[string]Mem{}})
 		file, err := ctx.Result()
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
@@ -90,7 +93,7 @@ func checkISA(f *ir.Function) {
 	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
-		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI")
+		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
 		vectors = 32
 	}
 	for _, isa := range f.ISA {
@@ -159,6 +162,13 @@ func (a *asm) copy(r reg.GPVirtual) reg.GPVirtual {
 	return c
 }
 
+// times returns r·n, n a power of two.
+func (a *asm) times(r reg.GPVirtual, n int) reg.GPVirtual {
+	c := a.copy(r)
+	a.SHLQ(Imm(uint64(bits.TrailingZeros(uint(n)))), c)
+	return c
+}
+
 // mem is a memory operand at a base register.
 func mem(base reg.Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
@@ -199,4 +209,18 @@ func (a *asm) zero(v reg.VecVirtual) {
 	}
 	i.Inputs = nil
 	a.Instruction(i)
+}
+
+// data is a constant of the file, of 32-bit words.
+func (a *asm) data(name string, words ...uint32) Mem {
+	if m, ok := a.consts[name]; ok {
+		return m
+	}
+	m := a.StaticGlobal(name)
+	a.DataAttributes(attr.RODATA | attr.NOPTR)
+	for i, w := range words {
+		a.AddDatum(4*i, U32(w))
+	}
+	a.consts[name] = m
+	return m
 }
