@@ -35,7 +35,7 @@ var may = []struct {
 	{"weights", "gguf safetensors ternary", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"model", "gguf weights ternary internal/kernel internal/par", ""},
 	{"model/enginetest", "model weights ternary internal/kernel internal/par", ""},
-	{"accel/...", "accel/... model model/enginetest weights ternary internal/kernel internal/par", "golang.org/x/sys/unix github.com/ebitengine/purego"},
+	{"accel/...", "accel/... model model/enginetest weights safetensors ternary internal/kernel internal/par", "golang.org/x/sys/unix github.com/ebitengine/purego"},
 	{"train/...", "train/... model data weights ternary tokenizer gguf safetensors internal/kernel internal/gemm internal/par", "github.com/ebitengine/purego gonum.org/v1/plot/..."},
 	{".", "model weights tokenizer sample ternary", ""},
 	{"demo", ".", ""},
