@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -29,7 +29,7 @@ type fake struct {
 	cfg   model.Config
 	tok   *tokenizer.Tokenizer
 	pause time.Duration // per step
-	reply string        // what it says after "<|im_start|>assistant", if anything
+	reply string        // what it says when it is the assistant's turn, if anything
 	quiet bool          // never ends by itself
 	fails atomic.Bool
 	panic atomic.Bool
@@ -48,10 +48,7 @@ type fakeCache struct {
 	closed bool
 }
 
-var (
-	testTokOnce = sync.OnceValues(makeTestTokenizer)
-	hashSeed    = maphash.MakeSeed()
-)
+var testTokOnce = sync.OnceValues(makeTestTokenizer)
 
 const testTemplate = `{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
@@ -127,11 +124,9 @@ func (c *fakeCache) Close() {
 
 // scores fills the logits after tokens.
 func (f *fake) scores(l []float32, tokens []int32) {
-	var h maphash.Hash
-	h.SetSeed(hashSeed)
+	h := fnv.New64a()
 	for _, t := range tokens {
-		h.WriteByte(byte(t))
-		h.WriteByte(byte(t >> 8))
+		h.Write([]byte{byte(t), byte(t >> 8)})
 	}
 	rng := rand.New(rand.NewPCG(h.Sum64(), 1))
 	for i := range l {
@@ -152,16 +147,19 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	if f.reply == "" {
 		return
 	}
-	start, _ := f.tok.ID("<|im_start|>")
-	at := -1
-	for i, t := range tokens {
-		if t == start {
-			at = i
+	var all []byte
+	for _, t := range tokens {
+		if !f.tok.IsSpecial(t) {
+			all = append(all, f.tok.Bytes(t)...)
 		}
 	}
-	said := f.tok.Decode(tokens[at+1:])
-	said, ok := strings.CutPrefix(said, "assistant\n")
-	if at < 0 || !ok {
+	said, ok := string(all), false
+	for _, mark := range []string{"assistant\n", "Assistant:"} { // with a template, and without
+		if i := strings.LastIndex(said, mark); i >= 0 {
+			said, ok = said[i+len(mark):], true
+		}
+	}
+	if !ok {
 		return
 	}
 	next := eos
@@ -285,3 +283,5 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	})
 	return s, h
 }
+
+var chatOptionsForTest = tokenizer.ChatOptions{}
