@@ -35,6 +35,11 @@ type Options struct {
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
 	Kernels string
+	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
+	// not say so, as the "prequantized" revisions of Falcon-E need.
+	Quantize bool
+	// Tokenizer is a folder with the model's tokenizer files, "" for the tokenizer that came with the weights.
+	Tokenizer string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
 	I2SLayout string
 }
@@ -82,23 +87,30 @@ func OpenFS(ctx context.Context, fsys fs.FS, name string, o *Options) (*Model, e
 	return load(ctx, set, o)
 }
 
-func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err error) {
+// load makes a model of the set, which it closes when it fails.
+func load(ctx context.Context, set *weights.Set, o *Options) (*Model, error) {
 	start := time.Now()
-	m = &Model{path: set.Path(), weights: set}
-	defer func() {
-		if err != nil {
-			m.Close()
-			m = nil
-		}
-	}()
-	if m.cfg, err = model.ParseConfig(set); err != nil {
-		return nil, err
+	m := &Model{path: set.Path(), weights: set}
+	if err := m.load(ctx, o); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
-	if m.tokenizer, err = loadTokenizer(set); err != nil {
-		return nil, err
+	m.loadTime = time.Since(start)
+	return m, nil
+}
+
+func (m *Model) load(ctx context.Context, o *Options) (err error) {
+	set := m.weights
+	if m.cfg, err = model.ParseConfig(set); err != nil {
+		return err
+	}
+	if o.Quantize {
+		m.cfg.QuantizeMasters()
+	}
+	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
+		return err
 	}
 	if n := m.tokenizer.VocabSize(); n > m.cfg.VocabSize {
-		return nil, fmt.Errorf("trit: %s: the tokenizer has %d tokens and the model %d: they do not belong together", set.Path(), n, m.cfg.VocabSize)
+		return fmt.Errorf("trit: %s: the tokenizer has %d tokens and the model %d: they do not belong together", set.Path(), n, m.cfg.VocabSize)
 	}
 	m.maxContext = m.cfg.MaxContext
 	if o.MaxContext > 0 {
@@ -108,18 +120,22 @@ func load(ctx context.Context, set *weights.Set, o *Options) (m *Model, err erro
 	if backend == nil {
 		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels}
 	}
-	if m.engine, err = backend.Load(ctx, m.cfg, set); err != nil {
-		return nil, err
-	}
-	m.loadTime = time.Since(start)
-	return m, nil
+	m.engine, err = backend.Load(ctx, m.cfg, set)
+	return err
 }
 
-// loadTokenizer reads the tokenizer that came with the weights.
-func loadTokenizer(set *weights.Set) (*tokenizer.Tokenizer, error) {
-	t, err := tokenizer.LoadFS(set.Folder())
+// loadTokenizer reads the tokenizer that came with the weights, or the one at path.
+func loadTokenizer(set *weights.Set, path string) (t *tokenizer.Tokenizer, err error) {
+	switch {
+	case path != "":
+		return tokenizer.Load(path)
+	case set.GGUF() != nil:
+		t, err = tokenizer.FromGGUF(set.GGUF().KV)
+	default:
+		t, err = tokenizer.LoadFS(set.Folder())
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", set.Path(), err)
+		return nil, fmt.Errorf("trit: %s: %w", set.Path(), err)
 	}
 	return t, nil
 }
@@ -138,6 +154,9 @@ func (m *Model) Path() string { return m.path }
 
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }
+
+// Weights are the tensors of the opened files.
+func (m *Model) Weights() *weights.Set { return m.weights }
 
 // Engine computes logits; for those who want more than text.
 func (m *Model) Engine() model.Engine { return m.engine }

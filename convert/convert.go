@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -18,7 +19,6 @@ import (
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/ternary"
-	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -32,8 +32,10 @@ type Source interface {
 	Dense(name string, rows, cols int) (Rows, error)
 	// Vector gives a norm's weights, or a bias.
 	Vector(name string, n int) ([]float32, error)
-	// Type is how a tensor of floats is stored; ternary codes have none (gguf.Type is then ternary).
+	// Type is how a tensor of floats is stored.
 	Type(name string) gguf.Type
+	// HasCodes says whether a projection is stored as codes; if not, as floats that Dense gives too.
+	HasCodes(name string) bool
 }
 
 // Rows is a matrix of floats, row by row.
@@ -103,11 +105,11 @@ func (f Format) index() int {
 
 // Options for Write.
 type Options struct {
-	Format    Format
-	Tokenizer *tokenizer.Tokenizer // written beside or into the model
-	// Files are small files to copy into a folder as they are (tokenizer.json …); they come before what
-	// Tokenizer would write.
+	Format Format
+	// Files are small files for a folder, by name: the tokenizer's, generation_config.json.
 	Files map[string][]byte
+	// TokenizerKV is the tokenizer as GGUF metadata.
+	TokenizerKV gguf.KV
 	// HFConfig is a config.json to start from, so that keys trit has no use for survive; nil makes one.
 	HFConfig []byte
 	// Embedding is how GGUF stores embedding and head: gguf.F16, BF16, F32, Q8_0 or Q6_K. Keep is as they are.
@@ -267,45 +269,21 @@ func place(c *model.Config, name string) (entry, bool) {
 
 // ternaryEntry reports whether the tensor is a projection that the model computes with ternary weights.
 func ternaryEntry(c *model.Config, e entry) bool {
-	if e.kind != projection || !c.Ternary {
-		return false
-	}
-	for _, m := range c.FloatLinear {
-		if m != "" && (e.module == m || strings.HasSuffix(e.module, "."+m) || strings.HasPrefix(e.module, m+".")) {
-			return false
-		}
-	}
-	return true
+	return e.kind == projection && c.IsTernary(e.module)
 }
 
 // Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as
 // it is unless everything went well.
 func Write(ctx context.Context, dst string, src Source, o Options) (*Report, error) {
-	i := o.Format.index()
-	if i < 0 {
-		names, _ := Formats()
-		return nil, fmt.Errorf("convert: format %q is not known; known: %v", o.Format, names)
+	w, list, err := newWriter(ctx, src, o)
+	if err != nil {
+		return nil, err
 	}
-	c := src.Config()
-	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary {
-		return nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
-	}
-	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
-		return nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise: %w", o.Format, errors.ErrUnsupported)
-	}
-	w := &writer{ctx: ctx, src: src, o: o, report: Report{Format: o.Format, Path: dst}}
-	w.typ, w.codec = formats[i].typ, formats[i].codec
-	var list []entry
-	list, w.report.Skipped = plan(src)
-	w.report.Tensors = len(list)
-	for _, e := range list {
-		w.report.Parameters += int64(max(e.rows, 1)) * int64(e.cols)
-	}
-	var err error
+	w.report.Path = dst
 	if o.Format.IsGGUF() {
 		err = w.gguf(dst, list)
 	} else {
-		err = w.folder(dst, list)
+		err = newFolder(dst, o.Overwrite, func(create func(string) (io.Writer, error)) error { return w.files(list, create) })
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -314,6 +292,47 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 		return nil, fmt.Errorf("convert: %s: %w", dst, err)
 	}
 	return &w.report, nil
+}
+
+// WriteFiles writes the files of a Hugging Face folder to wherever create puts them, such as an
+// archive in memory. Each file is whole when the next one is created.
+func WriteFiles(ctx context.Context, src Source, o Options, create func(name string) (io.Writer, error)) (*Report, error) {
+	w, list, err := newWriter(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Format.IsGGUF() {
+		return nil, fmt.Errorf("convert: %s is not a folder: %w", o.Format, errors.ErrUnsupported)
+	}
+	if err := w.files(list, create); err != nil {
+		return nil, fmt.Errorf("convert: %w", err)
+	}
+	return &w.report, nil
+}
+
+// newWriter checks that the model can be had in that format, and plans.
+func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, error) {
+	i := o.Format.index()
+	if i < 0 {
+		names, _ := Formats()
+		return nil, nil, fmt.Errorf("convert: format %q is not known; known: %v", o.Format, names)
+	}
+	c := src.Config()
+	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary {
+		return nil, nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
+	}
+	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
+		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise: %w", o.Format, errors.ErrUnsupported)
+	}
+	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec}
+	w.report.Format = o.Format
+	var list []entry
+	list, w.report.Skipped = plan(src)
+	w.report.Tensors = len(list)
+	for _, e := range list {
+		w.report.Parameters += int64(max(e.rows, 1)) * int64(e.cols)
+	}
+	return w, list, nil
 }
 
 // writer is one Write.
@@ -339,7 +358,7 @@ func (w *writer) count(n int) error {
 
 // quantised notes how far the master of e is from m.
 func (w *writer) quantised(e entry, m *ternary.Matrix) error {
-	if w.src.Type(e.name).IsTernary() {
+	if w.src.HasCodes(e.name) {
 		return nil
 	}
 	master, err := w.src.Dense(e.name, e.rows, e.cols)
@@ -416,10 +435,9 @@ func (s setSource) Dense(name string, rows, cols int) (Rows, error) {
 
 func (s setSource) Vector(name string, n int) ([]float32, error) { return s.set.Vector(name, n) }
 
+func (s setSource) HasCodes(name string) bool { return s.set.IsTernary(name) }
+
 func (s setSource) Type(name string) gguf.Type {
-	if s.set.IsTernary(name) {
-		return gguf.I2_S
-	}
 	switch s.set.Type(name) {
 	case "BF16", "bf16":
 		return gguf.BF16

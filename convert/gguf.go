@@ -54,14 +54,7 @@ func (w *writer) kv(c *model.Config) (gguf.KV, error) {
 		kv.Set("general.file_type", t)
 	}
 	kv.Set("general.quantization_version", uint32(2))
-	if w.o.Tokenizer != nil {
-		tok, err := w.o.Tokenizer.GGUF()
-		if err != nil {
-			return nil, err
-		}
-		kv = append(kv, tok...)
-	}
-	return kv, nil
+	return append(kv, w.o.TokenizerKV...), nil
 }
 
 // gguf writes one file.
@@ -140,13 +133,8 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 			return err
 		}
 		if heads > 0 {
-			scale := m.Scale
-			if len(scale) > 1 {
-				scale = permuted(scale, heads, 1)
-			}
-			if m, err = ternary.FromCodes(permuted(m.Codes(nil), heads, e.cols), e.rows, e.cols, scale); err != nil {
-				return err
-			}
+			hd := e.rows / heads
+			m.Reorder(func(r int) int { return interleaved(r, hd) })
 		}
 		data, err := ternary.Pack(m, w.codec)
 		if err != nil {

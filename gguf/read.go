@@ -3,7 +3,6 @@ package gguf
 import (
 	"bufio"
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ const (
 	maxNameLen   = 1 << 10 // of a tensor or key
 	maxDims      = 4       // ggml's
 	maxAlignment = 1 << 20
+	bufferSize   = 1 << 16
 	minPairBytes = 8 + 1 + 4 + 1         // the shortest key and value
 	minInfoBytes = 8 + 1 + 4 + 8 + 4 + 8 // the shortest tensor info
 )
@@ -29,7 +29,7 @@ const (
 // not read: another version, big endian, a storage type of unknown size, TL1 and TL2.
 func Read(r io.ReaderAt, size int64, name string) (*File, error) {
 	d := &decoder{
-		r:    bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 1<<16),
+		r:    bufio.NewReaderSize(io.NewSectionReader(r, 0, size), bufferSize),
 		size: size,
 	}
 	f := &File{Name: name}
@@ -44,7 +44,6 @@ type decoder struct {
 	r         *bufio.Reader
 	pos, size int64
 	err       error
-	scratch   [8]byte
 }
 
 func (d *decoder) file(f *File) error {
@@ -170,8 +169,8 @@ func (d *decoder) tensor(seen map[string]int) (t Tensor, err error) {
 	return t, nil
 }
 
-// place turns offsets into file positions, settles type numbers that several forks use, and checks that
-// the tensors lie in the file, aligned and apart.
+// place turns offsets into file positions, settles the type numbers that several forks use, and checks
+// that the tensors lie in the file, aligned and apart.
 func (f *File) place(size int64) error {
 	order := make([]int, len(f.Tensors))
 	for i := range order {
@@ -185,15 +184,28 @@ func (f *File) place(size int64) error {
 	slices.SortFunc(order, func(a, b int) int {
 		return cmp.Or(cmp.Compare(f.Tensors[a].Offset, f.Tensors[b].Offset), cmp.Compare(a, b))
 	})
+	spans := make([]int64, len(order)) // bytes up to the next tensor or the end
+	legacy := false                    // number 42 means Q2_0G128: some tensor is too short for Q2_0
 	for i, k := range order {
 		t := &f.Tensors[k]
-		span := size - t.Offset // bytes up to the next tensor or the end
+		spans[i] = size - t.Offset
 		if i+1 < len(order) {
-			span = min(span, f.Tensors[order[i+1]].Offset-t.Offset)
+			spans[i] = min(spans[i], f.Tensors[order[i+1]].Offset-t.Offset)
 		}
-		if err := f.settle(t, span); err != nil {
+		legacy = legacy || t.Type == Q2_0 && !t.fills(Q2_0, spans[i], f.Alignment) && t.fills(Q2_0G128, spans[i], f.Alignment)
+	}
+	for i, k := range order {
+		t, span := &f.Tensors[k], spans[i]
+		if t.Type == Q2_0 && legacy {
+			t.Type = Q2_0G128
+		} else if err := f.supported(t, span); err != nil {
 			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
 		}
+		n, err := t.Type.Size(t.Shape...)
+		if err != nil {
+			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
+		}
+		t.Size = n
 		if t.Size > size-t.Offset {
 			return fmt.Errorf("tensor %q at %d: ends past the file (%d bytes needed, %d there); download it again: %w",
 				t.Name, t.Offset, t.Size, max(0, size-t.Offset), ErrFormat)
@@ -206,38 +218,32 @@ func (f *File) place(size int64) error {
 	return nil
 }
 
-// settle finds the type and size of a tensor that has span bytes to itself.
-func (f *File) settle(t *Tensor, span int64) error {
+// fills reports whether the tensor, stored as typ, takes span bytes with the padding behind it.
+func (t *Tensor) fills(typ Type, span int64, alignment int) bool {
+	n, err := typ.Size(t.Shape...)
+	return err == nil && n <= span && span-n < int64(alignment)
+}
+
+// supported refuses types that cannot be read although their number is known. span is what the tensor
+// has to itself.
+func (f *File) supported(t *Tensor, span int64) error {
 	const redo = "convert the model again as i2_s, or give the Hugging Face folder instead"
-	fits := func(typ Type) bool {
-		n, err := typ.Size(t.Shape...)
-		return err == nil && n <= span && span-n < int64(f.Alignment)
-	}
 	switch t.Type {
 	case TL1:
 		return fmt.Errorf("type tl1 is shuffled for one machine's kernels and cannot be read; %s: %w", redo, errors.ErrUnsupported)
 	case MXFP4:
 		arch, _ := f.KV.String("general.architecture")
-		if strings.HasPrefix(arch, "bitnet") || !fits(MXFP4) && span >= 0 && isTL2(t.Shape, span) {
+		if strings.HasPrefix(arch, "bitnet") || !t.fills(MXFP4, span, f.Alignment) && span >= 0 && isTL2(t.Shape, span) {
 			return fmt.Errorf("type tl2 is shuffled for one machine's kernels and cannot be read; %s: %w", redo, errors.ErrUnsupported)
-		}
-	case Q2_0:
-		if !fits(Q2_0) && fits(Q2_0G128) {
-			t.Type = Q2_0G128
 		}
 	case PQ2_0, PTQ1_0:
 		if n, err := t.Type.Size(t.Shape...); err == nil && n > span {
 			return fmt.Errorf("type number %d is %s, but the size is not; iq2_tn and iq1_tn of old ik_llama.cpp used the number too: %w", uint32(t.Type), t.Type, errors.ErrUnsupported)
 		}
 	}
-	if t.Type > 0xffff && t.Type != Q2_0G128 {
+	if t.Type > 0xffff { // above are our own variants
 		return fmt.Errorf("storage type %d is not known: %w", uint32(t.Type), errors.ErrUnsupported)
 	}
-	n, err := t.Type.Size(t.Shape...)
-	if err != nil {
-		return err
-	}
-	t.Size = n
 	return nil
 }
 
@@ -265,29 +271,32 @@ func (d *decoder) fail(format string, args ...any) {
 	}
 }
 
-// read fills p. What is missing at the end of the file is ErrFormat; another error is passed on.
-func (d *decoder) read(p []byte) bool {
+// next returns the next n bytes, at most the buffer's size, until the next call; nil after an error.
+// What is missing at the end of the file is ErrFormat; another error is passed on.
+func (d *decoder) next(n int) []byte {
 	if d.err != nil {
-		return false
+		return nil
 	}
-	if int64(len(p)) > d.size-d.pos {
-		d.fail("%d more bytes needed, but the file ends after %d; download it again", len(p), d.size-d.pos)
-		return false
+	if int64(n) > d.size-d.pos {
+		d.fail("%d more bytes needed, but the file ends after %d; download it again", n, d.size-d.pos)
+		return nil
 	}
-	if _, err := io.ReadFull(d.r, p); err != nil {
+	b, err := d.r.Peek(n)
+	if err != nil {
 		d.err = fmt.Errorf("reading at byte %d: %w", d.pos, err)
-		return false
+		return nil
 	}
-	d.pos += int64(len(p))
-	return true
+	d.r.Discard(n)
+	d.pos += int64(n)
+	return b
 }
 
-func (d *decoder) uint(n int) uint64 {
-	d.scratch = [8]byte{}
-	if !d.read(d.scratch[:n]) {
-		return 0
+// uint reads an integer of n bytes.
+func (d *decoder) uint(n int) (u uint64) {
+	for i, c := range d.next(n) {
+		u |= uint64(c) << (8 * i)
 	}
-	return binary.LittleEndian.Uint64(d.scratch[:])
+	return u
 }
 
 func (d *decoder) u32() uint32 { return uint32(d.uint(4)) }
@@ -300,8 +309,8 @@ func (d *decoder) name(what string) string {
 	if d.err == nil && (n == 0 || n > maxNameLen) {
 		d.fail("%s of %d bytes, want 1 to %d", what, n, maxNameLen)
 	}
-	b := make([]byte, min(n, maxNameLen))
-	if d.read(b) && !utf8.Valid(b) {
+	b := d.next(int(min(n, maxNameLen)))
+	if !utf8.Valid(b) {
 		d.err = fmt.Errorf("at byte %d: %s %q is not UTF-8: %w", at, what, b, ErrFormat)
 	}
 	return string(b)
@@ -313,13 +322,9 @@ func (d *decoder) bytes(dst []byte, n uint64) []byte {
 		d.fail("a string of %d bytes, but the file ends after %d; download it again", n, d.size-d.pos)
 	}
 	for n > 0 && d.err == nil {
-		k := int(min(n, 1<<20))
-		dst = slices.Grow(dst, k)
-		if !d.read(dst[len(dst) : len(dst)+k]) {
-			break
-		}
-		dst = dst[:len(dst)+k]
-		n -= uint64(k)
+		k := min(n, bufferSize)
+		dst = append(dst, d.next(int(k))...)
+		n -= k
 	}
 	return dst
 }

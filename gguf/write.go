@@ -120,6 +120,9 @@ func (e *encoder) header(kv KV, tensors []Tensor) (alignment int64, err error) {
 		if err != nil {
 			return 0, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
+		if t.Type == Q2_0G128 {
+			return 0, fmt.Errorf("tensor %q: %s is a reading of older files; store it as pq2_0", t.Name, t.Type)
+		}
 		if len(t.Shape) > maxDims {
 			return 0, fmt.Errorf("tensor %q: %d dimensions, at most %d", t.Name, len(t.Shape), maxDims)
 		}

@@ -24,10 +24,12 @@ type decoder struct {
 
 	embed     *weights.Dense // [V, D]
 	positions *weights.Dense // [MaxContext, D], learned positions only
-	head      *weights.Dense // [V, D], the embedding when tied
+	head      *weights.Dense // [V, D], the embedding when tied; nil when the head is ternary
+	bitHead   [1]linear      // the head when it is ternary
 	finalNorm norm
 	layers    []layer
-	dense     bool // some projection is dense
+	dense     bool    // some projection is dense
+	screen    *screen // of the head, nil where it is small
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -120,8 +122,10 @@ type scratch struct {
 	ids      []int
 	y        [][]int32
 
-	tops   []top
-	logits [][]float32
+	headAcc  []int32 // [headTokens, V16] in panels, of a ternary head
+	tops     []top
+	screened [][]Scored // where the best tokens of a screened pass go
+	logits   [][]float32
 }
 
 // rowAt says where a row of the block belongs.
@@ -144,6 +148,9 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 	if err := d.load(ctx, w); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
+	if d.head != nil && c.VocabSize >= screenMinVocab {
+		d.screen = newScreen(d.head, pool)
+	}
 	d.workers = make([]workerScratch, pool.Threads())
 	d.stages = newStages(d)
 	return d, nil
@@ -154,9 +161,16 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 	if d.embed, err = w.Dense(embedName+".weight", c.VocabSize, c.HiddenSize); err != nil {
 		return err
 	}
-	d.head = d.embed
-	if !c.TiedHead {
+	switch {
+	case c.TiedHead:
+		d.head = d.embed
+	case c.floatLinear(headName):
 		if d.head, err = w.Dense(headName+".weight", c.VocabSize, c.HiddenSize); err != nil {
+			return err
+		}
+	default:
+		d.bitHead[0] = linear{name: headName, in: c.HiddenSize, out: c.VocabSize}
+		if err := d.loadLinear(w, &d.bitHead[0]); err != nil {
 			return err
 		}
 	}
@@ -441,7 +455,7 @@ func (d *decoder) block(ctx context.Context) error {
 			d.trace(fmt.Sprintf("layer.%d", n), s.x)
 		}
 	}
-	return d.output()
+	return d.output(ctx)
 }
 
 // finite is the guard against damaged weights: a NaN or infinity anywhere in the residual stream ends up here.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/tritlm/trit/internal/kernel"
@@ -40,6 +41,9 @@ func loadCPU(t testing.TB, path string, threads int) model.Engine {
 	cfg, err := model.ParseConfig(set)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if strings.HasSuffix(path, "-prequantized") { // the folder's configuration does not say that it is ternary
+		cfg.QuantizeMasters()
 	}
 	e, err := model.CPU{Threads: threads}.Load(context.Background(), cfg, set)
 	if err != nil {

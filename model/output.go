@@ -1,16 +1,18 @@
 package model
 
 import (
+	"context"
 	"slices"
 )
 
 // output fills what the block's inputs asked for: hidden states, logits, the best tokens.
-func (d *decoder) output() error {
+func (d *decoder) output(ctx context.Context) error {
 	s, D, V := &d.s, d.cfg.HiddenSize, d.cfg.VocabSize
 	p := &d.stages.dense
 	p.w, p.y = d.head, p.y[:0]
 	x := s.h[:0] // the normed rows that need the head; h is free now and is at least [B, D]
 	tops := s.tops[:0]
+	s.screened = s.screened[:0]
 	for i := range s.runs {
 		r := &s.runs[i]
 		in := r.input
@@ -39,6 +41,11 @@ func (d *decoder) output() error {
 				p.y = append(p.y, in.Logits[(r.first+t)*V:][:V])
 			case len(in.Logits) > 0:
 				p.y = append(p.y, in.Logits)
+			case d.screen != nil:
+				d.screen.set(len(s.screened), h)
+				s.screened = append(s.screened, in.Top)
+				x = x[:len(x)-D]
+				continue
 			default:
 				p.y = append(p.y, s.logitsRow(len(tops), V))
 			}
@@ -48,13 +55,50 @@ func (d *decoder) output() error {
 		}
 	}
 	s.tops = tops
+	if len(s.screened) > 0 {
+		d.screen.best(d.pool, s.screened)
+	}
 	if len(p.y) == 0 {
 		return nil
 	}
-	p.x = x
-	d.pool.Run((V+PanelRows-1)/PanelRows, d.stages.densePanel)
+	if p.x = x; d.head != nil {
+		d.pool.Run((V+PanelRows-1)/PanelRows, d.stages.densePanel)
+	} else if err := d.ternaryHead(ctx, x, p.y); err != nil {
+		return err
+	}
 	for _, t := range tops {
 		best(t.dst, t.logits)
+	}
+	return nil
+}
+
+// headTokens is how many rows a ternary head takes at a time: its products are as wide as the vocabulary.
+const headTokens = 8
+
+// ternaryHead computes the logits y of the normed rows x, which lie at the start of s.h.
+func (d *decoder) ternaryHead(ctx context.Context, x []float32, y [][]float32) error {
+	s, D, l := &d.s, d.cfg.HiddenSize, &d.bitHead[0]
+	if s.headAcc == nil {
+		s.headAcc = make([]int32, headTokens*roundUp16(l.out))
+	}
+	acc, rows := s.acc[0], s.b
+	defer func() { s.acc[0], s.b = acc, rows }()
+	s.acc[0] = s.headAcc
+	for len(y) > 0 {
+		s.b = min(len(y), headTokens)
+		copy(s.h, x[:s.b*D]) // to the front, where the rows before were
+		if l.norm.w == nil {
+			for r := range s.b {
+				d.quantizeRow(r, s.h[r*D:][:D])
+			}
+		}
+		if err := d.project(ctx, D, d.bitHead[:]); err != nil {
+			return err
+		}
+		for r := range s.b {
+			d.takeRow(y[r], l, 0, r)
+		}
+		y, x = y[s.b:], x[s.b*D:]
 	}
 	return nil
 }

@@ -22,6 +22,18 @@ func encodePlanes(dst, codes []byte, s0, s1, s2, s3 uint) {
 	orField(dst, codes[3*n:4*n], s3)
 }
 
+// I2_S: planes of 32 bytes (x86) or 16 (ARM), the first in the top bits.
+// Source: microsoft/BitNet src/ggml-bitnet-mad.cpp, quantize_i2_s.
+func decodeI2S(codes, src []byte)     { decodePlanes(codes, src, 6, 4, 2, 0) }
+func encodeI2S(dst, codes []byte)     { encodePlanes(dst, codes, 6, 4, 2, 0) }
+func wordsI2S(dst, src []byte) uint64 { return wordsPlanes(dst, src, true) }
+
+// IQ2_BN: planes of 16 bytes, the first in the bottom bits.
+// Source: ik_llama.cpp ggml/src/iqk/iqk_quantize.cpp, quantize_one_row_2bn.
+func decodeIQ2BN(codes, src []byte)     { decodePlanes(codes, src, 0, 2, 4, 6) }
+func encodeIQ2BN(dst, codes []byte)     { encodePlanes(dst, codes, 0, 2, 4, 6) }
+func wordsIQ2BN(dst, src []byte) uint64 { return wordsPlanes(dst, src, false) }
+
 // TQ2_0: qs[64], f16. Two halves of 32 bytes, four planes of 32 weights each.
 // Source: llama.cpp ggml-quants.c, dequantize_row_tq2_0.
 func decodeTQ2(codes, src []byte) {
@@ -34,6 +46,10 @@ func encodeTQ2(dst, codes []byte) {
 	encodePlanes(dst[32:64], codes[128:256], 0, 2, 4, 6)
 }
 
+func wordsTQ2(dst, src []byte) uint64 {
+	return wordsPlanes(dst, src[:32], false) | wordsPlanes(dst[512:], src[32:64], false)
+}
+
 // Q2_0, PQ2_0: f16, then four consecutive weights a byte, the first in the bottom bits.
 func decodeQ2(codes, src []byte) {
 	for i, b := range src[2:] {
@@ -44,6 +60,8 @@ func decodeQ2(codes, src []byte) {
 		binary.LittleEndian.PutUint32(codes[4*i:], w)
 	}
 }
+
+func wordsQ2(dst, src []byte) uint64 { return wordsQuads(dst, src[2:]) }
 
 func encodeQ2(dst, codes []byte) {
 	for i := range dst[2:] {

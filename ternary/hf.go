@@ -26,15 +26,22 @@ func UnpackHF(src []byte, rows, cols int, scale float32) (*Matrix, error) {
 	quarter := (rows + 3) / 4
 	var fault firstError
 	parallel(quarter, func(lo, hi int) {
-		buf := m.codeBuffer()
 		for r := lo; r < hi; r++ {
 			packed := src[r*cols:][:cols]
+			var dst [4][]byte
 			for i := 0; i < 4 && i*quarter+r < rows; i++ {
-				field(buf[:cols], packed, uint(2*i))
-				if m.setRow(i*quarter+r, buf) != 0 {
-					row, c := i*quarter+r, code3(buf)
-					fault.report(row, fmt.Errorf("ternary: hf: row %d, column %d (byte %d): %w", row, c, r*cols+c, ErrCode3))
-					return
+				dst[i] = m.row(i*quarter + r)
+			}
+			if wordsRows(&dst, packed) == 0 {
+				continue
+			}
+			for i, d := range dst {
+				for c, b := range packed {
+					if d != nil && b>>(2*i)&3 == 3 {
+						row := i*quarter + r
+						fault.report(row, fmt.Errorf("ternary: hf: row %d, column %d (byte %d): %w", row, c, r*cols+c, ErrCode3))
+						return
+					}
 				}
 			}
 		}

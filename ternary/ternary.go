@@ -12,6 +12,8 @@ import (
 	"math"
 	"runtime"
 	"sync"
+
+	"github.com/tritlm/trit/internal/kernel"
 )
 
 var (
@@ -37,29 +39,8 @@ var (
 // little-endian uint32, bytes 4r..4r+3 are the 16 columns of one row: a "word" in this package.
 type Matrix struct {
 	Rows, Cols int
-	T16        []byte    // T16Bytes(Rows, Cols) bytes
+	T16        []byte    // kernel.T16Bytes(Rows, Cols) bytes
 	Scale      []float32 // one for the whole matrix, or one per row; finite and > 0
-}
-
-// T16Bytes returns the size of a T16 matrix: 2 bits for each weight of the padded matrix.
-// It panics when rows or cols is not positive or the size does not fit an int.
-func T16Bytes(rows, cols int) int {
-	if rows <= 0 || cols <= 0 || rows > math.MaxInt-15 || cols > math.MaxInt-15 {
-		panic(fmt.Sprintf("ternary: shape [%d, %d]", rows, cols))
-	}
-	r, c := (rows+15)/16, (cols+15)/16
-	if r > math.MaxInt/64/c {
-		panic(fmt.Sprintf("ternary: shape [%d, %d] is too large", rows, cols))
-	}
-	return r * c * 64
-}
-
-// NewMatrix returns a matrix of zeros with room for one scale, set to 1.
-func NewMatrix(rows, cols int) *Matrix {
-	m := newMatrix(rows, cols)
-	fill(m.T16, zeroByte)
-	m.Scale = []float32{1}
-	return m
 }
 
 // zeroByte is four codes 1: four zero weights.
@@ -67,7 +48,7 @@ const zeroByte = 0x55
 
 // newMatrix allocates without setting the codes of real rows; the padding rows are zeros.
 func newMatrix(rows, cols int) *Matrix {
-	m := &Matrix{Rows: rows, Cols: cols, T16: make([]byte, T16Bytes(rows, cols))}
+	m := &Matrix{Rows: rows, Cols: cols, T16: make([]byte, kernel.T16Bytes(rows, cols))}
 	if rows%16 != 0 {
 		fill(m.T16[rows/16*m.tileBytes():], zeroByte)
 	}
@@ -89,40 +70,30 @@ func (m *Matrix) row(r int) []byte {
 	return m.T16[off : off+m.tileBytes()-60]
 }
 
-// setRow stores one row of codes 0..2. len(codes) = cols16, a multiple of 16; the tail past Cols
-// must be 1. It returns a word with a bit set for each code 3 met.
-func (m *Matrix) setRow(r int, codes []byte) (bad uint32) {
-	dst := m.row(r)
-	for len(codes) >= 16 {
-		w := binary.LittleEndian.Uint32(codes) |
-			binary.LittleEndian.Uint32(codes[4:])<<2 |
-			binary.LittleEndian.Uint32(codes[8:])<<4 |
-			binary.LittleEndian.Uint32(codes[12:])<<6
-		bad |= w & (w >> 1)
-		binary.LittleEndian.PutUint32(dst, w)
-		codes = codes[16:]
-		if len(dst) < 64 {
-			break
-		}
-		dst = dst[64:]
+// setWords stores codes 0..2, a multiple of 16 of them: word w at dst[64·w:].
+func setWords(dst, codes []byte) {
+	for at := 0; len(codes) >= 16; at, codes = at+64, codes[16:] {
+		lo, hi := binary.LittleEndian.Uint64(codes), binary.LittleEndian.Uint64(codes[8:])
+		w := lo | hi<<4 // fields 0 and 2 in the lower half, 1 and 3 in the upper
+		binary.LittleEndian.PutUint32(dst[at:], uint32(w)|uint32(w>>30))
 	}
-	return bad & 0x55555555
+}
+
+// fillWords stores n words of zero weights.
+func fillWords(dst []byte, n int) {
+	for w := range n {
+		binary.LittleEndian.PutUint32(dst[64*w:], 0x55555555)
+	}
 }
 
 // getRow writes the codes 0..2 of row r, padding included, to codes (len cols16).
 func (m *Matrix) getRow(r int, codes []byte) {
 	src := m.row(r)
-	for len(codes) >= 16 {
-		w := binary.LittleEndian.Uint32(src)
-		binary.LittleEndian.PutUint32(codes, w&0x03030303)
-		binary.LittleEndian.PutUint32(codes[4:], w>>2&0x03030303)
-		binary.LittleEndian.PutUint32(codes[8:], w>>4&0x03030303)
-		binary.LittleEndian.PutUint32(codes[12:], w>>6&0x03030303)
-		codes = codes[16:]
-		if len(src) < 64 {
-			break
-		}
-		src = src[64:]
+	for at := 0; len(codes) >= 16; at, codes = at+64, codes[16:] {
+		w := binary.LittleEndian.Uint32(src[at:])
+		w2 := uint64(w) | uint64(w)<<30
+		binary.LittleEndian.PutUint64(codes, w2&0x0303030303030303)
+		binary.LittleEndian.PutUint64(codes[8:], w2>>4&0x0303030303030303)
 	}
 }
 
@@ -157,7 +128,7 @@ func FromCodes(codes []int8, rows, cols int, scale []float32) (*Matrix, error) {
 				}
 				buf[c] = byte(v + 1)
 			}
-			m.setRow(r, buf)
+			setWords(m.row(r), buf)
 		}
 	})
 	if fault.err != nil {
@@ -206,7 +177,7 @@ func (m *Matrix) RowScale(r int) float32 {
 // positive, no code 3, padding zero. What this package returns without an error passes, except the
 // Quantize functions' result for masters that hold NaN or infinities.
 func (m *Matrix) Check() error {
-	if m.Rows <= 0 || m.Cols <= 0 || len(m.T16) != T16Bytes(m.Rows, m.Cols) {
+	if m.Rows <= 0 || m.Cols <= 0 || len(m.T16) != kernel.T16Bytes(m.Rows, m.Cols) {
 		return fmt.Errorf("ternary: %d bytes for shape [%d, %d]: %w", len(m.T16), m.Rows, m.Cols, ErrFormat)
 	}
 	if err := m.checkScale(); err != nil {

@@ -76,7 +76,7 @@ func (f *folder) open(name string) (*blob, error) {
 	if f.fsys != nil {
 		data, err := fs.ReadFile(f.fsys, name)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("weights: %s: %w", f.path(name), err)
 		}
 		return &blob{name: f.path(name), data: data}, nil
 	}
@@ -87,12 +87,12 @@ func (f *folder) open(name string) (*blob, error) {
 func mapFile(path string) (*blob, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("weights: %w", err)
 	}
 	defer file.Close()
 	st, err := file.Stat()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("weights: %w", err)
 	}
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("weights: %s: not a regular file", path)

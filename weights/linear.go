@@ -70,7 +70,7 @@ func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 		}
 	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
-		reorderRows(m, hd)
+		m.Reorder(func(r int) int { return RopeRow(r, hd) })
 	}
 	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
 		release(t.data)
@@ -132,10 +132,18 @@ func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
 		return ternary.Quantize(view[float32](t.data, rows*cols), rows, cols), nil
 	}
 	w := make([]float32, rows*cols)
-	if err := gguf.Dequantize(w, t.typ, t.data); err != nil {
+	if err := t.floats(w); err != nil {
 		return nil, err
 	}
 	return ternary.Quantize(w, rows, cols), nil
+}
+
+// floats reads the whole tensor as float32.
+func (t *tensor) floats(dst []float32) error {
+	if t.typ == noType {
+		return fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
+	}
+	return gguf.Dequantize(dst, t.typ, t.data)
 }
 
 // scalar reads a tensor of one element.
@@ -152,7 +160,7 @@ func (s *Set) scalar(name string) (float32, error) {
 		return 0, t.errorf(name, "has shape %v; it must hold one number", t.shape)
 	}
 	var v [1]float32
-	if err := gguf.Dequantize(v[:], t.typ, t.data); err != nil {
+	if err := t.floats(v[:]); err != nil {
 		return 0, t.errorf(name, "%w", err)
 	}
 	if x := float64(v[0]); math.IsNaN(x) || math.IsInf(x, 0) || x == 0 {
@@ -243,6 +251,9 @@ func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {
 		if f, ok := s.format(t); ok { // codes, widened once
 			d.Type, d.F32 = gguf.F32, make([]float32, rows*cols)
 			return d, ternary.Decode(d.F32, t.data, f, rows, cols)
+		}
+		if t.typ == noType {
+			return nil, fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
 		}
 		size, err := t.typ.Size(cols)
 		if err != nil {

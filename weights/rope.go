@@ -1,11 +1,6 @@
 package weights
 
-import (
-	"strings"
-
-	"github.com/tritlm/trit/internal/kernel"
-	"github.com/tritlm/trit/ternary"
-)
+import "strings"
 
 // GGUF files of the architecture llama hold the rows of q_proj and k_proj in another order, so that the two numbers
 // that RoPE rotates together are neighbours: row (head, i, s) there is row (head, s, i) of Hugging Face, i < hd/2,
@@ -47,23 +42,4 @@ func reorder[T any](v []T, n, hd int) []T {
 		out = append(out, v[RopeRow(r, hd)*n:][:n]...)
 	}
 	return out
-}
-
-// reorderRows does it to the rows of a ternary matrix.
-func reorderRows(m *ternary.Matrix, hd int) {
-	const word = 4 // a row has 4 bytes in every block of a tile
-	tile := kernel.T16Bytes(16, m.Cols)
-	out := make([]byte, len(m.T16))
-	copy(out, m.T16) // the padding rows stay
-	for r := range m.Rows {
-		from := RopeRow(r, hd)
-		src, dst := m.T16[from/16*tile:][:tile], out[r/16*tile:][:tile]
-		for block := 0; block < tile; block += kernel.TileBytes {
-			copy(dst[block+r%16*word:][:word], src[block+from%16*word:])
-		}
-	}
-	m.T16 = out
-	if len(m.Scale) > 1 {
-		m.Scale = reorder(m.Scale, 1, hd)
-	}
 }

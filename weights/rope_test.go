@@ -29,7 +29,7 @@ func TestReorderRows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reorderRows(m, hd)
+	m.Reorder(func(r int) int { return RopeRow(r, hd) })
 	want := reorder(codes, cols, hd)
 	got := m.Codes(nil)
 	for i := range want {

@@ -138,7 +138,7 @@ func openFolder(f *folder) (set *Set, err error) {
 	for _, name := range files {
 		b, err := f.open(name)
 		if err != nil {
-			return nil, fmt.Errorf("weights: %s: %w", f.path(name), err)
+			return nil, err
 		}
 		s.blobs = append(s.blobs, b)
 		sf, err := safetensors.Read(newReaderAt(b.data), int64(len(b.data)), b.name)
@@ -333,11 +333,27 @@ func (s *Set) missing(name string) error {
 			shown = n
 		}
 	}
-	return fmt.Errorf("weights: %s: tensor %q: %w", s.path, shown, ErrMissing)
+	return &tensorError{s.path, shown, fmt.Errorf("%w: the configuration describes another model, or the download is not complete", ErrMissing)}
 }
 
+// tensorError is an error that names its file and tensor already.
+type tensorError struct {
+	file, name string
+	err        error
+}
+
+func (e *tensorError) Error() string {
+	return fmt.Sprintf("weights: %s: tensor %q: %v", e.file, e.name, e.err)
+}
+func (e *tensorError) Unwrap() error { return e.err }
+
+// errorf makes an error that names the tensor, unless the one it wraps names one.
 func (t *tensor) errorf(name, format string, args ...any) error {
-	return fmt.Errorf("weights: %s: tensor %q: %w", t.file, name, fmt.Errorf(format, args...))
+	err := fmt.Errorf(format, args...)
+	if inner := (*tensorError)(nil); errors.As(err, &inner) {
+		return inner
+	}
+	return &tensorError{t.file, name, err}
 }
 
 // Vector reads a tensor of n numbers, such as a norm's weights or a bias, as float32.
@@ -350,7 +366,7 @@ func (s *Set) Vector(name string, n int) ([]float32, error) {
 		return nil, t.errorf(name, "has shape %v; the configuration asks for [%d]", t.shape, n)
 	}
 	v := make([]float32, n)
-	if err := gguf.Dequantize(v, t.typ, t.data); err != nil {
+	if err := t.floats(v); err != nil {
 		return nil, t.errorf(name, "%w", err)
 	}
 	for i, x := range v {

@@ -367,3 +367,12 @@ func Ternary(q []int8, w []float32, s float32) {
 	}
 	clear(q[len(w):])
 }
+
+// SumI8 returns Σq.
+func SumI8(q []int8) int32 {
+	var s int32
+	for _, v := range q {
+		s += int32(v)
+	}
+	return s
+}

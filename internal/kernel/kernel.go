@@ -18,6 +18,8 @@
 // in the caller. Nothing allocates.
 package kernel
 
+//go:generate go -C _asm run . ..
+
 import (
 	"fmt"
 	"strings"
@@ -26,9 +28,11 @@ import (
 // tier is one implementation of every kernel. Lengths have been checked when its functions run.
 type tier struct {
 	name string
+	peak peaks
 
 	ternaryMatVec func(y []int32, w []byte, x []int8, xsum int32)
 	ternaryMatMul func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
+	screen4       func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
 	quantizeRow   func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32

@@ -2,4 +2,41 @@
 
 package kernel
 
-func tiers() []*tier { return []*tier{&generic} }
+import "golang.org/x/sys/cpu"
+
+func tiers() []*tier {
+	list := []*tier{&generic}
+	x := &cpu.X86
+	if !(x.HasAVX2 && x.HasFMA && x.HasF16C) {
+		return list
+	}
+	avx2 := generic
+	avx2.name = "avx2"
+	avx2.peak = peaks{int8: peakInt8AVX2, int8Turn: 12 * 32, f32: peakF32AVX2, f32Turn: 12 * 8, read: readAVX2}
+	avx2.ternaryMatVec = ternaryMatVecAVX2
+	avx2.ternaryMatMul = ternaryMatMulAVX2
+	avx2.screen4 = screen4AVX2
+	avx2.dotF32 = dotWith(matVecF32AVX2)
+	avx2.matMulF32 = matMulWith(matVecF32AVX2, matMulF32AVX2, 2, 32, 4)
+	avx2.dotBF16 = dotWith(matVecBF16AVX2)
+	avx2.matMulBF16 = matMulWith(matVecBF16AVX2, matMulBF16AVX2, 2, 32, 2)
+	avx2.dotF16 = dotWith(matVecF16AVX2)
+	avx2.matMulF16 = matMulWith(matVecF16AVX2, matMulF16AVX2, 2, 32, 2)
+	list = append(list, &avx2)
+	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2) {
+		return list
+	}
+	vnni := avx2
+	vnni.name = "avx512vnni"
+	vnni.peak = peaks{int8: peakInt8VNNI, int8Turn: 12 * 64, f32: peakF32VNNI, f32Turn: 12 * 16, read: readAVX2}
+	vnni.ternaryMatVec = ternaryMatVecVNNI
+	vnni.ternaryMatMul = ternaryMatMulPairs
+	vnni.screen4 = screen4VNNI
+	vnni.dotF32 = dotWith(matVecF32VNNI)
+	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)
+	vnni.dotBF16 = dotWith(matVecBF16VNNI)
+	vnni.matMulBF16 = matMulWith(matVecBF16VNNI, matMulBF16VNNI, 4, 1, 2)
+	vnni.dotF16 = dotWith(matVecF16VNNI)
+	vnni.matMulF16 = matMulWith(matVecF16VNNI, matMulF16VNNI, 4, 1, 2)
+	return append(list, &vnni)
+}

@@ -3,9 +3,11 @@ package kernel
 // generic is every kernel's definition; other tiers replace what they do faster.
 var generic = tier{
 	name: "generic",
+	peak: peaks{int8: peakInt8Generic, int8Turn: 1, f32: peakF32Generic, f32Turn: 1, read: readGeneric},
 
 	ternaryMatVec: ternaryMatVecGeneric,
 	ternaryMatMul: ternaryMatMulGeneric,
+	screen4:       screen4Generic,
 	quantizeRow:   quantizeRowGeneric,
 
 	dotF32:     dotF32Generic,

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Makes the golden models: one small random model per family, with transformers' own results beside it.
 
-    families.py --out ../../testdata/goldens [--only NAME ...] [--seed-tries N]
+    families.py --out ../../testdata/goldens [--only NAME ...]
 
 Each folder looks like a published checkpoint of its family: config.json with that family's keys and
 quirks, weights under its tensor names, tokenizer, generation_config.json. Weights are packed by
 transformers' own pack_weights, models are loaded by from_pretrained, and what they compute is
 written by reference.py to reference.f32.safetensors and reference.bf16.safetensors.
 
-For each family a few seeds are tried and the one is kept whose greedy continuations have the
-largest smallest top-2 margin, so that a golden does not hinge on the last bit of a float.
+A golden must not hinge on the last bit of a float. So seeds are passed over where an activation of a prompt lies so
+near a half that float32 may round it either way, where exact.py's plain arithmetic chooses another token, or
+where bf16 is unusually far off; of the rest the one is kept whose greedy steps are the most clear-cut.
 """
 
 import argparse
@@ -19,7 +20,10 @@ import os
 import shutil
 import sys
 
-import reference  # beside this file
+import numpy as np
+
+import exact  # beside this file
+import reference
 
 # Text of our own that the tokenizers are trained on.
 TEXT = """
@@ -36,26 +40,30 @@ There were 12 stones, 7 of them dry; in 1998 there had been none. It's theirs, t
 class Family:
     """What one golden folder contains.
 
-    config    config.json as a dict, or its text where the quirk is in the text
-    dtype     dtype of the floating-point tensors in the file
-    pack      None: linear layers are stored as floats; "multiply": packed with weight_scale = mean|W|;
-              "divide": packed with weight_scale = 1/mean|W|
+    config     config.json as a dict
+    dtype      dtype of the floating-point tensors in the file
+    pack       None: linear layers are stored as floats; "multiply": packed, weight_scale = mean|W|;
+               "divide": packed, weight_scale = 1/mean|W|; "divide-bf16": the same computed in bf16 throughout
+    tokenizer  "llama3", "falcon", "qwen", "neox", "sentencepiece"
+    stop       ids of generation_config.json's eos_token_id (default: the config's)
+    sub_norms  names of the norms before o_proj and down_proj
+    proj_norm  every quantised linear layer has its own rms_norm
+    qk_norm    norms on the heads of q and k
+    bias       the linear layers of blocks have biases
+    pack_head  lm_head is packed too
+    shards     number of safetensors files
+    blocks     0, or: weights are stored as floats that are ternary already, with one scale for each of this many
+               shards (of rows for q, k, v, gate, up; of columns for o and down)
+    online     config.json does not say so, but the weights are masters to be quantised as they are used
+    repeat_key text of a second quantization_config in config.json, after the first
     """
 
-    def __init__(self, name, about, config, dtype="bfloat16", pack=None, tokenizer="llama3", eos=None, bos=None,
-                 sub_norms=None, proj_norm=False, qk_norm=False, pack_head=False, bias=(), shards=1, blocks=0,
-                 config_text=None, online=False, extra_reference=None):
-        self.name, self.about, self.config, self.dtype, self.pack = name, about, config, dtype, pack
-        self.tokenizer, self.eos, self.bos = tokenizer, eos, bos
-        self.sub_norms, self.proj_norm, self.qk_norm, self.pack_head = sub_norms, proj_norm, qk_norm, pack_head
-        self.bias, self.shards, self.blocks, self.config_text = bias, shards, blocks, config_text
-        self.online = online
-
-
-def base_config(**kw):
-    c = {"attention_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True}
-    c.update(kw)
-    return c
+    def __init__(self, name, config, dtype="bfloat16", pack=None, tokenizer="llama3", stop=None, sub_norms=None,
+                 proj_norm=False, qk_norm=False, bias=False, pack_head=False, shards=1, blocks=0, online=False,
+                 repeat_key=None):
+        self.name, self.config, self.dtype, self.pack, self.tokenizer, self.stop = name, config, dtype, pack, tokenizer, stop
+        self.sub_norms, self.proj_norm, self.qk_norm, self.bias, self.pack_head = sub_norms, proj_norm, qk_norm, bias, pack_head
+        self.shards, self.blocks, self.online, self.repeat_key = shards, blocks, online, repeat_key
 
 
 def bitnet_2b4t(mode):
@@ -71,15 +79,125 @@ def bitnet_2b4t(mode):
     }
 
 
+def onebitllm():
+    return {
+        "_name_or_path": "1bitLLM/bitnet_b1_58-3B", "architectures": ["BitnetForCausalLM"], "attention_bias": False,
+        "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 200,
+        "initializer_range": 0.02, "input_bits": 8, "intermediate_size": 136, "max_position_embeddings": 256,
+        "model_type": "llama", "num_attention_heads": 2, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "pad_token_id": 320, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10000.0,
+        "tie_word_embeddings": True, "torch_dtype": "float16", "transformers_version": "4.39.0", "use_cache": True,
+        "vocab_size": 322, "weight_bits": 1,
+    }
+
+
+def llama3_8b_158():
+    return {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 312,
+        "eos_token_id": 314, "hidden_act": "silu", "hidden_size": 256, "initializer_range": 0.02,
+        "intermediate_size": 512, "is_bitnet_config": True, "max_position_embeddings": 256, "mlp_bias": False,
+        "model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "pretraining_tp": 1, "quantization_config": {"modules_to_not_convert": None, "quant_method": "bitnet"},
+        "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None, "rope_theta": 500000.0,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.44.0.dev0",
+        "use_cache": True, "vocab_size": 320,
+    }
+
+
+def falcon3():
+    return {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "eos_token_id": 11,
+        "head_dim": 256, "hidden_act": "silu", "hidden_size": 128, "initializer_range": 0.02, "intermediate_size": 256,
+        "is_bitnet_config": True, "max_position_embeddings": 256, "mlp_bias": False, "model_type": "llama",
+        "num_attention_heads": 2, "num_hidden_layers": 3, "num_key_value_heads": 1, "pretraining_tp": 1,
+        "quantization_config": {"modules_to_not_convert": ["lm_head"], "quant_method": "bitnet"},
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000042, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.48.0.dev0", "use_cache": True, "vocab_size": 320,
+    }
+
+
+def falcon_e(packed):
+    c = {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
+        "eos_token_id": 11, "head_dim": 32, "hidden_act": "silu", "hidden_size": 128, "initializer_range": 0.02,
+        "intermediate_size": 256, "max_position_embeddings": 256, "mlp_bias": False, "model_type": "llama",
+        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 1, "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 1000000.0, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.51.3", "use_cache": True, "vocab_size": 320,
+    }
+    if packed:
+        c |= {"is_bitnet_config": True,
+              "quantization_config": {"modules_to_not_convert": ["lm_head"], "quant_method": "bitnet"}}
+    return c
+
+
+def qwen3_bitnet():
+    return {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 312,
+        "eos_token_id": 314, "head_dim": 48, "hidden_act": "silu", "hidden_size": 128, "initializer_range": 0.02,
+        "intermediate_size": 256, "max_position_embeddings": 256, "max_window_layers": 2, "model_type": "qwen3",
+        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "quantization_config": {"linear_class": "bitlinear", "modules_to_not_convert": [], "quant_method": "bitnet",
+                                "quantization_mode": "offline", "use_rms_norm": True},
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.53.0.dev0",
+        "use_cache": True, "use_sliding_window": False, "vocab_size": 320,
+    }
+
+
+def llama_bias():
+    return {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": True, "attention_dropout": 0.0, "bos_token_id": 312,
+        "eos_token_id": 313, "head_dim": 32, "hidden_act": "silu", "hidden_size": 128, "initializer_range": 0.02,
+        "intermediate_size": 256, "max_position_embeddings": 256, "mlp_bias": True, "model_type": "llama",
+        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "quantization_config": {"linear_class": "bitlinear", "modules_to_not_convert": None, "quant_method": "bitnet",
+                                "quantization_mode": "offline", "rms_norm_eps": 1e-05, "use_rms_norm": True},
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.53.0.dev0", "use_cache": True, "vocab_size": 320,
+    }
+
+
+def trilm():
+    return {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0,
+        "dims_per_head": 32, "eos_token_id": 0, "head_dim": 32, "hidden_act": "silu", "hidden_size": 128,
+        "initializer_range": 0.02, "intermediate_size": 320, "layer_norm_eps": 1e-05, "max_position_embeddings": 256,
+        "mlp_bias": False, "model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2,
+        "num_key_value_heads": 4, "pretraining_model_parallel": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+        "rope_scaling": None, "rope_theta": 10000.0, "rotary_emb_base": 10000, "rotary_pct": 1.0,
+        "tie_word_embeddings": False, "torch_dtype": "float16", "transformers_version": "4.41.0", "use_cache": True,
+        "vocab_size": 320,
+    }
+
+
+SUB_NORMS = ("self_attn.attn_sub_norm", "mlp.ffn_sub_norm")
+
+
 def families():
-    """Groups of families; the members of a group have the same weights, packed differently."""
-    out = []
-    out.append([Family(
-        "bitnet-2b4t-bf16", "microsoft/bitnet-b1.58-2B-4T-bf16: bf16 master weights, quantised as they are used",
-        bitnet_2b4t("online"), sub_norms=("self_attn.attn_sub_norm", "mlp.ffn_sub_norm")),
-        Family("bitnet-2b4t", "microsoft/bitnet-b1.58-2B-4T: the same weights packed, weight_scale multiplies",
-        bitnet_2b4t("offline"), pack="multiply", sub_norms=("self_attn.attn_sub_norm", "mlp.ffn_sub_norm"))])
-    return out
+    """Groups of families; the members of a group have the same weights, stored differently."""
+    return [
+        # microsoft/bitnet-b1.58-2B-4T-bf16 and microsoft/bitnet-b1.58-2B-4T
+        [Family("bitnet-2b4t-bf16", bitnet_2b4t("online"), sub_norms=SUB_NORMS, stop=[313, 314]),
+         Family("bitnet-2b4t", bitnet_2b4t("offline"), pack="multiply", sub_norms=SUB_NORMS, stop=[313, 314])],
+        # 1bitLLM/bitnet_b1_58-3B: heads of 100, in-features that are no multiple of 16 (there: of 128)
+        [Family("onebitllm", onebitllm(), dtype="float16", tokenizer="sentencepiece",
+                sub_norms=("self_attn.inner_attn_ln", "mlp.ffn_layernorm"))],
+        # HF1BitLLM/Llama3-8B-1.58-100B-tokens: two keys of the same name in config.json
+        [Family("llama3-8b-1.58", llama3_8b_158(), pack="divide", shards=2, repeat_key='{"quant_method": "bitnet"}')],
+        # tiiuae/Falcon3-1B-Instruct-1.58bit: head_dim apart from hidden_size, no BOS
+        [Family("falcon3", falcon3(), pack="divide", tokenizer="falcon")],
+        # tiiuae/Falcon-E-1B-Base and its revision prequantized
+        [Family("falcon-e", falcon_e(True), pack="divide-bf16", tokenizer="falcon"),
+         Family("falcon-e-prequantized", falcon_e(False), tokenizer="falcon", online=True)],
+        # codys12/Qwen3-8B-BitNet: the head is packed too and has its own norm
+        [Family("qwen3-bitnet", qwen3_bitnet(), pack="divide", tokenizer="qwen", proj_norm=True, qk_norm=True,
+                pack_head=True)],
+        # codys12/bitnet-r1-*: norm inside BitLinear on Llama; here with biases everywhere
+        [Family("llama-bias", llama_bias(), pack="divide", proj_norm=True, bias=True)],
+        # SpectraSuite/TriLM_*_Unpacked: ternary already, two model-parallel shards, activations as they are
+        [Family("trilm", trilm(), dtype="float16", tokenizer="neox", blocks=2)],
+    ]
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -107,32 +225,35 @@ def make_tensors(family, seed):
     hd = c.get("head_dim") or d // h
     t = {}
 
+    # Every value is a bf16 one, in float16 files too: a master rounded to bf16 on loading has other ternary codes,
+    # and the bf16 reference would then be of another model.
     def normal(shape, std):
-        return torch.randn(shape, generator=g) * std
+        return (torch.randn(shape, generator=g) * std).bfloat16().to(dtype)
 
     def norm_weight(n):
-        return (0.5 + torch.rand(n, generator=g)).to(dtype)
+        return (0.5 + torch.rand(n, generator=g)).bfloat16().to(dtype)
 
     def linear(prefix, out, inp, packed, ternary):
         # The standard deviation differs from matrix to matrix: a swapped scale must show.
         std = 1.5 / math.sqrt(inp) * math.exp(0.6 * (torch.rand(1, generator=g).item() - 0.5))
-        w = normal((out, inp), std).to(dtype)
+        w = normal((out, inp), std)
         if ternary:
             w = ternarize(w.float(), family.blocks, by_column=prefix.endswith(("o_proj", "down_proj"))).to(dtype)
         if packed:
-            codes, scale = absmean(w)
             from transformers.integrations.bitnet import pack_weights
 
+            # onebitllms (tiiuae) takes the mean and the quotient in the dtype of the weights
+            codes, inverse = absmean(w if packed == "divide-bf16" else w.float())
             t[prefix + ".weight"] = pack_weights(codes)
-            t[prefix + ".weight_scale"] = (scale if packed == "multiply" else 1 / scale).to(torch.bfloat16).reshape(1)
+            t[prefix + ".weight_scale"] = (1 / inverse if packed == "multiply" else inverse).to(torch.bfloat16).reshape(1)
         else:
             t[prefix + ".weight"] = w
-        if prefix.split(".")[-1] in family.bias:
-            t[prefix + ".bias"] = normal((out,), 0.2).to(dtype)
+        if family.bias and prefix != "lm_head":
+            t[prefix + ".bias"] = normal((out,), 0.2)
         if family.proj_norm:
             t[prefix + ".rms_norm.weight"] = norm_weight(inp)
 
-    t["model.embed_tokens.weight"] = normal((vocab, d), 0.25 if c.get("tie_word_embeddings") else 1.0).to(dtype)
+    t["model.embed_tokens.weight"] = normal((vocab, d), 0.12 if c.get("tie_word_embeddings") else 1.0)
     for i in range(layers):
         p = f"model.layers.{i}."
         t[p + "input_layernorm.weight"] = norm_weight(d)
@@ -150,15 +271,14 @@ def make_tensors(family, seed):
         if family.pack_head:
             linear("lm_head", vocab, d, family.pack, False)
         else:
-            t["lm_head.weight"] = normal((vocab, d), 0.25).to(dtype)
+            t["lm_head.weight"] = normal((vocab, d), 0.25)
     return t
 
 
 def absmean(w):
-    """Codes in {-1, 0, 1} and mean|w|, in float32 as transformers' WeightQuant computes them."""
-    w = w.float()
-    scale = 1.0 / w.abs().mean().clamp(min=1e-5)
-    return (w * scale).round().clamp(-1, 1), 1 / scale
+    """Codes in {-1, 0, 1} and 1/mean|w|, in w's dtype, in the order of transformers' WeightQuant."""
+    inverse = 1.0 / w.abs().mean().clamp(min=1e-5)
+    return (w * inverse).round().clamp(-1, 1), inverse
 
 
 def ternarize(w, blocks, by_column):
@@ -167,8 +287,8 @@ def ternarize(w, blocks, by_column):
 
     parts = []
     for part in torch.chunk(w, blocks, dim=1 if by_column else 0):
-        codes, scale = absmean(part)
-        parts.append(codes * scale.half().float())
+        codes, inverse = absmean(part)
+        parts.append(codes * (1 / inverse).bfloat16().float())
     return torch.cat(parts, dim=1 if by_column else 0)
 
 
@@ -183,8 +303,52 @@ TEMPLATE_2B4T = (
     "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}")
 
 
-def byte_level_bpe(vocab, specials, split=None, bos=None):
-    """tokenizers.Tokenizer: byte-level BPE with `vocab` ids, the specials last."""
+TEMPLATE_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+TEMPLATE_FALCON = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}")
+
+
+def sentencepiece_bpe(vocab, added, folder):
+    """SentencePiece BPE with byte fallback, as Llama 2's: writes tokenizer.model, returns the same as tokenizers.Tokenizer."""
+    import io
+
+    import sentencepiece
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.strip().splitlines()), model_writer=model, vocab_size=vocab - len(added), model_type="bpe",
+        byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, minloglevel=2)
+    with open(os.path.join(folder, "tokenizer.model"), "wb") as f:
+        f.write(model.getvalue())
+    sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
+    # A merge for every way to put a piece together from two others, best piece first.
+    merges = []
+    for piece, i in ids.items():
+        ways = [(piece[:n], piece[n:]) for n in range(1, len(piece)) if piece[:n] in ids and piece[n:] in ids]
+        merges += [(sp.get_score(i), pair) for pair in sorted(ways, key=lambda w: (ids[w[0]], ids[w[1]]))]
+    merges = [pair for _, pair in sorted(merges, key=lambda m: m[0], reverse=True)]
+    t = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                   decoders.Strip(" ", 1, 0)])
+    t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in ["<unk>", "<s>", "</s>", *added]])
+    t.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
+    for line in TEXT.strip().splitlines():
+        assert t.encode(line).ids == [1] + sp.encode(line), line
+    return t
+
+
+def byte_level_bpe(vocab, specials, split=None, bos=None, specials_first=False):
+    """tokenizers.Tokenizer: byte-level BPE with `vocab` ids, the specials last (or first)."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     t = Tokenizer(models.BPE(ignore_merges=split is not None))
@@ -195,9 +359,11 @@ def byte_level_bpe(vocab, specials, split=None, bos=None):
         t.pre_tokenizer = byte_level
     t.decoder = decoders.ByteLevel()
     t.train_from_iterator(TEXT.splitlines(), trainers.BpeTrainer(
-        vocab_size=vocab - len(specials), show_progress=False,
+        vocab_size=vocab if specials_first else vocab - len(specials), show_progress=False,
+        special_tokens=[AddedToken(s, normalized=False, special=True) for s in specials] if specials_first else [],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
-    t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
+    if not specials_first:
+        t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
     assert t.get_vocab_size() == vocab, t.get_vocab_size()
     if bos:
         post = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1",
@@ -218,6 +384,22 @@ def write_tokenizer(family, folder):
             [f"<|reserved_special_token_{i}|>" for i in range(5)]
         t = byte_level_bpe(vocab, specials, LLAMA3_SPLIT, "<|begin_of_text|>")
         config |= {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "chat_template": TEMPLATE_2B4T}
+    elif kind == "qwen":
+        specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"<|extra_{i}|>" for i in range(5)]
+        t = byte_level_bpe(vocab, specials, LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"))
+        config |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE_CHATML}
+    elif kind == "falcon":
+        # special ids come first; <|endoftext|> is 11
+        specials = [f">>UNUSED_{i}<<" for i in range(8)] + ["<|system|>", "<|user|>", "<|assistant|>", "<|endoftext|>"]
+        t = byte_level_bpe(vocab, specials, LLAMA3_SPLIT, specials_first=True)
+        config |= {"eos_token": "<|endoftext|>", "chat_template": TEMPLATE_FALCON}
+    elif kind == "neox":
+        t = byte_level_bpe(vocab, ["<|endoftext|>", "<|padding|>"], specials_first=True)
+        config |= {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    elif kind == "sentencepiece":
+        t = sentencepiece_bpe(vocab, ["<pad>", "</line>"], folder)
+        config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
+                   "add_bos_token": True, "add_eos_token": False, "legacy": False}
     else:
         raise ValueError(kind)
     t.save(os.path.join(folder, "tokenizer.json"), pretty=False)
@@ -261,14 +443,16 @@ def write_folder(family, folder, tensors):
     if os.path.isdir(folder):
         shutil.rmtree(folder)
     os.makedirs(folder)
-    if family.config_text:
-        with open(os.path.join(folder, "config.json"), "w") as f:
-            f.write(family.config_text)
-    else:
-        write_json(os.path.join(folder, "config.json"), family.config)
+    path = os.path.join(folder, "config.json")
+    write_json(path, family.config)
+    if family.repeat_key:
+        with open(path) as f:
+            text = f.read()
+        with open(path, "w") as f:
+            f.write(text.removesuffix("\n}\n") + ',\n  "quantization_config": ' + family.repeat_key + "\n}\n")
     generation = {"_from_model_config": True, "bos_token_id": family.config.get("bos_token_id"),
-                  "eos_token_id": family.eos if family.eos is not None else family.config.get("eos_token_id")}
-    write_json(os.path.join(folder, "generation_config.json"), generation)
+                  "eos_token_id": family.stop or family.config["eos_token_id"], "transformers_version": "4.51.3"}
+    write_json(os.path.join(folder, "generation_config.json"), {k: v for k, v in generation.items() if v is not None})
     write_weights(family, folder, tensors)
     write_tokenizer(family, folder)
 
@@ -288,42 +472,65 @@ def prompts(family):
     return out
 
 
-def trial(group, out, seed):
-    """Builds the group with this seed; returns its smallest greedy margin, fewest distinct tokens, and lowest
-    correlation of the bf16 logits with the float32 ones."""
-    import torch
-
-    margin, distinct, correlation = math.inf, math.inf, math.inf
+def slack(group, out, seed):
+    """Builds the group; returns how near a half (in units of its int8 code) any activation of the prompts comes."""
+    least = math.inf
     for family in group:
         folder = os.path.join(out, family.name)
         write_folder(family, folder, make_tensors(family, seed))
+        model = exact.Model(folder)
+        for ids in prompts(family):
+            model.forward(np.array(ids))
+        least = min(least, model.slack)
+    return least
+
+
+def trial(group, out):
+    """The built group's smallest greedy margin, or None when it is unfit as a golden."""
+    import torch
+
+    margin = math.inf
+    for family in group:
+        folder = os.path.join(out, family.name)
+        plain = exact.Model(folder)
         model = reference.load(folder, torch.float32, bitlinear_online=family.online)
-        count, logits = 0, []
+        distinct, logits = 0, []
         for ids in prompts(family):
             new, _, m = reference.greedy(model, ids, 64)
             margin = min(margin, m.min().item())
-            count += len(set(new.tolist()))
+            distinct += len(set(new.tolist()))
+            # The plain arithmetic in float64 must choose the same tokens.
+            own = plain.forward(np.array(ids + new.tolist()[:-1]))["logits"][len(ids) - 1:]
+            if (own.argmax(-1) != new.numpy()).any():
+                return None
             logits.append(reference.forward(model, ids, list(range(len(ids))))["logits"])
-        distinct = min(distinct, count)
+        if distinct < 30:
+            return None
         model = reference.load(folder, torch.bfloat16, bitlinear_online=family.online)
         coarse = [reference.forward(model, ids, list(range(len(ids))))["logits"] for ids in prompts(family)]
         both = torch.stack([torch.cat(logits).flatten(), torch.cat(coarse).float().flatten()])
-        correlation = min(correlation, torch.corrcoef(both)[0, 1].item())
-    return margin, distinct, correlation
+        # A model this small can be unlucky in bf16; the goldens should show rounding, not chaos.
+        if torch.corrcoef(both)[0, 1] < 0.9993:
+            return None
+    return margin
 
 
-def make(group, out, tries):
+def make(group, out, seeds, candidates):
     """Writes the folders of a group (families that share their weights) with their references."""
     import torch
 
-    best = None
-    for seed in range(1, tries + 1):
-        margin, distinct, correlation = trial(group, out, seed)
-        # A model this small can be unlucky in bf16; the goldens should show rounding, not chaos.
-        if distinct >= 30 and correlation >= 0.9993 and (best is None or margin > best[0]):
+    best, tried = None, 0
+    for seed in range(1, seeds + 1):
+        if slack(group, out, seed) < 2e-5:  # float32 is off by about 1e-5 there
+            continue
+        tried += 1
+        margin = trial(group, out)
+        if margin is not None and (best is None or margin > best[0]):
             best = (margin, seed)
+        if tried >= candidates and best:
+            break
     if best is None:
-        sys.exit(f"{group[0].name}: no seed up to {tries} is fit; try more")
+        sys.exit(f"{group[0].name}: none of {seeds} seeds is fit; try more")
     margin, seed = best
     for family in group:
         folder = os.path.join(out, family.name)
@@ -349,7 +556,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True)
     p.add_argument("--only", nargs="*", default=[])
-    p.add_argument("--seed-tries", type=int, default=24)
+    p.add_argument("--seeds", type=int, default=1000, help="try at most this many")
+    p.add_argument("--candidates", type=int, default=24, help="take the best of this many with no activation near a half")
     p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()
     reference.setup(args.threads)
@@ -361,7 +569,7 @@ def main():
     print("|---|---|---|---|---|---|---|")
     for group in families():
         if not args.only or any(family.name in args.only for family in group):
-            make(group, args.out, args.seed_tries)
+            make(group, args.out, args.seeds, args.candidates)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ type Machine interface {
 	Info() Info
 	// Window hands out an aperture of Window2M or Window4G bytes. A write-combined window is for bulk data.
 	Window(size uint64, writeCombined bool) (Window, error)
-	// HostMemory returns at least n bytes; one call per Machine is enough for everything in this module.
+	// HostMemory returns at least n bytes, the same ones each time.
 	HostMemory(n int) (HostMemory, error)
 	// Guard asks for a 4-byte NoC write when this process ends, however it ends.
 	Guard(x, y int, addr uint64, v uint32) error

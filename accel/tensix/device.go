@@ -1,0 +1,555 @@
+// Package tensix runs the matrix products of 1.58-bit models on the Tensix tiles of a Tenstorrent Blackhole, bit-equal
+// to integers, with no vendor software but the kernel driver.
+//
+//	driver     a card (tt-kmd) or the simulator (ttsim): windows onto the chip
+//	chip       tiles, GDDR banks, telemetry, harvesting, resets
+//	firmware   C programs for a tile's five cores, prebuilt
+//	kernels    layouts and job descriptions, and why products are exact
+//	tensix     this package: a Device holds matrices and multiplies; the model engine
+//
+// docs/blackhole.md tells the whole way from PCIe window to logits, and what has run on the simulator only.
+package tensix
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/tritlm/trit/accel/tensix/chip"
+	"github.com/tritlm/trit/accel/tensix/driver"
+	"github.com/tritlm/trit/accel/tensix/firmware"
+	"github.com/tritlm/trit/accel/tensix/kernels"
+)
+
+// Errors of a device that stopped working; they arrive wrapped with what is known.
+var (
+	ErrTimeout  = errors.New("tensix: the device did not finish in time")
+	ErrDeadTile = errors.New("tensix: a tile does not start")
+	ErrMemory   = errors.New("tensix: the model does not fit in the card's memory")
+	errClosed   = errors.New("tensix: device is closed")
+)
+
+// Options of Open. The zero value uses every live tile and waits ten seconds for a job.
+type Options struct {
+	Grid    chip.Grid     // tiles to use; zero: all
+	Timeout time.Duration // for one job on a card; zero: 10 s
+	Clocks  uint64        // for one job on a simulator; zero: 20 million
+	// Check, if set, is told of every broken rule of chip.Checker.
+	Check func(error)
+}
+
+const (
+	defaultTimeout = 10 * time.Second
+	defaultClocks  = 20_000_000
+	pollClocks     = 50      // a simulated chip runs this long between two looks at host memory
+	hostBytes      = 4 << 20 // results of one job; larger products run as several
+	gddrStart      = 1 << 20 // the first MiB of each bank is left to the self-test
+)
+
+// Device is a chip whose tiles run the product firmware. It is safe for concurrent use; jobs run one at a time.
+type Device struct {
+	mu     sync.Mutex
+	m      driver.Machine
+	c      *chip.Chip
+	o      Options
+	tiles  []chip.XY // in the order of their index
+	host   driver.HostMemory
+	out    int // where results start in host
+	job    uint32
+	next   uint64 // first free GDDR address, the same in each bank
+	turn   int    // tile that gets the next matrix's first chunk
+	x      []byte
+	failed error
+	stats  Stats
+}
+
+// Stats counts what the device did since it was opened.
+type Stats struct {
+	Products   uint64 // MatMul calls
+	Jobs       uint64 // jobs started on the tiles, each by one doorbell
+	Chunks     uint64 // weight chunks, as the tiles report them
+	Weights    uint64 // bytes the tiles read from GDDR
+	Sent       uint64 // bytes of activations and jobs the host wrote
+	Returned   uint64 // bytes of results the tiles wrote to the host
+	TileClocks uint64 // clocks of the slowest tile, summed over jobs
+}
+
+// Open puts the product firmware on the tiles of m and waits until every core answers. The caller closes m after
+// the Device.
+func Open(m driver.Machine, o Options) (*Device, error) {
+	c, err := chip.Open(m, chip.Options{Violation: o.Check})
+	if err != nil {
+		return nil, err
+	}
+	if o.Grid == (chip.Grid{}) {
+		o.Grid = c.Full()
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Clocks == 0 {
+		o.Clocks = defaultClocks
+	}
+	d := &Device{m: m, c: c, o: o, next: gddrStart}
+	if err := d.boot(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// images of the product firmware.
+func images() []chip.Image {
+	return []chip.Image{
+		{Core: chip.BRISC, Addr: firmware.BaseBRISC, Code: firmware.Image("mover")},
+		{Core: chip.TRISC0, Addr: firmware.BaseTRISC0, Code: firmware.Image("unpack")},
+		{Core: chip.TRISC1, Addr: firmware.BaseTRISC1, Code: firmware.Image("math")},
+		{Core: chip.TRISC2, Addr: firmware.BaseTRISC2, Code: firmware.Image("pack")},
+		{Core: chip.NCRISC, Addr: firmware.BaseNCRISC, Code: firmware.Image("sender")},
+	}
+}
+
+var coreNames = [5]string{"mover (BRISC)", "unpack (TRISC0)", "math (TRISC1)", "pack (TRISC2)", "sender (NCRISC)"}
+
+func (d *Device) boot() error {
+	if err := d.c.Check(d.o.Grid); err != nil {
+		return err
+	}
+	d.tiles = d.c.Place(d.o.Grid)
+	d.out = (len(d.tiles)*kernels.CompletionBytes + 4095) &^ 4095
+	var err error
+	if d.host, err = d.m.HostMemory(d.out + hostBytes); err != nil {
+		return err
+	}
+	clear(d.host.Bytes)
+	if err := d.c.AimCast(d.o.Grid); err != nil {
+		return err
+	}
+	im := images()
+	for i, t := range d.tiles {
+		if err := d.c.HoldOnExit(t); err != nil {
+			return err
+		}
+		bank := i % d.c.Banks
+		tile := kernels.Tile{
+			Index: uint32(i), Tiles: uint32(len(d.tiles)), Bank: d.c.Bank(bank).Coord(), Rank: uint32(i / d.c.Banks),
+			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32),
+		}
+		err := d.c.Load(t, im)
+		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, 0x1800)))
+		err = errors.Join(err, d.c.Write(t, kernels.TileAt, kernels.Words(&tile)))
+		if err = errors.Join(err, d.c.Start(t, chip.AllCores)); err != nil {
+			return err
+		}
+	}
+	return d.awaitCores()
+}
+
+// awaitCores waits for all cores of all tiles to say that they run.
+func (d *Device) awaitCores() error {
+	limit := d.limit()
+	for _, t := range d.tiles {
+		for {
+			dead := ""
+			for core, name := range coreNames {
+				v, err := d.c.Read32(t, kernels.Line(kernels.LineAlive+core))
+				if err != nil {
+					return err
+				}
+				if v != kernels.Ready {
+					dead = name
+				}
+			}
+			if dead == "" {
+				break
+			}
+			if !limit() {
+				return fmt.Errorf("%w: core %s of tile %v is silent; `trit selftest --device tensix` checks each tile by itself", ErrDeadTile, dead, t)
+			}
+		}
+	}
+	return nil
+}
+
+// limit returns a function to call in a polling loop: it lets a simulated chip run, and is false when time is up.
+func (d *Device) limit() func() bool {
+	if d.m.Info().Simulated {
+		var n uint64
+		return func() bool {
+			d.c.Step(pollClocks)
+			n += pollClocks
+			return n < d.o.Clocks
+		}
+	}
+	end := time.Now().Add(d.o.Timeout)
+	spins := 0
+	return func() bool {
+		spins++
+		return spins&1023 != 0 || time.Now().Before(end)
+	}
+}
+
+// Close holds the tiles in reset and gives the windows back. Matrices are gone.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.c == nil {
+		return nil
+	}
+	var errs []error
+	for _, t := range d.tiles {
+		errs = append(errs, d.c.Hold(t))
+	}
+	errs = append(errs, d.c.Close())
+	d.c, d.failed = nil, errClosed
+	return errors.Join(errs...)
+}
+
+// Chip is the chip underneath.
+func (d *Device) Chip() *chip.Chip { return d.c }
+
+// Tiles is the number of tiles at work.
+func (d *Device) Tiles() int { return len(d.tiles) }
+
+// Stats returns the counters.
+func (d *Device) Stats() Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stats
+}
+
+// Reset forgets all matrices, so that their memory can be used again.
+func (d *Device) Reset() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.next, d.turn = gddrStart, 0
+}
+
+// Matrix is a matrix in the card's memory.
+type Matrix struct {
+	Name       string
+	Kind       kernels.Kind
+	Rows, Cols int
+	chunks     int
+	bytes      int    // of a chunk
+	base       uint64 // GDDR address of each bank's first reader
+	stride     uint64 // to the next reader
+	turn       int    // the tile that has the first chunk
+}
+
+// Bytes is what the matrix's weights take in GDDR, padding to whole chunks included.
+func (m *Matrix) Bytes() int { return m.chunks * m.bytes }
+
+// LoadTernary uploads a ternary matrix in layout T16 (package ternary). Matrices that will be multiplied together
+// are best loaded one after the other: each begins with the tile where the last one ended.
+func (d *Device) LoadTernary(name string, t16 []byte, rows, cols int) (*Matrix, error) {
+	if err := kernels.CheckTernary(cols); err != nil {
+		return nil, fmt.Errorf("tensix: %s: %w", name, err)
+	}
+	if rows <= 0 || len(t16) != (rows+15)/16*((cols+15)/16)*64 {
+		return nil, fmt.Errorf("tensix: %s: [%d, %d] in %d bytes of T16", name, rows, cols, len(t16))
+	}
+	m := &Matrix{Name: name, Kind: kernels.Ternary, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.TernaryChunkBytes(cols)}
+	return m, d.upload(m, func(dst []byte, g int) error {
+		kernels.PackTernary(dst, t16, rows, cols, g)
+		return nil
+	})
+}
+
+// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row.
+func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r int)) (*Matrix, error) {
+	if err := kernels.CheckInt8(cols); err != nil {
+		return nil, fmt.Errorf("tensix: %s: %w", name, err)
+	}
+	if rows <= 0 {
+		return nil, fmt.Errorf("tensix: %s: %d rows", name, rows)
+	}
+	m := &Matrix{Name: name, Kind: kernels.Int8, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.Int8ChunkBytes(cols)}
+	buf := make([]int8, kernels.ChunkRows*cols)
+	return m, d.upload(m, func(dst []byte, g int) error {
+		n := min(kernels.ChunkRows, rows-kernels.ChunkRows*g)
+		for i := range n {
+			row(buf[i*cols:][:cols], kernels.ChunkRows*g+i)
+		}
+		if err := kernels.PackInt8(dst, buf[:n*cols], cols); err != nil {
+			return fmt.Errorf("tensix: %s, rows from %d: %w", name, kernels.ChunkRows*g, err)
+		}
+		return nil
+	})
+}
+
+// place says where chunk g lies: it belongs to tile (turn + g) mod T, whose chunks are one behind the other in its bank.
+func (d *Device) place(m *Matrix, g int) (bank int, addr uint64) {
+	i := (m.turn + g) % len(d.tiles)
+	return i % d.c.Banks, m.base + uint64(i/d.c.Banks)*m.stride + uint64(g/len(d.tiles)*m.bytes)
+}
+
+// reserve finds room for a matrix.
+func (d *Device) reserve(m *Matrix) error {
+	tiles := len(d.tiles)
+	longest := (m.chunks + tiles - 1) / tiles
+	readers := (tiles + d.c.Banks - 1) / d.c.Banks
+	m.base, m.stride, m.turn = d.next, uint64(longest*m.bytes), d.turn
+	need := uint64(readers) * m.stride
+	if d.next+need > chip.BankSize {
+		return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
+	}
+	d.next = (d.next + need + 4095) &^ 4095
+	d.turn = (m.turn + m.chunks) % tiles
+	return nil
+}
+
+// upload reserves memory and writes bank after bank, so that the window is aimed once a bank.
+func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed != nil {
+		return d.failed
+	}
+	if err := d.reserve(m); err != nil {
+		return err
+	}
+	tiles := len(d.tiles)
+	buf := make([]byte, m.stride)
+	for b := range d.c.Banks {
+		for i := b; i < tiles; i += d.c.Banks {
+			first := (i - m.turn + tiles) % tiles
+			n := 0
+			for g := first; g < m.chunks; g += tiles {
+				if err := pack(buf[n*m.bytes:][:m.bytes], g); err != nil {
+					return err
+				}
+				n++
+			}
+			if n == 0 {
+				continue
+			}
+			_, at := d.place(m, first)
+			if err := d.c.WriteBank(b, at, buf[:n*m.bytes]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Product is one matrix of a MatMul and where its results go, in panels of Panel outputs (model.PanelRows):
+// ⌈Rows/Panel⌉ pieces of [tokens, Panel], the last one narrower. With Panel 0, Y is [tokens, Rows].
+type Product struct {
+	M     *Matrix
+	Y     []int32
+	Panel int
+}
+
+// at is where output o of token t lies, and how many outputs from there on are contiguous; tokens is T of Y.
+func (p *Product) at(o, t, tokens int) (index, room int) {
+	rows := p.rows(tokens)
+	panel := p.Panel
+	if panel == 0 {
+		panel = rows
+	}
+	first := o / panel * panel
+	width := min(panel, rows-first)
+	return first*tokens + t*width + o - first, first + width - o
+}
+
+// rows is Y's number of outputs a token: Rows, or more where the caller pads.
+func (p *Product) rows(tokens int) int { return len(p.Y) / tokens }
+
+// MatMul multiplies activations with one or more matrices of the same kind and width on the tiles, in one job.
+//
+//	x  [tokens, stride]  int8, the first Cols of each row; -128 only with ternary weights
+//
+// Batches of more than 32 run in turns. Cancelling ctx ends the call between two jobs with ctx's error.
+func (d *Device) MatMul(ctx context.Context, x []int8, tokens, stride int, ps ...Product) error {
+	if len(ps) == 0 || len(ps) > kernels.MaxParts || tokens < 1 || len(x) != tokens*stride {
+		panic(fmt.Sprintf("tensix: %d products of %d activations, %d tokens of %d", len(ps), len(x), tokens, stride))
+	}
+	for _, p := range ps {
+		if p.M.Kind != ps[0].M.Kind || p.M.Cols != ps[0].M.Cols || p.M.Cols > stride || len(p.Y)%tokens != 0 || p.rows(tokens) < p.M.Rows {
+			panic(fmt.Sprintf("tensix: %s [%d, %d] with %d outputs for %d tokens of %d", p.M.Name, p.M.Rows, p.M.Cols, len(p.Y), tokens, stride))
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed != nil {
+		return d.failed
+	}
+	d.stats.Products += uint64(len(ps))
+	for t := 0; t < tokens; t += kernels.MaxBatch {
+		n := min(kernels.MaxBatch, tokens-t)
+		if err := d.pass(ctx, x[t*stride:][:n*stride], stride, n, t, tokens, ps); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slice is a range of chunks of one product that fits, with its job's others, into host memory.
+type slice struct {
+	p      *Product
+	c, n   int
+	offset int // of the results in host memory
+}
+
+// pass multiplies up to 32 tokens, in as many jobs as their results need host memory.
+func (d *Device) pass(ctx context.Context, x []int8, stride, tokens, first, all int, ps []Product) error {
+	m := ps[0].M
+	rows := kernels.Rows(tokens)
+	plan, err := kernels.Plan(m.Kind, rows, m.Cols)
+	if err != nil {
+		return fmt.Errorf("tensix: %s: %w", m.Name, err)
+	}
+	if n := kernels.XBytes(m.Kind, m.Cols, rows); cap(d.x) < n {
+		d.x = make([]byte, n)
+	}
+	if err := kernels.PackX(d.x[:cap(d.x)], m.Kind, x, tokens, m.Cols, stride); err != nil {
+		return fmt.Errorf("tensix: %s: %w", m.Name, err)
+	}
+	d.sendX(m, plan, rows)
+	size, room := kernels.OutBytes(rows), len(d.host.Bytes)-d.out
+	var list []slice
+	used := 0
+	for i := range ps {
+		for c := 0; c < ps[i].M.chunks; {
+			n := min(ps[i].M.chunks-c, (room-used)/size)
+			if c+n < ps[i].M.chunks { // a job begins with a chunk of the matrix's first tile
+				n = n / len(d.tiles) * len(d.tiles)
+			}
+			if n == 0 {
+				if err := d.runSlices(ctx, plan, list, tokens, first, all); err != nil {
+					return err
+				}
+				list, used = list[:0], 0
+				continue
+			}
+			list = append(list, slice{&ps[i], c, n, d.out + used})
+			c, used = c+n, used+n*size
+		}
+	}
+	return d.runSlices(ctx, plan, list, tokens, first, all)
+}
+
+func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, tokens, first, all int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := d.run(&job, list); err != nil {
+		d.failed = err
+		return err
+	}
+	for _, s := range list {
+		if err := d.collect(s, tokens, first, all); err != nil {
+			d.failed = err
+			return err
+		}
+	}
+	return nil
+}
+
+// sendX multicasts the packed activations. With one token only every eighth row of a block matters: the rest of L1
+// may hold anything, as rows do not mix.
+func (d *Device) sendX(m *Matrix, plan kernels.Job, rows int) {
+	x := d.x[:kernels.XBytes(m.Kind, m.Cols, rows)]
+	if rows > 1 {
+		d.c.Cast(uint64(plan.X), x)
+		d.stats.Sent += uint64(len(x))
+		return
+	}
+	block := len(x) / (kernels.PadK(m.Cols) / 16) // bytes of 8 rows × 16 columns
+	for o := 0; o < len(x); o += block {
+		d.c.Cast(uint64(plan.X)+uint64(o), x[o:o+block/8])
+	}
+	d.stats.Sent += uint64(len(x) / 8)
+}
+
+// run starts one job and waits for every tile's completion line.
+func (d *Device) run(job *kernels.Job, list []slice) error {
+	d.job++
+	job.Parts = uint32(len(list))
+	total := uint32(0)
+	var parts []byte
+	for _, s := range list {
+		m, dst := s.p.M, d.host.NoC+uint64(s.offset)
+		parts = append(parts, kernels.Words(&kernels.Part{
+			Chunks: uint32(s.n), Weights: uint32(m.base) + uint32(s.c/len(d.tiles)*m.bytes), Stride: uint32(m.stride), Turn: uint32(m.turn),
+			DstLo: uint32(dst), DstHi: uint32(dst >> 32),
+		})...)
+		total += uint32(s.n)
+	}
+	body := kernels.Words(job)
+	d.c.Cast(kernels.PartsAt, parts)
+	d.c.Cast(kernels.JobAt, body)
+	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
+	limit := d.limit()
+	var slowest, chunks uint32
+	for i := range d.tiles {
+		line := d.host.Bytes[i*kernels.CompletionBytes:]
+		for {
+			w := func(n int) uint32 { return atomic.LoadUint32((*uint32)(unsafe.Pointer(&line[4*n]))) }
+			if w(0) == d.job && w(3) == ^d.job {
+				chunks += w(1)
+				slowest = max(slowest, w(2))
+				break
+			}
+			if !limit() {
+				return d.diagnose(list[0].p.M.Name, i)
+			}
+		}
+	}
+	if chunks != total {
+		return fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", list[0].p.M.Name, chunks, total)
+	}
+	d.stats.Jobs++
+	d.stats.Chunks += uint64(chunks)
+	d.stats.Weights += uint64(chunks) * uint64(job.ChunkBytes)
+	d.stats.Sent += uint64(len(body)+len(parts)) + 4
+	d.stats.Returned += uint64(chunks)*uint64(kernels.OutBytes(int(job.Rows))) + uint64(len(d.tiles))*16
+	d.stats.TileClocks += uint64(slowest)
+	return nil
+}
+
+// collect turns a slice's results into integers.
+func (d *Device) collect(s slice, tokens, first, all int) error {
+	m, size := s.p.M, kernels.OutBytes(kernels.Rows(tokens))
+	for k := range s.n {
+		o := kernels.ChunkRows * (s.c + k)
+		src := d.host.Bytes[s.offset+k*size:][:size]
+		outputs := min(kernels.ChunkRows, s.p.rows(all)-o)
+		for done := 0; done < outputs; {
+			at, room := s.p.at(o+done, first, all)
+			stride, _ := s.p.at(o+done, first+1, all)
+			n := min(outputs-done, room)
+			if err := kernels.UnpackOut(s.p.Y[at:], stride-at, m.Kind, src, tokens, done, n); err != nil {
+				return fmt.Errorf("tensix: %s, chunk %d from tile %v: %w", m.Name, s.c+k, d.tiles[(m.turn+s.c+k)%len(d.tiles)], err)
+			}
+			done += n
+		}
+	}
+	return nil
+}
+
+// diagnose says what the tile that did not answer was doing.
+func (d *Device) diagnose(name string, i int) error {
+	t := d.tiles[i]
+	var what []string
+	for n, s := range []string{"chunks read", "unpacked", "packed", "sent"} {
+		v, err := d.c.Read32(t, kernels.Line(kernels.LineFilled+n))
+		if err != nil {
+			return errors.Join(ErrTimeout, err)
+		}
+		what = append(what, fmt.Sprintf("%s %d", s, v))
+	}
+	for core, s := range coreNames[:4] {
+		if v, err := d.c.Read32(t, kernels.Line(kernels.LineDone+core)); err == nil && v != d.job {
+			what = append(what, fmt.Sprintf("%s is still at job %d", s, v+1))
+		}
+	}
+	return fmt.Errorf("%w: %s, job %d: tile %v (number %d of %d) is silent: %s (counted since the start); run `trit selftest --device tensix`, or use --device cpu",
+		ErrTimeout, name, d.job, t, i, len(d.tiles), strings.Join(what, ", "))
+}

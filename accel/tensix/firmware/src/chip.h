@@ -1,0 +1,107 @@
+// What the baby RISC-V cores of a Blackhole Tensix tile need to know: memory, NoC and coprocessor access from C, with
+// the ordering rules in one place. Facts: tt-isa-documentation (BlackholeA0), instruction fields as in ttsim's
+// data/bh/*.json.
+#ifndef CHIP_H
+#define CHIP_H
+typedef unsigned int u32;
+
+#define REG(a) (*(volatile u32 *)(a))
+
+// ---- ordering ----
+// A core's stores stay in order within one region (L1, one NIU, configuration) and not between regions, and its small
+// data cache is not coherent with anybody. So:
+//   see()    before every load of L1 that somebody else may have written
+//   drain()  after stores to L1 and before anything that makes another unit read them: the load comes back only when
+//            the stores before it, to the same region, have been done; consuming its value keeps what follows behind
+static inline void see(void) { __asm__ volatile("fence" ::: "memory"); }
+static inline u32 peek(u32 a) { see(); return REG(a); }
+static inline void drain(u32 a) {
+  see();
+  u32 v = REG(a);
+  __asm__ volatile("mv zero, %0" ::"r"(v) : "memory");
+}
+// post() publishes a counter: everything stored to L1 before is there first, and the store itself has left when it returns
+static inline void post(u32 a, u32 v) { see(); REG(a) = v; drain(a); }
+
+// ---- NoC 0 ----
+// Four request initiators. Each one belongs to one core for good, so no core disturbs another one's request.
+enum { NIU_MOVER = 0, NIU_SENDER = 1, NIU_PROBE = 2 };
+#define NIU(i, r) REG(0xFFB20000u + 0x800u * (i) + (r))
+#define NIU_ACKS REG(0xFFB20204u)                   // write acknowledgements, free running
+#define NIU_OUTSTANDING(tag) REG(0xFFB20240u + 4u * (tag))  // requests of a tag not yet answered
+#define NIU_SELF (REG(0xFFB20148u) & 0xFFF)         // this tile's own coordinates
+enum { PACKET = 16384 };                            // most bytes in one request
+
+static inline void niu_go(u32 i) {
+  NIU(i, 0x40) = 1;
+  while (NIU(i, 0x40) & 1) {}
+}
+// The coordinate registers are rewritten by the NIU, so each request sets all of them.
+static inline void niu_read(u32 i, u32 tag, u32 xy, u32 lo, u32 hi, u32 l1, u32 n) {
+  NIU(i, 0x00) = lo;
+  NIU(i, 0x04) = hi;
+  NIU(i, 0x08) = xy;
+  NIU(i, 0x0C) = l1;
+  NIU(i, 0x10) = 0;
+  NIU(i, 0x14) = NIU_SELF;
+  NIU(i, 0x18) = tag << 10;
+  NIU(i, 0x1C) = 0x10;
+  NIU(i, 0x20) = n;
+  niu_go(i);
+}
+// The caller has drained what it stored at l1, or another unit's work at l1 is known to be done.
+static inline void niu_write(u32 i, u32 xy, u32 lo, u32 hi, u32 l1, u32 n) {
+  NIU(i, 0x00) = l1;
+  NIU(i, 0x04) = 0;
+  NIU(i, 0x08) = NIU_SELF;
+  NIU(i, 0x0C) = lo;
+  NIU(i, 0x10) = hi;
+  NIU(i, 0x14) = xy;
+  NIU(i, 0x18) = 0;
+  NIU(i, 0x1C) = 0x12; // a write that is acknowledged
+  NIU(i, 0x20) = n;
+  niu_go(i);
+}
+
+// ---- Tensix coprocessor ----
+// A constant instruction travels in the core's own instruction stream, rotated left by two; one with a run-time
+// operand is stored to the thread's queue.
+#define INSN(w) __asm__ volatile(".word %0" ::"i"(((u32)(w) << 2) | ((u32)(w) >> 30)))
+#define PUSH(w) (REG(0xFFE40000u) = (w))
+
+#define OP(o, a) (((u32)(o) << 24) | (u32)(a))
+#define T_NOP OP(0x02, 0)
+#define T_ZEROACC16(row16) OP(0x10, 1 << 19 | 1 << 18 | 7 << 14 | (row16)) // 16 rows of 32-bit Dst
+#define T_MVMUL(clear, mod, dst) OP(0x26, (clear) << 22 | (mod) << 14 | (dst))
+#define T_SETRWC_ZERO OP(0x37, 0xF)
+#define T_PACR(mod, intf, last) OP(0x41, (mod) << 15 | (intf) << 8 | (last))
+#define T_UNPACR(unit) OP(0x42, (unit) << 23 | 1 << 15 | 1 << 7 | 1 << 6 | 1) // z += 1, hand the bank over
+#define T_SETDMAREG(half, v) OP(0x45, ((u32)(v) & 0xFFFF) << 8 | (half))
+#define T_SETADCXY_ZERO(units) OP(0x51, (units) << 21 | 0xB)
+#define T_SETADCZW_ZERO(units) OP(0x54, (units) << 21 | 0xF)
+#define T_SETADCXX(units, end) OP(0x5E, (units) << 21 | (end) << 10)
+#define T_STALLWAIT(hold, until) OP(0xA2, (hold) << 15 | (until))
+#define T_SEMINIT(max, sem) OP(0xA3, (max) << 20 | (sem) << 2)
+#define T_SEMPOST(sem) OP(0xA4, (sem) << 2)
+#define T_SEMGET(sem) OP(0xA5, (sem) << 2)
+#define T_SEMWAIT(hold, sem, cond) OP(0xA6, (hold) << 15 | (sem) << 2 | (cond))
+#define T_WRCFG(gpr, reg) OP(0xB0, (gpr) << 16 | (reg))
+#define T_SETC16(reg, v) OP(0xB2, (reg) << 16 | (v))
+
+enum { UNIT_A = 1, UNIT_B = 2, UNIT_PACK = 4 }; // address counters
+enum { HOLD_TDMA = 1, HOLD_SYNC = 2, HOLD_PACK = 4, HOLD_UNPACK = 8, HOLD_THCON = 0x20, HOLD_MATH = 0x40, HOLD_CFG = 0x80, HOLD_SFPU = 0x100 };
+enum { IDLE_THCON = 1, IDLE_UNPACK_A = 2, IDLE_UNPACK_B = 4, IDLE_PACK = 8, IDLE_MATH = 0x10, IDLE_CFG = 0x400, IDLE_SFPU = 0x800 };
+enum { WHILE_ZERO = 1, WHILE_FULL = 2 };
+enum { SEM_DST = 1 << 1 }; // filled halves of Dst, 0 to 2
+
+#define CFG(i) REG(0xFFEF0000u + 4u * (i)) // backend configuration
+// cfg_done() makes sure that configuration stores have been done before the coprocessor is told anything.
+#define cfg_done(i) ((void)CFG(i))
+// insn_done() returns when this thread's coprocessor instructions are done.
+static inline void insn_done(void) {
+  REG(0xFFE80004u) = 0;
+  (void)REG(0xFFE80004u);
+  see();
+}
+#define CLOCK REG(0xFFB121F0u)
+#endif

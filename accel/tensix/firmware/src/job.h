@@ -1,0 +1,81 @@
+// What the host and the five cores of a tile tell each other through L1. Package kernels mirrors this file; its
+// tests compare the two.
+#ifndef JOB_H
+#define JOB_H
+#include "chip.h"
+
+enum { KIND_TERNARY = 0, KIND_INT8 = 1 };
+
+// Written once per tile, before its cores start.
+struct tile {
+  u32 index, tiles;  // this tile is number index of tiles
+  u32 bank;          // coordinates of the GDDR bank its weights are in
+  u32 rank;          // it is the rank-th reader of that bank
+  u32 host;          // coordinates of the PCIe tile
+  u32 host_lo, host_hi;  // where the completion lines are, 64 bytes a tile
+};
+#define TILE ((volatile struct tile *)0x16000)
+
+// A job: products of one batch of activations with up to 32 matrices, the same words for every tile.
+struct job {
+  u32 kind;
+  u32 rows;            // tokens in one pass: 1, 8 or 32
+  u32 kt;              // K / 32: a multiple of 4, at most 252
+  u32 chunk_bytes;     // of a chunk: 32 outputs by all of K
+  u32 x;               // L1: activations
+  u32 out, out_slots;  // L1: ring of finished chunks
+  u32 ring, ring_slots;  // L1: ring of weight chunks
+  u32 parts;           // matrices
+};
+#define JOB ((volatile struct job *)0x16100)
+#define BELL 0x16180u  // job number; written last, starts the job
+
+// A matrix of the job. The tiles take its chunks in turn, tile number `turn` the first: so the matrices of a job, one
+// beginning where the other ended, keep all tiles equally busy. A tile's chunks lie one behind the other in its bank.
+struct part {
+  u32 chunks;
+  u32 weights;         // GDDR address of the first reader's chunks
+  u32 stride;          // bytes from one reader's chunks to the next reader's
+  u32 turn;
+  u32 dst_lo, dst_hi;  // host address of chunk 0's outputs
+  u32 pad[2];
+};
+#define PART(i) ((volatile struct part *)(0x17000 + 32 * (i)))
+
+// Free-running counters, each with one writer and a line of its own.
+#define LINE(n) (0x16200u + 16u * (n))
+enum {
+  FILLED = 0,  // mover: weight chunks in the ring
+  FREED,       // unpack: weight chunks no longer needed
+  PACKED,      // pack: output chunks in the ring
+  SENT,        // sender: output chunks delivered
+  DONE,        // DONE + core: last job finished by core 0..3
+  ALIVE = 8,   // ALIVE + core: set once by each core at start
+};
+#define SCRATCH 0x16400u  // sender's completion line, 64 bytes
+enum { CORE_MOVER, CORE_UNPACK, CORE_MATH, CORE_PACK, CORE_SENDER };
+enum { READY = 0x7121 };
+
+// This tile's first chunk of a matrix, and how many it has: every `tiles`-th from there on.
+static inline u32 my_first(u32 part) {
+  u32 t = TILE->tiles, i = TILE->index, turn = PART(part)->turn;
+  return i >= turn ? i - turn : i + t - turn;
+}
+static inline u32 my_chunks(u32 part) {
+  u32 t = TILE->tiles, c = PART(part)->chunks, i = my_first(part);
+  return c > i ? (c - i + t - 1) / t : 0;
+}
+static inline u32 all_chunks(void) {
+  u32 n = 0;
+  for (u32 p = 0; p < JOB->parts; p++) n += my_chunks(p);
+  return n;
+}
+static inline u32 out_bytes(u32 rows) { return 128 * rows; }
+
+static inline void alive(u32 core) { post(LINE(ALIVE + core), READY); }
+static inline u32 next_job(u32 last) {
+  u32 n;
+  while ((n = peek(BELL)) == last) {}
+  return n;
+}
+#endif

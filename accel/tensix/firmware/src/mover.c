@@ -1,0 +1,49 @@
+// BRISC: brings weights from GDDR into the L1 ring. Packets of 16 KiB, two chunks in flight under two transaction
+// tags, one bank per tile, NoC 0 and one port only.
+#include "job.h"
+
+// What silicon wants before the tile works and the simulator takes either way (tt-metal brisc.cc device_setup).
+static void init(void) {
+  REG(0xFFB12240) = 0;     // Dst is not clock gated
+  REG(0xFFB11024) = 0x3F;  // the movers may be
+  for (u32 noc = 0xFFB20000; noc <= 0xFFB30000; noc += 0x10000) {
+    REG(noc + 0x100) |= 1;
+    REG(noc + 0x104) |= 1;
+  }
+  CFG(185) = 0x1F;  // forget cached instructions of all cores
+  CFG(3) = 0x803;   // ECC scrubber on, also on error
+  cfg_done(3);
+}
+
+int main(void) {
+  init();
+  alive(CORE_MOVER);
+  u32 job = 0, filled = 0;
+  for (;;) {
+    job = next_job(job);
+    u32 bytes = JOB->chunk_bytes, slots = JOB->ring_slots, bank = TILE->bank;
+    u32 ring = JOB->ring, at = ring, slot = 0, n = all_chunks(), c = 0;
+    for (u32 part = 0; part < JOB->parts; part++) {
+      u32 src = PART(part)->weights + TILE->rank * PART(part)->stride;
+      for (u32 left = my_chunks(part); left; left--, c++) {
+        while (filled + c - peek(LINE(FREED)) >= slots) {}
+        for (u32 o = 0; o < bytes; o += PACKET) {
+          u32 k = bytes - o < PACKET ? bytes - o : PACKET;
+          niu_read(NIU_MOVER, 1 + (c & 1), bank, src + o, 0, at + o, k);
+        }
+        src += bytes, at += bytes;
+        if (++slot == slots) slot = 0, at = ring;
+        if (c > 0 && slots > 1) {
+          while (NIU_OUTSTANDING(1 + ((c - 1) & 1))) {}
+          post(LINE(FILLED), filled + c);
+        }
+        if (c + 1 == n || slots == 1) {
+          while (NIU_OUTSTANDING(1 + (c & 1))) {}
+          post(LINE(FILLED), filled + c + 1);
+        }
+      }
+    }
+    filled += n;
+    post(LINE(DONE + CORE_MOVER), job);
+  }
+}

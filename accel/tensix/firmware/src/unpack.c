@@ -1,0 +1,70 @@
+// TRISC0: the unpackers. Unit A brings weights to SrcA, unit B activations to SrcB; the z counter steps through the
+// tiles of a chunk, so addresses are written once a chunk.
+#include "job.h"
+
+static void set_base(u32 gpr, u32 reg, u32 addr) {
+  u32 v = (addr >> 4) - 1; // in 16 bytes, and the unit adds one
+  PUSH(T_SETDMAREG(2 * gpr, v));
+  PUSH(T_SETDMAREG(2 * gpr + 1, v >> 16));
+  INSN(T_STALLWAIT(HOLD_CFG, IDLE_THCON | IDLE_UNPACK_A | IDLE_UNPACK_B));
+  PUSH(T_WRCFG(gpr, reg));
+}
+
+static void configure(u32 wfmt, u32 xfmt, u32 forced, u32 kt, u32 xt) {
+  CFG(50) = 127 | 1 << 8;           // the exponent of all weights: 2^0
+  CFG(56) = 0, CFG(57) = 0, CFG(59) = 0;
+  CFG(64) = wfmt | 1 << 4;          // weights: format, uncompressed
+  CFG(65) = 1 | kt << 16;           // kt tiles along z
+  CFG(72) = wfmt | 2 << 4;
+  CFG(73) = 0xF | forced << 8 | 0xF << 16;
+  CFG(84) = 64 | 64 << 16;          // SrcA's row 0
+  CFG(86) = 1024 | 1024 << 16;      // one 32x32 tile per step
+  CFG(92) = 0;
+  CFG(112) = xfmt | 1 << 4 | 1024 << 16;
+  CFG(113) = 1 | xt << 16;
+  CFG(120) = xfmt | 2 << 4;
+  CFG(121) = 0xF | 0xF << 16;
+  cfg_done(121);
+  INSN(T_STALLWAIT(HOLD_UNPACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
+  INSN(T_SETC16(5, 4));
+  INSN(T_SETC16(41, 0));
+  INSN(T_SETADCXY_ZERO(UNIT_A | UNIT_B));
+  INSN(T_SETADCXX(UNIT_A | UNIT_B, 1023));
+}
+
+int main(void) {
+  alive(CORE_UNPACK);
+  u32 job = 0, freed = 0;
+  for (;;) {
+    job = next_job(job);
+    u32 n = all_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
+    u32 bytes = JOB->chunk_bytes, slots = JOB->ring_slots, ring = JOB->ring, at = ring, slot = 0;
+    if (n) {
+      if (int8) configure(14, 14, 0, kt, wide ? kt : kt / 4);
+      else configure(15, 5, 1, kt, wide ? kt : kt / 4);
+      set_base(4, 124, JOB->x);
+    }
+    for (u32 c = 0; c < n; c++) {
+      while ((int)(peek(LINE(FILLED)) - freed) <= 0) {}
+      set_base(5, 76, at);
+      INSN(T_SETADCZW_ZERO(UNIT_A | UNIT_B));
+      INSN(T_STALLWAIT(HOLD_UNPACK, IDLE_THCON));
+      if (wide) for (u32 k = 0; k < kt; k++) {
+        INSN(T_UNPACR(1));
+        INSN(T_UNPACR(0));
+      } else for (u32 k = 0; k < kt; k += 4) {
+        INSN(T_UNPACR(1));
+        INSN(T_UNPACR(0));
+        INSN(T_UNPACR(0));
+        INSN(T_UNPACR(0));
+        INSN(T_UNPACR(0));
+      }
+      INSN(T_STALLWAIT(HOLD_SYNC | HOLD_THCON, IDLE_UNPACK_A | IDLE_UNPACK_B));
+      insn_done();
+      post(LINE(FREED), ++freed);
+      at += bytes;
+      if (++slot == slots) slot = 0, at = ring;
+    }
+    post(LINE(DONE + CORE_UNPACK), job);
+  }
+}

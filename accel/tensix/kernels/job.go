@@ -1,0 +1,107 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unsafe"
+)
+
+// Kind of a matrix.
+type Kind uint32
+
+const (
+	Ternary Kind = iota
+	Int8
+)
+
+// L1 addresses, as in firmware/src/job.h.
+const (
+	TileAt  = 0x16000 // Tile
+	JobAt   = 0x16100 // Job
+	BellAt  = 0x16180 // job number; written last
+	PartsAt = 0x17000 // Parts
+	lineAt  = 0x16200
+	DataAt  = 0x18000 // activations, then results, then weights
+	DataEnd = 0x17C000
+)
+
+// Counter lines.
+const (
+	LineFilled = iota
+	LineFreed
+	LinePacked
+	LineSent
+	LineDone  // + core
+	LineAlive = 8
+)
+
+// Line is the address of a counter.
+func Line(n int) uint64 { return lineAt + 16*uint64(n) }
+
+// Ready is what a core writes to its Alive line.
+const Ready = 0x7121
+
+// CompletionBytes is one tile's line in host memory: job number, chunks, clocks, ^job number.
+const CompletionBytes = 64
+
+// Tile is what a tile is told once.
+type Tile struct {
+	Index, Tiles   uint32
+	Bank, Rank     uint32
+	Host           uint32
+	HostLo, HostHi uint32
+}
+
+// Job is a batch of activations times up to MaxParts matrices with the same number of columns.
+type Job struct {
+	Kind            Kind
+	Rows            uint32
+	KT              uint32
+	ChunkBytes      uint32
+	X               uint32
+	Out, OutSlots   uint32
+	Ring, RingSlots uint32
+	Parts           uint32
+}
+
+// Part is one matrix of a job.
+type Part struct {
+	Chunks          uint32
+	Weights, Stride uint32
+	Turn            uint32
+	DstLo, DstHi    uint32
+	_               [2]uint32
+}
+
+// MaxParts is how many matrices a job can have.
+const MaxParts = 32
+
+// Words is the little-endian image of a structure.
+func Words[T Tile | Job | Part](v *T) []byte {
+	n := int(unsafe.Sizeof(*v))
+	b := make([]byte, n)
+	for i, w := range unsafe.Slice((*uint32)(unsafe.Pointer(v)), n/4) {
+		binary.LittleEndian.PutUint32(b[4*i:], w)
+	}
+	return b
+}
+
+// Plan says where everything lies in L1 for a batch and matrices of so many columns.
+func Plan(kind Kind, rows, cols int) (Job, error) {
+	align := func(n int) int { return (n + 1023) &^ 1023 }
+	bytes := TernaryChunkBytes(cols)
+	if kind == Int8 {
+		bytes = Int8ChunkBytes(cols)
+	}
+	out := align(DataAt + XBytes(kind, cols, rows))
+	outSlots := min(32, 64<<10/OutBytes(rows))
+	ring := align(out + outSlots*OutBytes(rows))
+	slots := min((DataEnd-ring)/bytes, 8)
+	if slots < 1 {
+		return Job{}, fmt.Errorf("kernels: %d tokens × %d columns and one chunk of weights need %d bytes of a tile's memory, which has %d", rows, cols, ring+bytes-DataAt, DataEnd-DataAt)
+	}
+	return Job{
+		Kind: kind, Rows: uint32(rows), KT: uint32(PadK(cols) / 32), ChunkBytes: uint32(bytes),
+		X: DataAt, Out: uint32(out), OutSlots: uint32(outSlots), Ring: uint32(ring), RingSlots: uint32(slots),
+	}, nil
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/term"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/tokenizer"
+	"github.com/tritlm/trit/weights"
+)
+
+// modelFlags are the flags of every command that computes with a model.
+type modelFlags struct {
+	hubFlags
+	trit.Options
+}
+
+func (f *modelFlags) add(cmd *cobra.Command) {
+	f.hubFlags.add(cmd)
+	fl := cmd.Flags()
+	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
+	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
+	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
+	f.addLayout(cmd)
+	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *modelFlags) addLayout(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.I2SLayout, "i2s-layout", "", "how i2_s tensors lie in a GGUF file: x86, arm or x4 (default: found out)")
+	cmd.RegisterFlagCompletionFunc("i2s-layout", cobra.FixedCompletions([]string{"x86", "arm", "x4"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *modelFlags) check() error {
+	if f.Threads < 0 || f.MaxContext < 0 {
+		return usagef("--threads and --context cannot be negative")
+	}
+	return nil
+}
+
+// open finds, or downloads, and loads MODEL.
+func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	if ref == "demo" {
+		return openDemo(cmd, &f.Options)
+	}
+	path, err := f.resolve(cmd, ref)
+	if err != nil {
+		return nil, err
+	}
+	m, err := trit.OpenContext(cmd.Context(), path, &f.Options)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range m.Tokenizer().Warnings() {
+		note(cmd, "trit: %s: %s", path, w)
+	}
+	return m, nil
+}
+
+// openSet opens MODEL's files and reads its configuration, and loads nothing.
+func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *model.Config, error) {
+	path, err := f.resolve(cmd, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg, err := model.ParseConfig(set)
+	if err != nil {
+		set.Close()
+		return nil, nil, err
+	}
+	return set, cfg, nil
+}
+
+// tokenizerOf reads the tokenizer that came with the files of a model.
+func tokenizerOf(set *weights.Set) (*tokenizer.Tokenizer, error) {
+	if g := set.GGUF(); g != nil {
+		return tokenizer.FromGGUF(g.KV)
+	}
+	return tokenizer.LoadFS(set.Folder())
+}
+
+// generateFlags are trit.GenerateOptions on the command line.
+type generateFlags struct {
+	trit.GenerateOptions
+	tokens int
+}
+
+func (f *generateFlags) add(cmd *cobra.Command, tokens int) {
+	fl := cmd.Flags()
+	fl.IntVarP(&f.MaxTokens, "max-tokens", "n", tokens, "most tokens to write; 0: until the model ends or the context is full")
+	fl.Float32VarP(&f.Temperature, "temperature", "t", 0, "randomness; 0 always takes the likeliest token")
+	fl.IntVar(&f.TopK, "top-k", 0, "choose among the K likeliest tokens; 0: all")
+	fl.Float32Var(&f.TopP, "top-p", 0, "choose among the likeliest tokens that together reach this probability; 0: all")
+	fl.Float32Var(&f.MinP, "min-p", 0, "leave out tokens less likely than this share of the likeliest; 0: none")
+	fl.Float32Var(&f.RepetitionPenalty, "repetition-penalty", 0, "above 1 makes tokens of the text so far less likely; 0: off")
+	fl.Float32Var(&f.FrequencyPenalty, "frequency-penalty", 0, "taken off a token's score each time it was written, -2 to 2")
+	fl.Float32Var(&f.PresencePenalty, "presence-penalty", 0, "taken off a token's score once it was written, -2 to 2")
+	fl.IntVar(&f.RepeatLastN, "repeat-last-n", 0, "tokens that the penalties look back at; 0: all")
+	fl.Uint64Var(&f.Seed, "seed", 0, "the same seed gives the same text (default: a new one each time)")
+	fl.StringArrayVar(&f.Stop, "stop", nil, "end in front of this text; may be given several times")
+}
+
+// options are the flags' options, with a seed of their own where randomness is asked for and none was given.
+func (f *generateFlags) options(cmd *cobra.Command) (trit.GenerateOptions, error) {
+	o := f.GenerateOptions
+	if o.MaxTokens < 0 {
+		return o, usagef("--max-tokens cannot be negative")
+	}
+	if err := o.Validate(0); err != nil {
+		return o, usageError{err}
+	}
+	if o.Temperature > 0 && !cmd.Flags().Changed("seed") {
+		o.Seed = rand.Uint64N(1 << 32)
+	}
+	return o, nil
+}
+
+// maxPrompt bounds a prompt from a file or stdin: far more than any context holds.
+const maxPrompt = 64 << 20
+
+// readPrompt takes the prompt from the argument, --file or stdin, in this order.
+func readPrompt(cmd *cobra.Command, args []string, file string) (string, error) {
+	var in io.Reader
+	switch {
+	case len(args) > 0 && file != "":
+		return "", usagef("a prompt and --file %s: give one of them", file)
+	case len(args) > 0:
+		return strings.Join(args, " "), nil
+	case file != "" && file != "-":
+		f, err := os.Open(file)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = f
+	case file == "" && term.IsTerminal(cmd.InOrStdin()):
+		return "", usagef("no prompt: give it as an argument, with --file, or on standard input")
+	default:
+		in = cmd.InOrStdin()
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxPrompt+1))
+	if err != nil {
+		return "", err
+	}
+	if len(text) > maxPrompt {
+		return "", errors.New("the prompt is larger than 64 MiB")
+	}
+	return string(text), nil
+}

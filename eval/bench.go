@@ -1,0 +1,215 @@
+package eval
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/weights"
+)
+
+// Memory is what a model takes, in bytes, known before anything is loaded.
+type Memory struct {
+	Ternary   int64 `json:"ternary"`   // projections as 2-bit codes
+	Dense     int64 `json:"dense"`     // projections that stay floats
+	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
+	Head      int64 `json:"head"`      // 0 when tied
+	Norms     int64 `json:"norms"`     // and biases
+	KVToken   int64 `json:"kv_per_token"`
+}
+
+// Weights is everything but the KV cache.
+func (m Memory) Weights() int64 { return m.Ternary + m.Dense + m.Embedding + m.Head + m.Norms }
+
+// Total is the memory with room for so many tokens.
+func (m Memory) Total(tokens int) int64 { return m.Weights() + m.KVToken*int64(tokens) }
+
+// PerToken is how many bytes of weights and cache one decoded token reads behind so many others: all but the
+// embedding table, of which it reads a row unless it is the head too.
+func (m Memory) PerToken(before int) int64 {
+	head := m.Head
+	if head == 0 {
+		head = m.Embedding
+	}
+	return m.Ternary + m.Dense + head + m.Norms + m.KVToken*int64(before)
+}
+
+// Estimate computes Memory from names and shapes alone.
+func Estimate(c *model.Config, set *weights.Set) Memory {
+	m := Memory{KVToken: c.KVBytes()}
+	for _, name := range set.Names() {
+		hf := name
+		if set.GGUF() != nil {
+			if n, ok := weights.HFName(name); ok {
+				hf = n
+			}
+		}
+		shape := set.Shape(name)
+		switch {
+		case hf == "model.embed_tokens.weight", hf == "model.embed_positions.weight":
+			m.Embedding += set.Bytes(name)
+		case hf == "lm_head.weight":
+			if !c.TiedHead {
+				m.Head += set.Bytes(name)
+			}
+		case len(shape) == 2 && c.IsTernary(strings.TrimSuffix(hf, ".weight")):
+			rows, cols := shape[0], shape[1]
+			if set.GGUF() == nil && set.IsTernary(name) {
+				rows *= 4 // packed, four rows in one
+			}
+			m.Ternary += int64(kernel.T16Bytes(rows, cols))
+		case len(shape) == 2:
+			m.Dense += set.Bytes(name)
+		default:
+			m.Norms += set.Bytes(name)
+		}
+	}
+	return m
+}
+
+// BenchOptions for Bench.
+type BenchOptions struct {
+	Prompt  int // tokens to read; 0 is 128
+	Tokens  int // tokens to write; 0 is 64
+	Repeats int // 0 is 3
+	Step    func(done, total int64)
+}
+
+// Speed is what Bench measured: the median of the repeats, and their extremes.
+type Speed struct {
+	PromptTokens int     `json:"prompt_tokens"`
+	Tokens       int     `json:"decode_tokens"`
+	Prompt       float64 `json:"prompt_tokens_per_second"`
+	PromptMin    float64 `json:"prompt_min"`
+	PromptMax    float64 `json:"prompt_max"`
+	Decode       float64 `json:"decode_tokens_per_second"`
+	DecodeMin    float64 `json:"decode_min"`
+	DecodeMax    float64 `json:"decode_max"`
+	FirstToken   float64 `json:"first_token_seconds"` // reading the prompt, to its first answer
+}
+
+// Bench times an engine: a prompt of random tokens read at once, then tokens decoded greedily one by one.
+func Bench(ctx context.Context, e model.Engine, o BenchOptions) (Speed, error) {
+	c := e.Config()
+	if o.Prompt == 0 {
+		o.Prompt = 128
+	}
+	if o.Tokens == 0 {
+		o.Tokens = 64
+	}
+	if o.Repeats == 0 {
+		o.Repeats = 3
+	}
+	if o.Prompt < 1 || o.Tokens < 1 || o.Repeats < 1 {
+		return Speed{}, errors.New("eval: bench needs at least one prompt token, one decoded token and one repeat")
+	}
+	if o.Prompt+o.Tokens > c.MaxContext {
+		return Speed{}, fmt.Errorf("eval: %d prompt tokens and %d more do not fit the context of %d", o.Prompt, o.Tokens, c.MaxContext)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	ids := make([]int32, o.Prompt)
+	for i := range ids {
+		ids[i] = int32(random.IntN(c.VocabSize))
+	}
+	var prompt, decode []float64
+	total := int64(o.Repeats * (o.Prompt + o.Tokens))
+	var done int64
+	tell := func(n int) {
+		done += int64(n)
+		if o.Step != nil {
+			o.Step(done, total)
+		}
+	}
+	for range o.Repeats {
+		err := func() error {
+			cache, err := e.NewCache(o.Prompt + o.Tokens)
+			if err != nil {
+				return err
+			}
+			defer cache.Close()
+			top := make([]model.Scored, 1)
+			batch := []model.Input{{Cache: cache, Tokens: ids, Top: top}}
+			start := time.Now()
+			if err := e.Forward(ctx, batch); err != nil {
+				return err
+			}
+			prompt = append(prompt, float64(o.Prompt)/time.Since(start).Seconds())
+			tell(o.Prompt)
+			next := make([]int32, 1)
+			batch[0].Tokens = next
+			start = time.Now()
+			for range o.Tokens {
+				next[0] = top[0].ID
+				if err := e.Forward(ctx, batch); err != nil {
+					return err
+				}
+				tell(1)
+			}
+			decode = append(decode, float64(o.Tokens)/time.Since(start).Seconds())
+			return nil
+		}()
+		if err != nil {
+			return Speed{}, err
+		}
+	}
+	slices.Sort(prompt)
+	slices.Sort(decode)
+	mid, last := o.Repeats/2, o.Repeats-1
+	s := Speed{
+		PromptTokens: o.Prompt, Tokens: o.Tokens,
+		Prompt: prompt[mid], PromptMin: prompt[0], PromptMax: prompt[last],
+		Decode: decode[mid], DecodeMin: decode[0], DecodeMax: decode[last],
+	}
+	s.FirstToken = float64(o.Prompt) / s.Prompt
+	return s, nil
+}
+
+// Bandwidth measures how fast this machine reads memory with so many threads, in bytes per second: the best of a
+// few passes over more than any cache holds.
+func Bandwidth(ctx context.Context, threads int) float64 {
+	const size = 256 << 20
+	buf := make([]uint64, size/8)
+	for i := 0; i < len(buf); i += 512 {
+		buf[i] = uint64(i) // every page is there
+	}
+	sums := make([]uint64, threads*16)
+	best := 0.0
+	for range 6 {
+		if ctx.Err() != nil {
+			break
+		}
+		var wg sync.WaitGroup
+		start := time.Now()
+		for t := range threads {
+			wg.Go(func() { sums[t*16] += sum(buf[t*len(buf)/threads : (t+1)*len(buf)/threads]) })
+		}
+		wg.Wait()
+		best = max(best, size/time.Since(start).Seconds())
+	}
+	return best
+}
+
+// sum adds in eight chains, so that the loads and not the additions are waited for.
+func sum(x []uint64) uint64 {
+	var a, b, c, d, e, f, g, h uint64
+	for len(x) >= 16 {
+		y := x[:16:16]
+		a += y[0] + y[8]
+		b += y[1] + y[9]
+		c += y[2] + y[10]
+		d += y[3] + y[11]
+		e += y[4] + y[12]
+		f += y[5] + y[13]
+		g += y[6] + y[14]
+		h += y[7] + y[15]
+		x = x[16:]
+	}
+	return a + b + c + d + e + f + g + h
+}

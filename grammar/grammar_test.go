@@ -1,0 +1,536 @@
+package grammar
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// testVocab has every byte, many pieces of JSON, words and characters of several bytes, doubles, an
+// empty token and two that end a text (0 and 1).
+func testVocab() *Vocab {
+	words := []string{
+		"", "", "", "{\"", "\":", "\": ", "\",", "\", \"", "\"}", "}}", "},{", "[[", "]]", "],[", ",\"", "[\"", "\"]", "{}", "[]",
+		"true", "false", "null", "tr", "ue", "fal", "1.5", "12", "000", "-1", "e+", "E1", "\\u", "\\u00", "\\n", "\\\"", "\\\\", "\n  ", "\n    ", "   ",
+		"name", "value", "the", " the", " of", "hello", "é", "ü", "世界", "世", "🙂", "a\"b", "日本\",", "\":[", "\":{\"", "]}", "]}\n", "},\n",
+		"{\"name\":", "<tool_call>", "<tool", "</tool_call>", "a", "z", ":", "20", "19", "-0", "T1", ":3", "Z\"", "@", ".com", "://", "http",
+	}
+	for i := range 300 {
+		words = append(words, string([]byte{byte('a' + i%26), byte('a' + i/26%26), byte('a' + i*7%26)}))
+	}
+	n := len(words)
+	return NewVocab(n+256, func(id int32) []byte {
+		if int(id) < n {
+			return []byte(words[id])
+		}
+		return []byte{byte(int(id) - n)}
+	}, []int32{0, 1})
+}
+
+// walk generates one text with random choices. It fails the test if no token is allowed, if a token
+// outside the mask reads or one inside does not, or if a limit that can be kept is not kept.
+func walk(t testing.TB, g *Grammar, rng *rand.Rand, limit int) (text []byte, ended bool) {
+	m := g.NewMatcher()
+	reachable := g.MinBytes() <= limit
+	// Favourites make long repetitions, as a poor model does.
+	weight := make([]float64, g.v.size)
+	for i := range weight {
+		weight[i] = 1
+		if rng.IntN(20) == 0 {
+			weight[i] = 1000 * rng.Float64()
+		}
+	}
+	if rng.IntN(2) == 0 {
+		weight[0] = 1e4
+	}
+	for n := range limit {
+		m.Limit(limit - n)
+		bits := m.Allowed()
+		id := int32(-1)
+		for tries := 0; ; tries++ {
+			if tries == 8 {
+				m.Narrow()
+			}
+			id = -1
+			var sum float64
+			for i := range int32(g.v.size) {
+				if bits[i/64]>>(i%64)&1 == 1 {
+					sum += weight[i]
+					if rng.Float64()*sum < weight[i] {
+						id = i
+					}
+				}
+			}
+			if id < 0 {
+				t.Fatalf("dead end after %q", text)
+			}
+			if m.Fits(id) {
+				break
+			}
+			m.Forbid(id)
+		}
+		if id <= 1 {
+			if !m.MayEnd() {
+				t.Fatalf("may end after %q", text)
+			}
+			return text, true
+		}
+		m.Accept(id)
+		text = append(text, g.v.token[id]...)
+		if m.Done() && !m.MayEnd() {
+			t.Fatalf("token %q was allowed, but does not read, after %q", g.v.token[id], text)
+		}
+		if m.Done() {
+			return text, true
+		}
+	}
+	if reachable && !m.MayEnd() {
+		t.Fatalf("did not end within %d tokens: %q", limit, text)
+	}
+	return text, m.MayEnd()
+}
+
+// The masks equal what reading each token from scratch says.
+func TestMasksAreExact(t *testing.T) {
+	v := testVocab()
+	rng := rand.New(rand.NewPCG(3, 4))
+	gs := []*Grammar{must(JSONObject(v)), must(Regex(v, `(ab|a)*\d{2,4}(é|世)?[^x]*`)), must(GBNF(v, `root ::= list
+list ::= "[" (item ("," item)*)? "]"
+item ::= list | [a-z]+ | "世" | num  # nested
+num ::= "-"? [0-9]{1,3}`))}
+	for range 30 {
+		src := randomSchema(rng)
+		if g, err := JSONSchema(v, src); err == nil {
+			gs = append(gs, g)
+		}
+	}
+	for _, g := range gs {
+		m := g.NewMatcher()
+		var text []byte
+		for range 60 {
+			bits := m.Allowed()
+			var may []int32
+			for id := range int32(v.size) {
+				on := bits[id/64]>>(id%64)&1 == 1
+				want := false
+				switch {
+				case id <= 1:
+					want = m.MayEnd()
+				case len(v.token[id]) > 0:
+					c := g.NewMatcher()
+					tops := c.run(c.tops, append(bytes.Clone(text), v.token[id]...))
+					want = len(tops) > 0 || c.accept
+				}
+				if on != want {
+					t.Fatalf("after %q token %q: mask %v, reading %v", text, v.token[id], on, want)
+				}
+				if on && id > 1 {
+					may = append(may, id)
+				}
+			}
+			if len(may) == 0 {
+				break
+			}
+			id := may[rng.IntN(len(may))]
+			m.Accept(id)
+			text = append(text, v.token[id]...)
+		}
+	}
+}
+
+func must(g *Grammar, err error) *Grammar {
+	if err != nil {
+		panic(err)
+	}
+	return g
+}
+
+// Random schemas and random weights: every text parses and is valid.
+func TestRandomSchemas(t *testing.T) {
+	n := 300
+	if s := os.Getenv("TRIT_TEST_SCHEMAS"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	v := testVocab()
+	done, empty := 0, 0
+	for seed := uint64(1); done < n; seed++ {
+		rng := rand.New(rand.NewPCG(seed, 99))
+		src := randomSchema(rng)
+		g, err := JSONSchema(v, src)
+		if err != nil {
+			if !strings.Contains(err.Error(), "nothing matches") {
+				t.Fatalf("seed %d: %v\n%s", seed, err, src)
+			}
+			empty++
+			continue
+		}
+		done++
+		check := validator(t, src)
+		for i := range 3 {
+			limit := []int{g.MinBytes(), g.MinBytes() + 1 + rng.IntN(30), 400}[i]
+			text, ended := walk(t, g, rng, max(limit, 1))
+			if !ended && limit >= g.MinBytes() {
+				t.Fatalf("seed %d: no end within %d\n%s\n%s", seed, limit, src, text)
+			}
+			if err := check(text); ended && err != nil {
+				t.Fatalf("seed %d: %v\n%s\n%s", seed, err, src, text)
+			}
+		}
+	}
+	t.Logf("%d schemas, %d of nothing", done, empty)
+}
+
+func validator(t testing.TB, src []byte) func([]byte) error {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	if err := c.AddResource("s.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("s.json")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, src)
+	}
+	return func(text []byte) error {
+		if !utf8.Valid(text) {
+			return fmt.Errorf("not UTF-8")
+		}
+		var x any
+		if err := json.Unmarshal(text, &x); err != nil {
+			return err
+		}
+		y, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			return err
+		}
+		return s.Validate(y)
+	}
+}
+
+// randomSchema draws from everything that the package supports.
+func randomSchema(rng *rand.Rand) []byte {
+	pick := func(s ...string) string { return s[rng.IntN(len(s))] }
+	one := func(n int) bool { return rng.IntN(n) == 0 }
+	var gen func(depth int) string
+	num := func() string {
+		return pick("0", "1", "-1", "5", "-17", "99", "100", "1000", "-250", "0.5", "-0.25", "3.75", "0.001", "12.5", "1e3", "2.5e-2")
+	}
+	str := func() string {
+		b, _ := json.Marshal(pick("a", "name", "größe", "x\"y", "back\\slash", "line\nend", "世界", "🙂", "", "</script>", "key with blank", "\u0001"))
+		return string(b)
+	}
+	gen = func(depth int) string {
+		kinds := []string{"string", "integer", "number", "boolean", "null", "enum", "const", "pattern", "format", "length", "range", "irange"}
+		if depth > 0 {
+			kinds = append(kinds, "object", "object", "object", "array", "array", "anyOf", "ref", "ref", "types", "map", "tuple", "free", "multiple", "open")
+		}
+		switch k := pick(kinds...); k {
+		case "enum":
+			return fmt.Sprintf(`{"enum":[%s,%s,null,[1,{"k":%s}]]}`, str(), num(), str())
+		case "const":
+			return fmt.Sprintf(`{"type":"string","const":%s}`, str())
+		case "pattern":
+			p, _ := json.Marshal(pick(`^[a-z]{2,5}$`, `\d+`, `^(foo|bar)`, `x|^y|z$`, `^[^a"\\]{0,4}$`, `[[:punct:]]`, `^\p{L}+\s\w*$`, `^.{3}$`, `(?i)abc`, `^$|^\n$`))
+			return fmt.Sprintf(`{"type":"string","pattern":%s%s}`, p, pick("", `,"maxLength":12`, `,"minLength":1`))
+		case "format":
+			return fmt.Sprintf(`{"type":"string","format":%q}`, pick("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"))
+		case "length":
+			lo := rng.IntN(5)
+			return fmt.Sprintf(`{"type":"string","minLength":%d,"maxLength":%d}`, lo, lo+rng.IntN(6))
+		case "range", "irange":
+			t := map[string]string{"range": "number", "irange": "integer"}[k]
+			s := `{"type":"` + t + `"`
+			if !one(4) {
+				s += fmt.Sprintf(`,%q:%s`, pick("minimum", "exclusiveMinimum"), num())
+			}
+			if !one(4) {
+				s += fmt.Sprintf(`,%q:%s`, pick("maximum", "exclusiveMaximum"), num())
+			}
+			return s + "}"
+		case "multiple":
+			return fmt.Sprintf(`{"type":%q,"multipleOf":%s,"minimum":%s}`, pick("number", "integer"), pick("1", "2", "7", "0.5", "100", "2.5"), num())
+		case "object", "open":
+			var props, req []string
+			for i := range rng.IntN(4) {
+				props = append(props, fmt.Sprintf(`"p%d%s":%s`, i, pick("", "é", "-x"), gen(depth-1)))
+				if !one(3) {
+					req = append(req, strings.SplitN(props[i], ":", 2)[0])
+				}
+			}
+			return fmt.Sprintf(`{"type":"object","properties":{%s},"required":[%s]%s}`, strings.Join(props, ","), strings.Join(req, ","),
+				map[string]string{"object": `,"additionalProperties":false`, "open": ""}[k])
+		case "map":
+			return fmt.Sprintf(`{"type":"object","additionalProperties":%s}`, gen(depth-1))
+		case "array":
+			lo := rng.IntN(3)
+			return fmt.Sprintf(`{"type":"array","items":%s%s}`, gen(depth-1), pick("", fmt.Sprintf(`,"minItems":%d`, lo), fmt.Sprintf(`,"minItems":%d,"maxItems":%d`, lo, lo+rng.IntN(4))))
+		case "tuple":
+			return fmt.Sprintf(`{"type":"array","prefixItems":[%s,%s],"items":%s%s}`, gen(depth-1), gen(depth-1), pick("false", gen(depth-1)), pick("", `,"minItems":1`, `,"maxItems":3`, `,"minItems":2,"maxItems":2`))
+		case "anyOf":
+			return fmt.Sprintf(`{"anyOf":[%s,%s]}`, gen(depth-1), gen(depth-1))
+		case "types":
+			return `{"type":["string","null","integer"],"title":"passed over"}`
+		case "free":
+			return pick("true", "{}")
+		case "ref":
+			return fmt.Sprintf(`{"$ref":"#/$defs/%s"}`, pick("list", "tree", "leaf"))
+		default:
+			return fmt.Sprintf(`{"type":%q}`, k)
+		}
+	}
+	top := gen(3)
+	if top == "true" || top == "{}" {
+		top = `{"type":"object"}`
+	}
+	defs := fmt.Sprintf(`"$defs":{
+		"list":{"anyOf":[{"type":"null"},{"type":"object","properties":{"head":%s,"tail":{"$ref":"#/$defs/list"}},"required":["head","tail"],"additionalProperties":false}]},
+		"tree":{"type":"object","properties":{"left":{"$ref":"#/$defs/tree"},"v":{"type":"integer"},"kids":{"type":"array","items":{"$ref":"#/$defs/tree"}}},"required":["v"],"additionalProperties":false},
+		"leaf":%s}`, gen(0), gen(0))
+	if top[1] == '}' {
+		return []byte("{" + defs + "}")
+	}
+	return []byte(`{` + defs + `,` + top[1:])
+}
+
+func TestJSONObject(t *testing.T) {
+	g := must(JSONObject(testVocab()))
+	for seed := range uint64(50) {
+		text, ended := walk(t, g, rand.New(rand.NewPCG(seed, 1)), 200)
+		var o map[string]any
+		if err := json.Unmarshal(text, &o); !ended || err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+	}
+}
+
+func TestRegexAgreesWithRegexp(t *testing.T) {
+	v := testVocab()
+	for _, expr := range []string{
+		`a*b+c?`, `(cat|dog|世界)s?`, `[^\n]{3,7}`, `\d{4}-\d\d`, `(?i)hello|É+`, `^x$|y`, `(a(b(c)?)?)+`, `[α-ω🙂]{2}`, `a||b`, `(?:)`, `\x{10FFFF}z`,
+	} {
+		re := regexp.MustCompile(`\A(?:` + expr + `)\z`)
+		g := must(Regex(v, expr))
+		for seed := range uint64(40) {
+			text, ended := walk(t, g, rand.New(rand.NewPCG(seed, 1)), 60)
+			if !ended || !re.Match(text) {
+				t.Errorf("%s wrote %q", expr, text)
+			}
+		}
+	}
+}
+
+// What a grammar accepts, byte by byte.
+func accepts(g *Grammar, text string) bool {
+	m := g.NewMatcher()
+	m.run(m.tops, []byte(text))
+	return m.accept && (text != "" || m.MayEnd())
+}
+
+func TestAccepts(t *testing.T) {
+	v := testVocab()
+	schema := func(s string) *Grammar { return must(JSONSchema(v, []byte(s))) }
+	for _, tt := range []struct {
+		g       *Grammar
+		yes, no []string
+	}{
+		{schema(`{"type":"integer","minimum":-3,"maximum":120}`), []string{"-3", "-1", "0", "9", "99", "120"}, []string{"-4", "121", "00", "1.0", "-0", "1e1", "+1"}},
+		{schema(`{"type":"number","exclusiveMinimum":0.5,"maximum":1.25}`), []string{"0.51", "0.500001", "1", "1.0", "1.25", "1.2500", "1.1"}, []string{"0.5", "0.50", "0", "1.26", "1.2501", "2"}},
+		{schema(`{"type":"number","minimum":-1.5,"exclusiveMaximum":0}`), []string{"-1.5", "-0.1", "-1", "-1.49"}, []string{"0", "-0", "-0.0", "-1.51", "-2", "1"}},
+		{schema(`{"type":"integer","multipleOf":7}`), []string{"0", "7", "-14", "700"}, []string{"1", "-8"}},
+		{schema(`{"type":"string","maxLength":2}`), []string{`""`, `"é世"`, `"\n\""`, `"\u00e9"`}, []string{`"abc"`, `"\ud800"`, "\"\n\"", `"a`}},
+		{schema(`{"type":"string","pattern":"^a\"?$"}`), []string{`"a"`, `"a\""`}, []string{`"b"`, `"ab"`, `"a""`}},
+		{
+			schema(`{"type":"object","properties":{"a":{"type":"null"},"b":{"type":"null"},"c":{"type":"null"}},"required":["b"]}`),
+			[]string{`{"b":null}`, `{"a":null,"b":null}`, "{\n  \"a\": null,\n  \"b\": null,\n  \"c\": null\n}", `{"b":null, "c": null}`},
+			[]string{`{}`, `{"a":null}`, `{"a":null,"c":null}`, `{"b":null,}`, `{,"b":null}`, `{"b" :null}`},
+		},
+		{schema(`{"oneOf":[{"type":"string"},{"type":"null"}]}`), []string{`null`, `""`}, []string{"1"}},
+		{must(GBNF(v, "root ::= a{2,3} | \"x\" b?\n\n# comment\na ::= [0-9] # more\nb ::= ([^a-z] |\n \"q\")+")), []string{"12", "123", "x", "xq!"}, []string{"1", "1234", "xa", ""}},
+	} {
+		for _, s := range tt.yes {
+			if !accepts(tt.g, s) {
+				t.Errorf("refuses %s", s)
+			}
+		}
+		for _, s := range tt.no {
+			if accepts(tt.g, s) {
+				t.Errorf("accepts %s", s)
+			}
+		}
+	}
+}
+
+func TestToolCalls(t *testing.T) {
+	v := testVocab()
+	f := ToolFormat{Open: "<tool_call>\n", Close: "\n</tool_call>", Arguments: "arguments"}
+	tools := []Tool{{"add", []byte(`{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"],"additionalProperties":false}`)}, {"now", nil}, {"x", []byte("{}")}}
+	auto, one := must(ToolCalls(v, f, tools, false, true)), must(ToolCalls(v, f, tools, true, false))
+	call := "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 5}}\n</tool_call>"
+	for _, s := range []string{call, call + "\n" + call, "hello", "<tool", "", "<tool_callx", "text " + call} {
+		if !accepts(auto, s) && s != "" {
+			t.Errorf("auto refuses %q", s)
+		}
+		if accepts(one, s) != (s == call) {
+			t.Errorf("required accepts %q: %v", s, s != call)
+		}
+	}
+	for _, s := range []string{"<tool_call>\nhello", strings.Replace(call, "5", "true", 1), strings.Replace(call, "add", "sub", 1)} {
+		if accepts(auto, s) {
+			t.Errorf("auto accepts %q", s)
+		}
+	}
+	for seed := range uint64(40) {
+		walk(t, auto, rand.New(rand.NewPCG(seed, 1)), 100)
+		text, ended := walk(t, one, rand.New(rand.NewPCG(seed, 1)), 150)
+		if !ended || !json.Valid(bytes.TrimSuffix(bytes.TrimPrefix(text, []byte(f.Open)), []byte(f.Close))) {
+			t.Errorf("required wrote %q", text)
+		}
+	}
+	bare := must(ToolCalls(v, ToolFormat{Arguments: "parameters"}, tools, false, false))
+	if !accepts(bare, `{"name": "now", "parameters": {}}`) || accepts(bare, `{"name": "never"}`) || !accepts(bare, `{"nam`) {
+		t.Error("bare format")
+	}
+}
+
+func TestErrors(t *testing.T) {
+	v := testVocab()
+	letters := NewVocab(26, func(id int32) []byte { return []byte{byte('a' + id)} }, nil)
+	for _, tt := range []struct{ want, kind, src string }{
+		{"JSON", "schema", `{"type":`},
+		{"more after", "schema", `{} {}`},
+		{"unknown type", "schema", `{"type":"strng"}`},
+		{`"not" is not supported`, "schema", `{"properties":{"x":{"not":{}}}}`},
+		{"#/properties/x", "schema", `{"properties":{"x":{"not":{}}}}`},
+		{"nothing matches", "schema", `{"type":"integer","minimum":5,"maximum":4}`},
+		{"nothing matches", "schema", `{"$ref":"#"}`},
+		{"nothing matches", "schema", `{"type":"object","properties":{"x":{"$ref":"#"}},"required":["x"]}`},
+		{"there is no", "schema", `{"$ref":"#/$defs/x"}`},
+		{"only references into", "schema", `{"$ref":"http://example.org"}`},
+		{"may overlap", "schema", `{"oneOf":[{"type":"string"},{"type":"string"}]}`},
+		{"merge", "schema", `{"allOf":[{"type":"string"},{"minLength":1}]}`},
+		{"format", "schema", `{"type":"string","format":"iri"}`},
+		{"states", "schema", `{"type":"array","items":{"type":"array","items":{"type":"array","items":{"type":"string","maxLength":4000},"maxItems":4000},"maxItems":4000},"maxItems":4000,"prefixItems":[{"type":"string","maxLength":3999},{"type":"string","maxLength":3998},{"type":"string","maxLength":3997}]}`},
+		{"nested more", "schema", strings.Repeat(`{"items":`, 150) + "{}" + strings.Repeat("}", 150)},
+		{"missing closing", "regex", `(a`},
+		{"WordBoundary", "regex", `\ba`},
+		{"states", "regex", `[ab]*a[ab]{30}`},
+		{"nothing matches", "regex", `[^\x00-\x{10FFFF}]`},
+		{"not defined", "gbnf", `root ::= a`},
+		{"not defined", "gbnf", `a ::= "b"`},
+		{"::=", "gbnf", `root = "a"`},
+		{"line 2", "gbnf", "root ::= a\na ::= [z-a]"},
+		{"itself", "gbnf", "root ::= root \"a\" | \"b\""},
+		{"itself", "gbnf", "root ::= a b | \"x\"\na ::= \"c\"?\nb ::= root \"d\""},
+		{"does not end", "gbnf", `root ::= "a`},
+		{"200 deep", "gbnf", "root ::= " + strings.Repeat("(", 300)},
+		{"states", "gbnf", "root ::= " + strings.Repeat("(", 40) + "\"a\"" + strings.Repeat("){3}", 40)},
+		{"nothing matches", "letters", `"a"`},
+	} {
+		var err error
+		switch tt.kind {
+		case "schema":
+			_, err = JSONSchema(v, []byte(tt.src))
+		case "regex":
+			_, err = Regex(v, tt.src)
+		case "gbnf":
+			_, err = GBNF(v, tt.src)
+		case "letters":
+			_, err = JSONSchema(letters, []byte(`{"type":"string"}`))
+		}
+		if err == nil || !errors.Is(err, ErrGrammar) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %.60s: %v, want %q", tt.kind, tt.src, err, tt.want)
+		}
+	}
+}
+
+func FuzzCompile(f *testing.F) {
+	f.Add("schema", `{"type":"object","properties":{"a":{"type":"integer"}}}`)
+	f.Add("gbnf", "root ::= \"a\" [b-c]* (root | \"d\"){2,3}")
+	f.Add("regex", `(a|b)*[^c]{2}`)
+	v := testVocab()
+	f.Fuzz(func(t *testing.T, kind, src string) {
+		if len(src) > 300 {
+			return
+		}
+		var g *Grammar
+		var err error
+		switch kind {
+		case "schema":
+			g, err = JSONSchema(v, []byte(src))
+		case "gbnf":
+			g, err = GBNF(v, src)
+		default:
+			g, err = Regex(v, src)
+		}
+		if err == nil {
+			walk(t, g, rand.New(rand.NewPCG(1, 2)), 40)
+		}
+	})
+}
+
+// bigVocab is shaped like a 128 k byte-level vocabulary.
+func bigVocab() *Vocab {
+	rng := rand.New(rand.NewPCG(5, 6))
+	words := make([][]byte, 128_000)
+	for i := range words {
+		switch {
+		case i < 256:
+			words[i] = []byte{byte(i)}
+			continue
+		case rng.IntN(3) > 0:
+			words[i] = append(words[i], ' ')
+		case rng.IntN(20) == 0:
+			words[i] = append(words[i], `",:{}[]`[rng.IntN(7)])
+		}
+		for range 1 + rng.IntN(9) {
+			words[i] = append(words[i], byte('a'+min(rng.IntN(26), rng.IntN(26))))
+		}
+	}
+	return NewVocab(len(words), func(id int32) []byte { return words[id] }, nil)
+}
+
+func BenchmarkMask(b *testing.B) {
+	v := bigVocab()
+	src := []byte(`{"type":"object","properties":{"name":{"type":"string"},"tags":{"type":"array","items":{"type":"string"}},"n":{"type":"integer"}},"required":["name","tags","n"]}`)
+	text := []byte(`{"name": "some words here", "tags": ["a", "b"], "n": 12}`)
+	b.Run("compile", func(b *testing.B) {
+		for b.Loop() {
+			must(JSONSchema(v, src))
+		}
+	})
+	b.Run("cold", func(b *testing.B) { // per byte of text, nothing cached
+		for b.Loop() {
+			g := must(JSONSchema(v, src))
+			m := g.NewMatcher()
+			for _, c := range text {
+				m.Allowed()
+				m.Accept(int32(c))
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(text)), "µs/token")
+	})
+	b.Run("warm", func(b *testing.B) {
+		g := must(JSONSchema(v, src))
+		for b.Loop() {
+			m := g.NewMatcher()
+			for _, c := range text {
+				m.Allowed()
+				m.Accept(int32(c))
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(text)), "µs/token")
+	})
+}

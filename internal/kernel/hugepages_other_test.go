@@ -1,0 +1,5 @@
+//go:build !linux
+
+package kernel
+
+func hugePages(n int) []byte { return make([]byte, n) }

@@ -1,0 +1,45 @@
+package kernel
+
+// ScreenBlock is the number of columns of a screen that share a scale.
+const ScreenBlock = 64
+
+// ScreenSizes gives the lengths of the codes and scales of a 4-bit screen of rows by cols values, rows a multiple of
+// 16 and cols of ScreenBlock.
+func ScreenSizes(rows, cols int) (codes, scales int) {
+	return rows * cols / 2, rows * cols / ScreenBlock
+}
+
+// ScreenIndex says where the code at (row, col) lies: a byte, and the nibble's shift. Tiles of 16 rows; per 8 columns
+// 64 bytes, in which byte 4r+j holds the codes of row r, columns j (low nibble) and 4+j.
+func ScreenIndex(cols, row, col int) (index, shift int) {
+	return (row/16*(cols/8)+col/8)*64 + row%16*4 + col%4, col % 8 / 4 * 4
+}
+
+// ScreenScaleIndex says where the scale of (row, col) lies: [tiles, blocks, 16].
+func ScreenScaleIndex(cols, row, col int) int {
+	return (row/16*(cols/ScreenBlock)+col/ScreenBlock)*16 + row%16
+}
+
+// Screen4 estimates a product with a matrix of 4-bit codes that stand for s·(code - 7.5), a scale s for each row and
+// block of 64 columns. Over the blocks b in order:
+//
+//	y[r] = Σ s_rb·(xs_b·Σ code·x̂ + off_b)   estimate; off_b = -7.5·xs_b·Σx̂
+//	v[r] = Σ s_rb²·sq_b                     what a bound of its error needs; sq_b = xs_b²·Σx̂²
+//
+//	y, v         [rows] float32  rows a multiple of 16
+//	codes        [rows·cols/2]   see ScreenIndex; a slice of whole tiles of a screen is a screen
+//	scales       [rows·cols/64]  binary16, see ScreenScaleIndex
+//	x            [cols] int8     cols a multiple of 64
+//	xs, off, sq  [cols/64] float32
+//
+// Integer sums are exact, floats fused multiply-adds in the order written.
+func Screen4(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32) {
+	rows, cols, blocks := len(y), len(x), len(x)/ScreenBlock
+	if rows%16 != 0 || cols%ScreenBlock != 0 || len(v) != rows || len(codes) != rows*cols/2 ||
+		len(scales) != rows*blocks || len(xs) != blocks || len(off) != blocks || len(sq) != blocks {
+		badLength("Screen4(y, v, codes, scales, x, xs, off, sq)", len(y), len(v), len(codes), len(scales), len(x), len(xs), len(off), len(sq))
+	}
+	if rows != 0 {
+		active.screen4(y, v, codes, scales, x, xs, off, sq)
+	}
+}

@@ -1,0 +1,264 @@
+package model
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/weights"
+)
+
+// screen finds the best tokens without reading the whole head in full precision. It keeps every row at 4.25 bits a
+// weight, estimates all scores from them, and computes exactly those that can still be among the best. What comes
+// out is exact.
+//
+// The 4-bit codes are made by randomised rounding: each weight goes to one of its two neighbours on the grid, with
+// the probabilities that make the expected value exact. So for any activations x̂, the error of a row's estimate is a
+// sum of independent variables of mean 0, each within a range of s·|x̂|, s being the step, and Hoeffding's inequality
+// bounds it whatever the weights are: it exceeds t with a probability of at most 2·exp(-2t²/Σ(s·x̂)²). missed is that
+// probability for one row and token. The activations' own rounding is bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and
+// the float32 arithmetic by slack·‖w‖·‖x‖.
+type screen struct {
+	head  *weights.Dense
+	cols  int // D rounded up to kernel.ScreenBlock
+	codes []byte
+	scale []uint16
+	norm  []float32 // [V] ‖w‖ of each row, rounded up
+
+	// Of the pass under way, one for each token that asks.
+	query []screenQuery
+	tasks []screenTask
+	fn    func(i, worker int)
+	exact func(lo, hi int)
+
+	tokens, rescored int64 // since loading
+}
+
+// screenQuery is a token's activations as the screen reads them, and what came of them.
+type screenQuery struct {
+	x           []float32 // [D] exact
+	q           []int8    // [cols]
+	xs, off, sq []float32 // [cols/64]
+	rounding    float32   // ‖x-x̂‖
+	length      float32   // ‖x‖
+	est, high   []float32 // [V16] estimate; the most that the exact score can be
+}
+
+// screenTask is one exact score.
+type screenTask struct {
+	query int
+	Scored
+}
+
+const (
+	screenRows = 256 // of a panel that a worker takes
+	// screenMinVocab: below it the head is too small for a screen to pay.
+	screenMinVocab = 8192
+	missed         = 1e-15
+	slack          = 1e-5
+)
+
+// hoeffding is t/√Σ(s·x̂)² for the probability missed.
+var hoeffding = float32(math.Sqrt(math.Log(2/missed) / 2))
+
+// newScreen makes the screen of a head.
+func newScreen(head *weights.Dense, pool *par.Pool) *screen {
+	rows := roundUp16(head.Rows)
+	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
+	nc, ns := kernel.ScreenSizes(rows, s.cols)
+	s.codes, s.scale, s.norm = make([]byte, nc), make([]uint16, ns), make([]float32, rows)
+	pool.For(rows/16, 16, func(lo, hi int) {
+		row := make([]float32, s.cols)
+		for r := lo * 16; r < min(hi*16, head.Rows); r++ {
+			head.Row(row, r)
+			s.encode(r, row)
+		}
+	})
+	s.fn, s.exact = s.panel, s.rescore
+	return s
+}
+
+// encode writes row r.
+func (s *screen) encode(r int, w []float32) {
+	rng := rand.NewPCG(0x7472_6974, uint64(r)) // the row's own, so that the screen does not depend on the threads
+	var square float64
+	for b := 0; b < s.cols; b += kernel.ScreenBlock {
+		block := w[b : b+kernel.ScreenBlock]
+		top := float32(0)
+		for _, v := range block {
+			top = max(top, max(v, -v))
+			square += float64(v) * float64(v)
+		}
+		// The grid s·(code-7.5) must reach ±top, after s is rounded to binary16.
+		h := kernel.ToF16(top / 7.5)
+		for kernel.F16(h)*7.5 < top {
+			h++
+		}
+		s.scale[kernel.ScreenScaleIndex(s.cols, r, b)] = h
+		inv := float32(0)
+		if h != 0 {
+			inv = 1 / kernel.F16(h)
+		}
+		var bits uint64
+		for i, v := range block {
+			if i%4 == 0 {
+				bits = rng.Uint64()
+			}
+			u := float32(v*inv) + 7.5 + float32(bits&0xffff)*(1.0/0x10000)
+			bits >>= 16
+			code := min(max(int(u), 0), 15)
+			at, shift := kernel.ScreenIndex(s.cols, r, b+i)
+			s.codes[at] |= byte(code) << shift
+		}
+	}
+	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
+}
+
+// bytes is what one pass reads of the screen.
+func (s *screen) bytes() int64 {
+	return int64(len(s.codes)) + 2*int64(len(s.scale)) + 4*int64(len(s.norm))
+}
+
+// set quantises x for the i-th query.
+func (s *screen) set(i int, x []float32) {
+	for len(s.query) <= i {
+		blocks, rows := s.cols/kernel.ScreenBlock, len(s.norm)
+		s.query = append(s.query, screenQuery{
+			q: make([]int8, s.cols), xs: make([]float32, blocks), off: make([]float32, blocks), sq: make([]float32, blocks),
+			est: make([]float32, rows), high: make([]float32, rows),
+		})
+	}
+	q := &s.query[i]
+	q.x = append(q.x[:0], x...)
+	var rounding, length float64
+	for b := range q.xs {
+		block := x[min(b*kernel.ScreenBlock, len(x)):min((b+1)*kernel.ScreenBlock, len(x))]
+		top := float32(0)
+		for _, v := range block {
+			top = max(top, max(v, -v))
+		}
+		scale := top / 127
+		if scale == 0 {
+			scale = 1
+		}
+		var sum, square int32
+		for j, v := range block {
+			c := int32(math.RoundToEven(float64(v / scale)))
+			q.q[b*kernel.ScreenBlock+j] = int8(c)
+			sum += c
+			square += c * c
+			d := float64(v) - float64(c)*float64(scale)
+			rounding += d * d
+			length += float64(v) * float64(v)
+		}
+		q.xs[b] = scale
+		q.off[b] = -7.5 * scale * float32(sum)
+		q.sq[b] = scale * scale * float32(square)
+	}
+	q.rounding, q.length = float32(math.Sqrt(rounding)), float32(math.Sqrt(length))
+}
+
+// panel estimates one panel of rows for every query.
+func (s *screen) panel(i, _ int) {
+	lo := i * screenRows
+	hi := min(lo+screenRows, len(s.norm))
+	codes := s.codes[lo*s.cols/2 : hi*s.cols/2]
+	scale := s.scale[lo*s.cols/kernel.ScreenBlock : hi*s.cols/kernel.ScreenBlock]
+	for j := range s.query {
+		q := &s.query[j]
+		if q.x == nil {
+			continue
+		}
+		est, high := q.est[lo:hi], q.high[lo:hi]
+		kernel.Screen4(est, high, codes, scale, q.q, q.xs, q.off, q.sq)
+		for r, v := range high {
+			norm := s.norm[lo+r]
+			high[r] = est[r] + hoeffding*float32(math.Sqrt(float64(v))) + norm*(q.rounding+slack*q.length)
+		}
+	}
+}
+
+// best fills the answers of the first n queries, exactly.
+func (s *screen) best(pool *par.Pool, dst [][]Scored) {
+	n := len(dst)
+	for i := n; i < len(s.query); i++ {
+		s.query[i].x = nil
+	}
+	pool.Run((len(s.norm)+screenRows-1)/screenRows, s.fn)
+
+	// The exact scores of the best estimates are a bar that the others must be able to reach.
+	s.tasks = s.tasks[:0]
+	for i := range dst {
+		best(dst[i], s.query[i].est[:s.head.Rows])
+		for _, c := range dst[i] {
+			s.tasks = append(s.tasks, screenTask{i, c})
+		}
+	}
+	pool.For(len(s.tasks), 4, s.exact)
+	first := 0
+	for i := range dst {
+		k := len(dst[i])
+		got := s.tasks[first : first+k]
+		slices.SortFunc(got, byScore)
+		bar := got[k-1].Logit
+		for r, high := range s.query[i].high[:s.head.Rows] {
+			if high >= bar && !slices.ContainsFunc(got, func(t screenTask) bool { return t.ID == int32(r) }) {
+				s.tasks = append(s.tasks, screenTask{i, Scored{ID: int32(r)}})
+			}
+		}
+		first += k
+	}
+	all := s.tasks
+	s.tasks = all[first:]
+	pool.For(len(s.tasks), 4, s.exact)
+	s.tasks = all
+	slices.SortFunc(all, byScore)
+	for i := range dst {
+		k := 0
+		for _, t := range all {
+			if t.query == i && k < len(dst[i]) {
+				dst[i][k] = t.Scored
+				k++
+			}
+		}
+	}
+	s.tokens += int64(n)
+	s.rescored += int64(len(all))
+}
+
+// byScore orders the best first, equal scores by lower id.
+func byScore(a, b screenTask) int {
+	switch {
+	case a.Logit > b.Logit:
+		return -1
+	case a.Logit < b.Logit:
+		return 1
+	}
+	return int(a.ID) - int(b.ID)
+}
+
+// rescore computes exact scores, as densePanel would.
+func (s *screen) rescore(lo, hi int) {
+	var row []float32
+	for i := lo; i < hi; i++ {
+		t := &s.tasks[i]
+		r, cols, x := int(t.ID), s.head.Cols, s.query[t.query].x
+		switch s.head.Type {
+		case gguf.F32:
+			t.Logit = kernel.Dot(s.head.F32[r*cols:][:cols], x)
+		case gguf.BF16:
+			t.Logit = kernel.DotBF16(s.head.U16[r*cols:][:cols], x)
+		case gguf.F16:
+			t.Logit = kernel.DotF16(s.head.U16[r*cols:][:cols], x)
+		default:
+			if row == nil {
+				row = make([]float32, cols)
+			}
+			s.head.Row(row, r)
+			t.Logit = kernel.Dot(row, x)
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package train
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/safetensors"
+	"github.com/tritlm/trit/ternary"
+	"github.com/tritlm/trit/train/nn"
+)
+
+// Formats are what Export writes:
+//
+//	hf-packed  a Hugging Face folder, ternary weights as four codes a byte and a scale
+//	hf-bf16    a Hugging Face folder with the master weights in bfloat16, quantised by whoever loads it
+//	i2_s, tq1_0, tq2_0, f16, bf16, f32  one GGUF file of that type
+var Formats = []string{"hf-packed", "hf-bf16", "i2_s", "tq1_0", "tq2_0", "f16", "bf16", "f32"}
+
+// ExportOptions say what Export writes.
+type ExportOptions struct {
+	Format string // one of Formats
+}
+
+// Export writes the model to path: a folder for hf-…, else a file.
+func (m *Model) Export(path string, vocab *data.Vocab, o ExportOptions) error {
+	switch o.Format {
+	case "hf-packed", "hf-bf16":
+		return m.exportHF(path, vocab, o.Format == "hf-packed")
+	}
+	return fmt.Errorf("train: no export format %q; there are %s", o.Format, strings.Join(Formats, ", "))
+}
+
+type hfConfig struct {
+	Architectures         []string       `json:"architectures,omitempty"`
+	ModelType             string         `json:"model_type"`
+	HiddenSize            int            `json:"hidden_size"`
+	IntermediateSize      int            `json:"intermediate_size"`
+	NumHiddenLayers       int            `json:"num_hidden_layers"`
+	NumAttentionHeads     int            `json:"num_attention_heads"`
+	NumKeyValueHeads      int            `json:"num_key_value_heads"`
+	HeadDim               int            `json:"head_dim"`
+	VocabSize             int            `json:"vocab_size"`
+	MaxPositionEmbeddings int            `json:"max_position_embeddings"`
+	RMSNormEps            float64        `json:"rms_norm_eps,omitempty"`
+	LayerNormEps          float64        `json:"layer_norm_eps,omitempty"`
+	RopeTheta             float64        `json:"rope_theta,omitempty"`
+	HiddenAct             string         `json:"hidden_act"`
+	TieWordEmbeddings     bool           `json:"tie_word_embeddings"`
+	AttentionBias         bool           `json:"attention_bias"`
+	Precision             string         `json:"precision,omitempty"` // trit-transformer
+	BosTokenID            *int           `json:"bos_token_id"`
+	EosTokenID            *int           `json:"eos_token_id"`
+	TorchDtype            string         `json:"torch_dtype"`
+	Quantization          map[string]any `json:"quantization_config,omitempty"`
+}
+
+func (m *Model) hfConfig(packed bool) hfConfig {
+	c := &m.Config
+	h := hfConfig{
+		HiddenSize: c.HiddenSize, IntermediateSize: c.IntermediateSize, NumHiddenLayers: c.NumLayers, NumAttentionHeads: c.NumHeads,
+		NumKeyValueHeads: c.NumKVHeads, HeadDim: c.headDim(), VocabSize: c.VocabSize, MaxPositionEmbeddings: c.Block,
+		RMSNormEps: c.NormEps, RopeTheta: c.RopeTheta, TieWordEmbeddings: c.Tied(), TorchDtype: "bfloat16",
+	}
+	switch c.Arch {
+	case "llama":
+		h.Architectures, h.ModelType, h.HiddenAct = []string{"LlamaForCausalLM"}, "llama", "silu"
+	case "bitnet":
+		h.Architectures, h.ModelType, h.HiddenAct = []string{"BitNetForCausalLM"}, "bitnet", "relu2"
+	default:
+		h.ModelType, h.HiddenAct, h.LayerNormEps, h.RMSNormEps, h.RopeTheta = "trit-transformer", "gelu", c.NormEps, 0, 0
+		h.Precision, h.AttentionBias = c.Precision, true
+	}
+	if c.Precision == "ternary" {
+		mode := "online"
+		if packed {
+			mode = "offline"
+		}
+		h.Quantization = map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
+	}
+	return h
+}
+
+func (m *Model) exportHF(dir string, vocab *data.Vocab, packed bool) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	cfg, err := json.MarshalIndent(m.hfConfig(packed), "", "  ")
+	if err != nil {
+		return err
+	}
+	var tensors []safetensors.Tensor
+	content := map[string][]byte{}
+	add := func(name string, d safetensors.DType, shape []int, b []byte) {
+		tensors = append(tensors, safetensors.Tensor{Name: name, DType: d, Shape: shape})
+		content[name] = b
+	}
+	codes := m.matrices()
+	for _, p := range m.Params { // wide types first, so that every tensor is aligned
+		if mat := codes[p.Name]; packed && mat != nil {
+			add(p.Name+"_scale", safetensors.F32, []int{1}, floatBytes(mat.Scale))
+		}
+	}
+	for _, p := range m.Params {
+		if !packed || codes[p.Name] == nil {
+			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(p.W))
+		}
+	}
+	for _, p := range m.Params {
+		if mat := codes[p.Name]; packed && mat != nil {
+			b, err := ternary.PackHF(mat)
+			if err != nil {
+				return fmt.Errorf("train: %s: %w", p.Name, err)
+			}
+			add(p.Name, safetensors.U8, []int{(p.Shape[0] + 3) / 4, p.Shape[1]}, b)
+		}
+	}
+	if err := WriteFile(filepath.Join(dir, "model.safetensors"), func(w io.Writer) error {
+		return safetensors.Write(w, tensors, map[string]string{"format": "pt"}, func(w io.Writer, t safetensors.Tensor) error {
+			_, err := w.Write(content[t.Name])
+			return err
+		})
+	}); err != nil {
+		return err
+	}
+	for name, b := range map[string][]byte{
+		"config.json": append(cfg, '\n'), "tokenizer.json": vocab.JSON,
+		"tokenizer_config.json": []byte("{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false,\n  \"model_max_length\": " + fmt.Sprint(m.Config.Block) + "\n}\n"),
+	} {
+		if err := WriteFile(filepath.Join(dir, name), func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// matrices are the ternary matrices by the name of their parameter: the very codes of the forward pass.
+func (m *Model) matrices() map[string]*ternary.Matrix {
+	ms := map[string]*ternary.Matrix{}
+	for i := range m.layers {
+		for _, l := range m.layers[i].linears() {
+			if mat := matrix(l); mat != nil {
+				ms[l.W.Name] = mat
+			}
+		}
+	}
+	return ms
+}
+
+func matrix(l *nn.Linear) *ternary.Matrix {
+	codes, scale := l.Codes()
+	if !l.W.Ternary {
+		return nil
+	}
+	stride := len(codes) / l.Out
+	flat := make([]int8, 0, l.Out*l.In)
+	for o := range l.Out {
+		flat = append(flat, codes[o*stride:o*stride+l.In]...)
+	}
+	mat, err := ternary.FromCodes(flat, l.Out, l.In, []float32{scale})
+	if err != nil {
+		panic(err) // codes are −1, 0, 1 by construction
+	}
+	return mat
+}
+
+// bf16Bytes rounds to bfloat16, half to even.
+func bf16Bytes(x []float32) []byte {
+	b := make([]byte, 0, 2*len(x))
+	for _, v := range x {
+		u := math.Float32bits(v)
+		u += 0x7fff + u>>16&1
+		b = append(b, byte(u>>16), byte(u>>24))
+	}
+	return b
+}

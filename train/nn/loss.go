@@ -1,0 +1,96 @@
+package nn
+
+import (
+	"math"
+
+	"github.com/tritlm/trit/internal/gemm"
+)
+
+// Embedding looks rows up: y[t] = W[ids[t]], plus P[t mod S] when positions are learned.
+type Embedding struct {
+	D int
+	W *Param // [V, D]
+	P *Param // [S, D] or nil
+}
+
+// Forward writes y [T, D].
+func (m *Embedding) Forward(e *Env, y []float32, ids []int32, S int) {
+	D := m.D
+	e.Pool.For(len(ids), 8, func(lo, hi int) {
+		for t := lo; t < hi; t++ {
+			row := y[t*D : (t+1)*D]
+			copy(row, m.W.W[int(ids[t])*D:])
+			if m.P != nil {
+				gemm.Axpy(row, m.P.W[t%S*D:(t%S+1)*D], 1)
+			}
+		}
+	})
+}
+
+// Backward adds dy to the rows that were looked up, token by token; workers share the columns.
+func (m *Embedding) Backward(e *Env, dy []float32, ids []int32, S int) {
+	D := m.D
+	e.Pool.For(D, 32, func(lo, hi int) {
+		for t, id := range ids {
+			d := dy[t*D+lo : t*D+hi]
+			gemm.Axpy(m.W.G[int(id)*D+lo:int(id)*D+hi], d, 1)
+			if m.P != nil {
+				gemm.Axpy(m.P.G[t%S*D+lo:t%S*D+hi], d, 1)
+			}
+		}
+	})
+}
+
+// CrossEntropy is the head and its loss in one pass over pieces of the batch, so that the logits of a large
+// vocabulary never exist all at once:
+//
+//	logits = x·Wᵀ    loss = −mean_t log softmax(logits[t])[target[t]]
+//
+// It returns the summed loss in float64. With dx it also runs the backward pass: dlogits =
+// (softmax − onehot)·scale, dx = dlogits·W, dW += dlogitsᵀ·x.
+//
+//	x, dx   [T, D]
+//	target  [T]; negative: the token does not count
+func (l *Linear) CrossEntropy(e *Env, dx, x []float32, target []int32, T int, scale float32) float64 {
+	V, D := l.Out, l.In
+	piece := T
+	if V > 1024 {
+		piece = 512
+	}
+	losses := make([]float64, T)
+	var in Input
+	in.x = e.f32[fDenseX]
+	for t0 := 0; t0 < T; t0 += piece {
+		n := min(piece, T-t0)
+		logits := grow(&e.f32[fLogits], n*V)
+		in.Prepare(e, x[t0*D:(t0+n)*D], n, D, false)
+		l.Forward(e, logits, &in)
+		e.Pool.For(n, 4, func(lo, hi int) {
+			for t := lo; t < hi; t++ {
+				row := logits[t*V : (t+1)*V]
+				y := target[t0+t]
+				if y < 0 {
+					clear(row)
+					continue
+				}
+				m, ly := gemm.RowMax(row), row[y]
+				gemm.ExpSub(row, m)
+				s := gemm.Sum(row)
+				losses[t0+t] = math.Log(float64(s)) + float64(m) - float64(ly)
+				if dx != nil {
+					gemm.Scale(row, scale/s)
+					row[y] -= scale
+				}
+			}
+		})
+		if dx != nil {
+			l.gradF32(e, dx[t0*D:(t0+n)*D], logits, &in, false)
+		}
+	}
+	e.f32[fDenseX] = in.x
+	var sum float64
+	for _, v := range losses {
+		sum += v
+	}
+	return sum
+}

@@ -1,0 +1,116 @@
+package train
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/par"
+)
+
+const text = `the quick brown fox jumps over the lazy dog, and the dog sleeps on.
+the fox runs home over the hill; the hill is green and the day is long.
+`
+
+func startTiny(t *testing.T, dir, arch, precision string, change func(*Options)) *Run {
+	t.Helper()
+	pool := par.New(2)
+	t.Cleanup(pool.Close)
+	body := ""
+	for range 20 {
+		body += text
+	}
+	vocab, err := data.Chars(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Preset("tiny", arch, precision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := DefaultOptions()
+	o.BatchSize, o.MaxIters, o.LR, o.EvalEvery, o.EvalBatches, o.SaveEvery, o.SampleTokens = 4, 20, 3e-3, 10, 2, 7, 10
+	if change != nil {
+		change(&o)
+	}
+	r, err := Start(dir, c, o, vocab, vocab.EncodeAll(body), 0.1, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func TestTrainingLearns(t *testing.T) {
+	for _, arch := range Archs {
+		for _, precision := range Precisions {
+			t.Run(arch+"/"+precision, func(t *testing.T) {
+				r := startTiny(t, t.TempDir(), arch, precision, func(o *Options) { o.MaxIters = 60 })
+				var first, last float64
+				if err := r.Do(context.Background(), func(rec Record) {
+					if first == 0 {
+						first = rec.Loss
+					}
+					last = rec.Loss
+				}); err != nil {
+					t.Fatal(err)
+				}
+				if last > first*0.75 {
+					t.Errorf("loss went from %.3f to %.3f", first, last)
+				}
+				t.Logf("loss %.3f -> %.3f, validation %.3f", first, last, r.Trainer.Best)
+			})
+		}
+	}
+}
+
+// TestResumeIsBitIdentical stops a run at a step that is no checkpoint's multiple and continues it.
+func TestResumeIsBitIdentical(t *testing.T) {
+	whole := startTiny(t, t.TempDir(), "llama", "ternary", nil)
+	losses := map[int]float64{}
+	if err := whole.Do(context.Background(), func(r Record) { losses[r.Step] = r.Loss }); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	part := startTiny(t, dir, "llama", "ternary", nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	err := part.Do(ctx, func(r Record) {
+		if r.Step == 12 {
+			cancel()
+		}
+	})
+	if err == nil {
+		t.Fatal("a cancelled run returned no error")
+	}
+	part.Close()
+	pool := par.New(1) // another worker count
+	defer pool.Close()
+	rest, err := Resume(dir, pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rest.Close()
+	if rest.Trainer.Steps != 12 {
+		t.Fatalf("resumed at step %d, want 12", rest.Trainer.Steps)
+	}
+	if err := rest.Do(context.Background(), func(r Record) {
+		if losses[r.Step] != r.Loss {
+			t.Errorf("step %d: loss %v, uninterrupted %v", r.Step, r.Loss, losses[r.Step])
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range whole.Trainer.Model.w {
+		if rest.Trainer.Model.w[i] != v {
+			t.Fatalf("parameter %d differs", i)
+		}
+	}
+	recs, err := ReadMetrics(dir)
+	if err != nil || len(recs) != 21 {
+		t.Fatalf("%d records, %v; want 21", len(recs), err)
+	}
+	if _, err := filepath.Glob(filepath.Join(dir, "*.tmp*")); err != nil {
+		t.Fatal(err)
+	}
+}

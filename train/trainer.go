@@ -1,0 +1,186 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"time"
+
+	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/gemm"
+	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/train/nn"
+)
+
+// Step is what one optimizer step reports.
+type Step struct {
+	N        int     // steps done, this one included
+	Loss     float64 // mean cross-entropy of the step's batches, nats per token, before the update
+	LR       float64
+	GradNorm float64 // before clipping
+	Tokens   int
+	Time     time.Duration
+}
+
+// Trainer is a model with the state of its optimizer.
+type Trainer struct {
+	Model   *Model
+	Options Options
+	Steps   int     // done so far
+	Best    float64 // lowest validation loss so far; +Inf before the first
+
+	m, v  []float32 // AdamW's moments
+	state *State
+}
+
+// ErrNotFinite is returned, wrapped, when a loss or gradient stops being a number. The parameters are
+// still those before the step.
+var ErrNotFinite = errors.New("training diverged")
+
+// NewTrainer starts from a model.
+func NewTrainer(m *Model, o Options) (*Trainer, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	m.SetGradMode(nn.GradI16)
+	if o.Gradients == "f32" {
+		m.SetGradMode(nn.GradF32)
+	}
+	return &Trainer{Model: m, Options: o, Best: math.Inf(1), m: make([]float32, len(m.w)), v: make([]float32, len(m.w))}, nil
+}
+
+// Batches are the batches that the trainer has not seen yet.
+func (t *Trainer) Batches(d *data.Tokens) iter.Seq2[data.Batch, error] {
+	return d.Batches(t.Options.Seed, t.Steps*t.Options.Accumulate, t.Options.BatchSize, t.Model.Config.Block)
+}
+
+func (t *Trainer) activations(B, S int) *State {
+	if t.state == nil || t.state.B != B || t.state.S != S {
+		t.state = t.Model.NewState(B, S)
+	}
+	return t.state
+}
+
+// Run trains until Options.MaxIters, the end of batches or of ctx, and yields each step after its update.
+func (t *Trainer) Run(ctx context.Context, batches iter.Seq2[data.Batch, error]) iter.Seq2[Step, error] {
+	return func(yield func(Step, error) bool) {
+		o := &t.Options
+		if t.Steps >= o.MaxIters {
+			return
+		}
+		var s Step
+		start, k := time.Now(), 0
+		for b, err := range batches {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err == nil {
+				err = t.check(b)
+			}
+			if err != nil {
+				yield(Step{}, err)
+				return
+			}
+			if k == 0 {
+				s = Step{N: t.Steps + 1}
+				t.Model.ZeroGrad()
+			}
+			s.Loss += t.Model.Gradient(t.activations(b.B, b.S), b.IDs, b.Targets, 1/float64(o.Accumulate)) / float64(o.Accumulate)
+			s.Tokens += len(b.IDs)
+			if k++; k < o.Accumulate {
+				continue
+			}
+			k = 0
+			if err := t.update(&s); err != nil {
+				yield(s, err)
+				return
+			}
+			s.Time = time.Since(start)
+			start = time.Now()
+			if !yield(s, nil) || t.Steps >= o.MaxIters {
+				return
+			}
+			start = time.Now()
+		}
+	}
+}
+
+func (t *Trainer) check(b data.Batch) error {
+	c := &t.Model.Config
+	if b.S > c.Block || b.B*b.S != len(b.IDs) || len(b.IDs) != len(b.Targets) {
+		return fmt.Errorf("train: a batch of %d×%d with %d tokens does not fit a model with blocks of %d", b.B, b.S, len(b.IDs), c.Block)
+	}
+	for i, id := range b.IDs {
+		if id < 0 || int(id) >= c.VocabSize || int(b.Targets[i]) >= c.VocabSize {
+			return fmt.Errorf("train: token %d of a batch is outside the model's vocabulary of %d; the data belongs to another tokenizer", id, c.VocabSize)
+		}
+	}
+	return nil
+}
+
+// update is AdamW with clipping, in one pass over the parameters.
+func (t *Trainer) update(s *Step) error {
+	o, m := &t.Options, t.Model
+	s.GradNorm = m.GradNorm()
+	lr, wd := o.At(t.Steps)
+	s.LR = lr
+	if bad := func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) }; bad(s.Loss) || bad(s.GradNorm) {
+		what := "its loss is " + fmt.Sprint(s.Loss)
+		if !bad(s.Loss) {
+			what = "its gradient is not finite"
+			for _, p := range m.Params {
+				if n := float64(gemm.Dot(p.G, p.G)); bad(n) {
+					what += ", first in " + p.Name
+					break
+				}
+			}
+		}
+		return fmt.Errorf("train: step %d: %s (learning rate %.3g): %w; lower --lr, add --warmup, or --clip 1; the last checkpoint is good", s.N, what, lr, ErrNotFinite)
+	}
+	scale := 1.0
+	if o.Clip > 0 && s.GradNorm > o.Clip {
+		scale = o.Clip / s.GradNorm
+	}
+	n := float64(t.Steps + 1)
+	a := gemm.Adam{
+		GradScale: float32(scale), Beta1: float32(o.Beta1), Beta2: float32(o.Beta2), Eps: float32(o.Eps),
+		Step: float32(lr / (1 - math.Pow(o.Beta1, n))), RootV: float32(1 / math.Sqrt(1-math.Pow(o.Beta2, n))),
+	}
+	at := 0
+	for _, p := range m.Params {
+		a.Keep = 1
+		if p.Decay {
+			a.Keep = float32(1 - lr*wd)
+		}
+		mo, ve := t.m[at:at+len(p.W)], t.v[at:at+len(p.W)]
+		m.env.Pool.For(len(p.W), 4096, func(lo, hi int) { gemm.AdamW(p.W[lo:hi], p.G[lo:hi], mo[lo:hi], ve[lo:hi], a) })
+		at += len(p.W)
+	}
+	m.Quantize()
+	t.Steps++
+	return nil
+}
+
+// Validate returns the mean loss over batches.
+func (t *Trainer) Validate(ctx context.Context, batches iter.Seq2[data.Batch, error]) (float64, error) {
+	sum, n := 0.0, 0
+	for b, err := range batches {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = t.check(b)
+		}
+		if err != nil {
+			return 0, err
+		}
+		sum += t.Model.Loss(t.activations(b.B, b.S), b.IDs, b.Targets)
+		n++
+	}
+	return sum / float64(max(n, 1)), nil
+}
+
+// Pool is what the model's layers run on.
+func (m *Model) Pool() *par.Pool { return m.env.Pool }
