@@ -30,6 +30,7 @@ type decoder struct {
 	layers    []layer
 	dense     bool    // some projection is dense
 	screen    *screen // of the head, nil where it is small
+	arena     arena
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -149,7 +150,7 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 		return nil, errors.Join(err, p.Close())
 	}
 	if d.head != nil && c.VocabSize >= screenMinVocab {
-		d.screen = newScreen(d.head, pool)
+		d.screen = newScreen(d.head, pool, &d.arena)
 	}
 	d.workers = make([]workerScratch, pool.Threads())
 	d.stages = newStages(d)
@@ -304,6 +305,8 @@ func (d *decoder) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.screen = nil
+	d.arena.release()
 	return d.products.Close()
 }
 

@@ -140,16 +140,14 @@ func sumAbs16(w []uint16, shift uint, mul float32, limit uint32) float64 {
 	return a + b
 }
 
-// f16 widens an IEEE 754 half.
+// f16 widens an IEEE 754 half. Its bits in a float32's place are 2¹¹² too small, exactly, subnormals included.
 func f16(h uint16) float32 {
-	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)
-	switch exp {
-	case 0: // zero and subnormals: frac·2⁻²⁴ is exact
-		return math.Float32frombits(sign | math.Float32bits(float32(frac)*0x1p-24))
-	case 31:
-		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	u := uint32(h) & 0x7fff << 13
+	v := math.Float32frombits(u) * 0x1p112
+	if h&0x7c00 == 0x7c00 { // infinity, NaN
+		v = math.Float32frombits(u | 0x7f800000)
 	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+	return math.Float32frombits(math.Float32bits(v) | uint32(h)&0x8000<<16)
 }
 
 // toF16 rounds to IEEE 754 half, ties to even.

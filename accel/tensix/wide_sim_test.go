@@ -3,15 +3,8 @@
 package tensix
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
-	"fmt"
-	"io"
 	"math"
-	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,85 +13,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/internal/simtest"
 	"github.com/tritlm/trit/accel/tensix/ttsim"
 	"github.com/tritlm/trit/model"
-	"github.com/tritlm/trit/safetensors"
 )
-
-// synth2B writes a model of BitNet 2B4T's shape with random weights: layers of 2560 × 6912, 20 heads, 5 KV heads.
-func synth2B(t *testing.T, layers, vocab int) string {
-	t.Helper()
-	const D, F, KV = 2560, 6912, 640
-	dir := t.TempDir()
-	config := fmt.Sprintf(`{"architectures":["BitNetForCausalLM"],"hidden_act":"relu2","hidden_size":%d,"intermediate_size":%d,
-"max_position_embeddings":4096,"model_type":"bitnet","rms_norm_eps":1e-05,"num_attention_heads":20,"num_hidden_layers":%d,
-"num_key_value_heads":5,"rope_theta":500000.0,"tie_word_embeddings":true,"vocab_size":%d,
-"quantization_config":{"quant_method":"bitnet","linear_class":"autobitlinear","quantization_mode":"offline"}}`, D, F, layers, vocab)
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	tensors := []safetensors.Tensor{
-		{Name: "model.embed_tokens.weight", DType: safetensors.BF16, Shape: []int{vocab, D}},
-		{Name: "model.norm.weight", DType: safetensors.BF16, Shape: []int{D}},
-	}
-	for n := range layers {
-		p := fmt.Sprintf("model.layers.%d.", n)
-		for name, d := range map[string]int{"input_layernorm": D, "post_attention_layernorm": D, "self_attn.attn_sub_norm": D, "mlp.ffn_sub_norm": F} {
-			tensors = append(tensors, safetensors.Tensor{Name: p + name + ".weight", DType: safetensors.BF16, Shape: []int{d}})
-		}
-		for name, s := range map[string][2]int{
-			"self_attn.q_proj": {D, D}, "self_attn.k_proj": {KV, D}, "self_attn.v_proj": {KV, D}, "self_attn.o_proj": {D, D},
-			"mlp.gate_proj": {F, D}, "mlp.up_proj": {F, D}, "mlp.down_proj": {D, F},
-		} {
-			tensors = append(tensors,
-				safetensors.Tensor{Name: p + name + ".weight_scale", DType: safetensors.BF16, Shape: []int{1}},
-				safetensors.Tensor{Name: p + name + ".weight", DType: safetensors.U8, Shape: []int{s[0] / 4, s[1]}})
-		}
-	}
-	var trits [256]byte // any byte to one of four codes 0, 1, 2
-	for i := range trits {
-		trits[i] = byte(i%3 | i/3%3<<2 | i/9%3<<4 | i/27%3<<6)
-	}
-	f, err := os.Create(filepath.Join(dir, "model.safetensors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := bufio.NewWriterSize(f, 1<<20)
-	state := uint64(88172645463325252)
-	next := func() uint64 {
-		state ^= state << 13
-		state ^= state >> 7
-		state ^= state << 17
-		return state
-	}
-	err = safetensors.Write(w, tensors, map[string]string{"format": "pt"}, func(w io.Writer, x safetensors.Tensor) error {
-		buf := make([]byte, x.Size)
-		switch {
-		case x.DType == safetensors.U8:
-			for i := range buf {
-				buf[i] = trits[next()>>32&255]
-			}
-		case strings.HasPrefix(x.Name, "model.embed"):
-			for i := 0; i+8 <= len(buf); i += 8 { // bf16 of about ±0.01 to ±0.06
-				binary.LittleEndian.PutUint64(buf[i:], next()&0x80FF80FF80FF80FF|0x3C003C003C003C00)
-			}
-		default: // norms 1, scales 1/64
-			v := uint16(0x3F80)
-			if strings.HasSuffix(x.Name, "_scale") {
-				v = 0x3C80
-			}
-			for i := 0; i < len(buf); i += 2 {
-				binary.LittleEndian.PutUint16(buf[i:], v)
-			}
-		}
-		_, err := w.Write(buf)
-		return err
-	})
-	for _, e := range []error{err, w.Flush(), f.Close()} {
-		if e != nil {
-			t.Fatal(e)
-		}
-	}
-	return dir
-}
 
 func usage() (cpu time.Duration, peakMiB int64) {
 	var r syscall.Rusage
@@ -118,7 +33,10 @@ func sameBits(t *testing.T, what string, got, want []float32) {
 // compareWide runs tokens through the CPU engine and the tiles and compares every bit of hidden states and logits,
 // and the best tokens.
 func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
-	dir := synth2B(t, layers, vocab)
+	dir := t.TempDir()
+	if err := writeSynth(dir, synthShape{2560, 6912, 20, 5, layers, vocab}); err != nil {
+		t.Fatal(err)
+	}
 	set, cfg := openModel(t, dir)
 	defer set.Close()
 	cpu, err := model.CPU{}.Load(context.Background(), cfg, set)

@@ -141,6 +141,13 @@ func TestMeasureTernaryMatVec(t *testing.T) {
 				tier.ternaryMatVec(y[0][:rows/16], w[:piece/16], x, 0)
 			}})
 	}
+	for _, tier := range available[1:] {
+		for _, tokens := range []int{2, 3, 4, 6, 8, 16} {
+			x := fill(cols*tokens, func(i int) int8 { return int8(i) })
+			y, s, scratch := make([]int32, rows*tokens), make([]int32, tokens), make([]byte, MatMulScratch(cols))
+			list = append(list, contender{fmt.Sprintf("%s %d tokens", tier.name, tokens), piece, "GB/s", func() { tier.ternaryMatMul(y, take(), x, s, scratch) }})
+		}
+	}
 	race(t, list)
 }
 

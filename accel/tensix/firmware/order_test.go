@@ -562,7 +562,7 @@ func bytes32(v uint32, n int) []uint32 {
 }
 
 func TestFirmwareKeepsTheOrderingRules(t *testing.T) {
-	seeds := uint64(24)
+	seeds := uint64(150)
 	if testing.Short() {
 		seeds = 4
 	}
