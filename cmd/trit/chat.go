@@ -93,6 +93,9 @@ func (c *conversation) run() error {
 	for {
 		line, err := read()
 		if errors.Is(err, io.EOF) {
+			if c.tty {
+				fmt.Fprintln(c.cmd.ErrOrStderr()) // behind the prompt
+			}
 			return nil
 		}
 		if err != nil {
