@@ -152,6 +152,9 @@ func (m *Model) Close() error {
 // Path is what was opened.
 func (m *Model) Path() string { return m.path }
 
+// Notes are what was guessed about the files and may be wrong, a line each; for people to read.
+func (m *Model) Notes() []string { return m.weights.Notes() }
+
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -266,6 +267,11 @@ func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
 		l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
 	} else {
 		m, e := w.Ternary(l.name+".weight", l.out, l.in)
+		if errors.Is(e, ternary.ErrMixedScales) { // weights alone were quantised, in groups: they run widened
+			d.dense = true
+			l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
+			return err
+		}
 		if e != nil {
 			return e
 		}
