@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +23,7 @@ import (
 type modelFlags struct {
 	hubFlags
 	trit.Options
+	device string
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {
@@ -28,9 +31,15 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
 	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
+	addDevice(cmd, &f.device)
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
 	f.addFile(cmd)
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
+}
+
+func addDevice(cmd *cobra.Command, device *string) {
+	cmd.Flags().StringVar(device, "device", "cpu", deviceHelp)
+	cmd.RegisterFlagCompletionFunc("device", cobra.FixedCompletions([]string{"cpu", "tensix"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addFile adds the flags that say how to read the files.
@@ -52,14 +61,19 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
+	o := f.Options
+	var err error
+	if o.Backend, err = deviceBackend(f.device, f.Threads); err != nil {
+		return nil, err
+	}
 	if ref == "demo" {
-		return openDemo(cmd, &f.Options)
+		return openDemo(cmd, &o)
 	}
 	path, err := f.resolve(cmd, ref)
 	if err != nil {
 		return nil, err
 	}
-	m, err := trit.OpenContext(cmd.Context(), path, &f.Options)
+	m, err := trit.OpenContext(cmd.Context(), path, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +176,18 @@ func readPrompt(cmd *cobra.Command, args []string, file string) (string, error) 
 		return "", err
 	}
 	if len(text) > maxPrompt {
-		return "", errors.New("the prompt is larger than 64 MiB")
+		return "", errors.New("the text is larger than 64 MiB")
+	}
+	if !utf8.Valid(text) {
+		at := 0
+		for at < len(text) {
+			r, n := utf8.DecodeRune(text[at:])
+			if r == utf8.RuneError && n == 1 {
+				break
+			}
+			at += n
+		}
+		return "", fmt.Errorf("the text is not valid UTF-8 at byte %d; convert it first", at)
 	}
 	return string(text), nil
 }
