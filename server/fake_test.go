@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -292,3 +293,6 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 }
 
 var chatOptionsForTest = tokenizer.ChatOptions{}
+
+//go:embed server.go
+var routesSource string

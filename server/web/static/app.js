@@ -479,7 +479,7 @@ async function refresh() {
     $('s-run').textContent = `${s.running} of ${s.max_batch}`;
     $('s-queue').textContent = s.queued;
     $('s-hit').textContent = s.prompt_tokens_total ? `${Math.round(100 * s.prompt_tokens_cached_total / s.prompt_tokens_total)} %` : '–';
-    const k = (n) => (n >= 10000 ? `${Math.round(n / 1000)} k` : n);
+    const k = (n) => (n >= 1e7 ? `${Math.round(n / 1e6)} M` : n >= 1e4 ? `${Math.round(n / 1000)} k` : n);
     $('s-cache').textContent = `${k(s.cache_tokens)} of ${k(s.cache_capacity_tokens)} tokens`;
     $('s-bar').value = s.cache_tokens / Math.max(1, s.cache_capacity_tokens);
     const top = Math.max(1, ...history) * 1.1;
