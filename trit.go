@@ -35,6 +35,9 @@ type Options struct {
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
 	Kernels string
+	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
+	// not say so, as the "prequantized" revisions of Falcon-E need.
+	Quantize bool
 	// Tokenizer is a folder with the model's tokenizer files, "" for the tokenizer that came with the weights.
 	Tokenizer string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
@@ -100,6 +103,9 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if m.cfg, err = model.ParseConfig(set); err != nil {
 		return err
 	}
+	if o.Quantize {
+		m.cfg.QuantizeMasters()
+	}
 	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
 		return err
 	}
@@ -146,8 +152,14 @@ func (m *Model) Close() error {
 // Path is what was opened.
 func (m *Model) Path() string { return m.path }
 
+// Notes are what was guessed about the files and may be wrong, a line each; for people to read.
+func (m *Model) Notes() []string { return m.weights.Notes() }
+
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }
+
+// Weights are the tensors of the opened files.
+func (m *Model) Weights() *weights.Set { return m.weights }
 
 // Engine computes logits; for those who want more than text.
 func (m *Model) Engine() model.Engine { return m.engine }

@@ -96,3 +96,15 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 	}
 	return b.fail("regular expression %q: %v is not supported", expr, re.Op)
 }
+
+// Choice compiles a grammar of exactly these texts.
+func Choice(v *Vocab, texts []string) (*Grammar, error) {
+	b := &builder{}
+	r := b.addRule("choice")
+	var fs []frag
+	for _, t := range texts {
+		fs = append(fs, b.lit(t))
+	}
+	b.rules[r] = b.alt(fs...)
+	return compile(v, b)
+}

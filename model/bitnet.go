@@ -28,7 +28,7 @@ var bitnetFamily = &family{
 			return nil, false, err
 		}
 		cfg.SubNorms = true
-		cfg.Ternary = true
+		cfg.Ternary, cfg.FloatLinear = true, []string{headName}
 		if c.TieWordEmbeddings == nil {
 			cfg.TiedHead = true // the class's default in the published configuration
 		}
@@ -46,7 +46,7 @@ var bitnetFamily = &family{
 	gguf: []string{"bitnet-b1.58", "bitnet-25"},
 	fromGGUF: func(cfg *Config, _ *weights.Set) error {
 		cfg.SubNorms = true
-		cfg.Ternary = true
+		cfg.Ternary, cfg.FloatLinear = true, []string{headName}
 		cfg.Activation = ReLU2
 		return nil
 	},

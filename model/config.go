@@ -49,8 +49,8 @@ type Config struct {
 
 	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
 	Ternary bool
-	// FloatLinear names the projections that stay dense although Ternary is set (modules_to_not_convert),
-	// by the last part of the module's name or a prefix of its whole name.
+	// FloatLinear names the modules that stay dense although Ternary is set (modules_to_not_convert), by the last
+	// part of the module's name or a prefix of its whole name. An untied head that is not among them is ternary too.
 	FloatLinear []string
 
 	// Vanilla transformer (package train): LayerNorm with bias, learned positions, no gate in the feed-forward.
@@ -307,7 +307,9 @@ func (cfg *Config) quantized(q *hfQuantization) error {
 		return fmt.Errorf("quantization_config.quant_method %q is not supported; supported: bitnet", q.Method)
 	}
 	cfg.Ternary = true
-	cfg.FloatLinear = q.ModulesToNotConvert
+	if cfg.FloatLinear = q.ModulesToNotConvert; cfg.FloatLinear == nil { // null, not an empty list
+		cfg.FloatLinear = []string{headName}
+	}
 	if q.UseRMSNorm {
 		cfg.InputNorms = true
 		cfg.InputNormEps = float32(q.RMSNormEps)
@@ -317,6 +319,13 @@ func (cfg *Config) quantized(q *hfQuantization) error {
 
 // IsTernary says whether the projection of this module name, such as "model.layers.0.mlp.up_proj", is a BitLinear.
 func (c *Config) IsTernary(module string) bool { return !c.floatLinear(module) }
+
+// QuantizeMasters makes the projections BitLinear, the head excepted, although the configuration does not say so.
+func (c *Config) QuantizeMasters() {
+	if !c.Ternary {
+		c.Ternary, c.FloatLinear = true, []string{headName}
+	}
+}
 
 // floatLinear says whether the projection of this module name stays dense.
 func (c *Config) floatLinear(module string) bool {

@@ -34,7 +34,8 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 // cpuProducts multiplies on the pool, a panel of rows at a time.
 type cpuProducts struct {
 	pool     *par.Pool
-	matrices []*ternary.Matrix
+	matrices []ternary.Matrix // their T16 in the arena
+	arena    arena
 
 	// What Multiply is at; work reads it.
 	jobs    []cpuJob
@@ -52,7 +53,9 @@ type cpuJob struct {
 }
 
 func (p *cpuProducts) Load(_ string, m *ternary.Matrix) (int, error) {
-	p.matrices = append(p.matrices, m)
+	t16 := p.arena.alloc(len(m.T16))[:len(m.T16)]
+	copy(t16, m.T16)
+	p.matrices = append(p.matrices, ternary.Matrix{Rows: m.Rows, Cols: m.Cols, T16: t16, Scale: m.Scale})
 	return len(p.matrices) - 1, nil
 }
 
@@ -60,7 +63,7 @@ func (p *cpuProducts) Multiply(_ context.Context, ids []int, y [][]int32, x []in
 	p.jobs, p.x, p.xsum = p.jobs[:0], x, xsum
 	panels := 0
 	for i, id := range ids {
-		m := p.matrices[id]
+		m := &p.matrices[id]
 		p.jobs = append(p.jobs, cpuJob{m, y[i], panels})
 		panels += (m.Rows + PanelRows - 1) / PanelRows
 	}
@@ -95,5 +98,6 @@ func (p *cpuProducts) panel(i, worker int) {
 func (p *cpuProducts) Close() error {
 	p.pool.Close()
 	p.matrices = nil
+	p.arena.release()
 	return nil
 }

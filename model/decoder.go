@@ -9,6 +9,7 @@ import (
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -24,11 +25,13 @@ type decoder struct {
 
 	embed     *weights.Dense // [V, D]
 	positions *weights.Dense // [MaxContext, D], learned positions only
-	head      *weights.Dense // [V, D], the embedding when tied
+	head      *weights.Dense // [V, D], the embedding when tied; nil when the head is ternary
+	bitHead   [1]linear      // the head when it is ternary
 	finalNorm norm
 	layers    []layer
 	dense     bool    // some projection is dense
 	screen    *screen // of the head, nil where it is small
+	arena     arena
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -121,6 +124,7 @@ type scratch struct {
 	ids      []int
 	y        [][]int32
 
+	headAcc  []int32 // [headTokens, V16] in panels, of a ternary head
 	tops     []top
 	screened [][]Scored // where the best tokens of a screened pass go
 	logits   [][]float32
@@ -146,8 +150,8 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 	if err := d.load(ctx, w); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	if c.VocabSize >= screenMinVocab {
-		d.screen = newScreen(d.head, pool)
+	if d.head != nil && c.VocabSize >= screenMinVocab {
+		d.screen = newScreen(d.head, pool, &d.arena)
 	}
 	d.workers = make([]workerScratch, pool.Threads())
 	d.stages = newStages(d)
@@ -159,9 +163,16 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 	if d.embed, err = w.Dense(embedName+".weight", c.VocabSize, c.HiddenSize); err != nil {
 		return err
 	}
-	d.head = d.embed
-	if !c.TiedHead {
+	switch {
+	case c.TiedHead:
+		d.head = d.embed
+	case c.floatLinear(headName):
 		if d.head, err = w.Dense(headName+".weight", c.VocabSize, c.HiddenSize); err != nil {
+			return err
+		}
+	default:
+		d.bitHead[0] = linear{name: headName, in: c.HiddenSize, out: c.VocabSize}
+		if err := d.loadLinear(w, &d.bitHead[0]); err != nil {
 			return err
 		}
 	}
@@ -256,6 +267,11 @@ func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
 		l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
 	} else {
 		m, e := w.Ternary(l.name+".weight", l.out, l.in)
+		if errors.Is(e, ternary.ErrMixedScales) { // weights alone were quantised, in groups: they run widened
+			d.dense = true
+			l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
+			return err
+		}
 		if e != nil {
 			return e
 		}
@@ -295,6 +311,8 @@ func (d *decoder) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.screen = nil
+	d.arena.release()
 	return d.products.Close()
 }
 
@@ -446,7 +464,7 @@ func (d *decoder) block(ctx context.Context) error {
 			d.trace(fmt.Sprintf("layer.%d", n), s.x)
 		}
 	}
-	return d.output()
+	return d.output(ctx)
 }
 
 // finite is the guard against damaged weights: a NaN or infinity anywhere in the residual stream ends up here.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/tritlm/trit/internal/kernel"
@@ -40,6 +41,9 @@ func loadCPU(t testing.TB, path string, threads int) model.Engine {
 	cfg, err := model.ParseConfig(set)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if strings.HasSuffix(path, "-prequantized") { // the folder's configuration does not say that it is ternary
+		cfg.QuantizeMasters()
 	}
 	e, err := model.CPU{Threads: threads}.Load(context.Background(), cfg, set)
 	if err != nil {
@@ -147,6 +151,46 @@ func TestGoldens(t *testing.T) {
 			ref := readReference(t, filepath.Join(dir, "reference.f32.safetensors"))
 			for p := range ref.prompts {
 				compare(t, e, ref, fmt.Sprintf("prompt.%d.", p))
+			}
+		})
+	}
+}
+
+// TestGoldensBF16 compares with transformers in bfloat16, whose own rounding is a few thousandths: the logits
+// correlate to 0.999, and where the best tokens differ, they are a near tie.
+func TestGoldensBF16(t *testing.T) {
+	for _, dir := range goldenDirs(t) {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			e := loadCPU(t, dir, 2)
+			ref := readReference(t, filepath.Join(dir, "reference.bf16.safetensors"))
+			V := e.Config().VocabSize
+			for p := range ref.prompts {
+				prompt := fmt.Sprintf("prompt.%d.", p)
+				ids, want := ref.ints[prompt+"ids"], ref.tensors[prompt+"logits"]
+				logits := make([]float32, len(ids)*V)
+				cache, err := e.NewCache(0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := e.Forward(context.Background(), []model.Input{{Cache: cache, Tokens: ids, Logits: logits}}); err != nil {
+					t.Fatal(err)
+				}
+				cache.Close()
+				var rows []float32
+				for i, at := range ref.ints[prompt+"positions"] {
+					row, wantRow := logits[int(at)*V:][:V], want[i*V:][:V]
+					rows = append(rows, row...)
+					diff, span := maxDiff(row, wantRow)
+					if diff > 0.04*span {
+						t.Errorf("%sposition %d: largest difference %g of a range of %g", prompt, at, diff, span)
+					}
+					if got, best := argmax(row), argmax(wantRow); got != best && row[got]-row[best] > 0.02*float32(span) {
+						t.Errorf("%sposition %d: best token %d, want %d, which is %g below it", prompt, at, got, best, row[got]-row[best])
+					}
+				}
+				if r := correlation(rows, want); !(r >= 0.999) {
+					t.Errorf("%slogits: correlation %.6f", prompt, r)
+				}
 			}
 		})
 	}

@@ -36,6 +36,7 @@ var llamaFamily = &family{
 		cfg.Activation = SiLU
 		// A ternary file says nothing of its activations. TriLM is the one family that leaves them alone.
 		cfg.Ternary = s.HasTernary() && !strings.Contains(strings.ToLower(cfg.Name), "trilm")
+		cfg.FloatLinear = []string{headName}
 		return nil
 	},
 }
@@ -69,7 +70,7 @@ var qwen3Family = &family{
 	fromGGUF: func(cfg *Config, s *weights.Set) error {
 		cfg.Activation = SiLU
 		cfg.QKNorms = true
-		cfg.Ternary = s.HasTernary()
+		cfg.Ternary, cfg.FloatLinear = s.HasTernary(), []string{headName}
 		return nil
 	},
 }

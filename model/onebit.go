@@ -19,7 +19,7 @@ var onebitFamily = &family{
 			return nil, false, err
 		}
 		cfg.SubNorms = true
-		cfg.Ternary = true
+		cfg.Ternary, cfg.FloatLinear = true, []string{headName}
 		if cfg.Activation == "" {
 			cfg.Activation = SiLU
 		}
@@ -28,7 +28,7 @@ var onebitFamily = &family{
 	gguf: []string{"bitnet"},
 	fromGGUF: func(cfg *Config, _ *weights.Set) error {
 		cfg.SubNorms = true
-		cfg.Ternary = true
+		cfg.Ternary, cfg.FloatLinear = true, []string{headName}
 		cfg.Activation = SiLU
 		return nil
 	},

@@ -1,11 +1,12 @@
 package model
 
 import (
+	"context"
 	"slices"
 )
 
 // output fills what the block's inputs asked for: hidden states, logits, the best tokens.
-func (d *decoder) output() error {
+func (d *decoder) output(ctx context.Context) error {
 	s, D, V := &d.s, d.cfg.HiddenSize, d.cfg.VocabSize
 	p := &d.stages.dense
 	p.w, p.y = d.head, p.y[:0]
@@ -60,10 +61,44 @@ func (d *decoder) output() error {
 	if len(p.y) == 0 {
 		return nil
 	}
-	p.x = x
-	d.pool.Run((V+PanelRows-1)/PanelRows, d.stages.densePanel)
+	if p.x = x; d.head != nil {
+		d.pool.Run((V+PanelRows-1)/PanelRows, d.stages.densePanel)
+	} else if err := d.ternaryHead(ctx, x, p.y); err != nil {
+		return err
+	}
 	for _, t := range tops {
 		best(t.dst, t.logits)
+	}
+	return nil
+}
+
+// headTokens is how many rows a ternary head takes at a time: its products are as wide as the vocabulary.
+const headTokens = 8
+
+// ternaryHead computes the logits y of the normed rows x, which lie at the start of s.h.
+func (d *decoder) ternaryHead(ctx context.Context, x []float32, y [][]float32) error {
+	s, D, l := &d.s, d.cfg.HiddenSize, &d.bitHead[0]
+	if s.headAcc == nil {
+		s.headAcc = make([]int32, headTokens*roundUp16(l.out))
+	}
+	acc, rows := s.acc[0], s.b
+	defer func() { s.acc[0], s.b = acc, rows }()
+	s.acc[0] = s.headAcc
+	for len(y) > 0 {
+		s.b = min(len(y), headTokens)
+		copy(s.h, x[:s.b*D]) // to the front, where the rows before were
+		if l.norm.w == nil {
+			for r := range s.b {
+				d.quantizeRow(r, s.h[r*D:][:D])
+			}
+		}
+		if err := d.project(ctx, D, d.bitHead[:]); err != nil {
+			return err
+		}
+		for r := range s.b {
+			d.takeRow(y[r], l, 0, r)
+		}
+		y, x = y[s.b:], x[s.b*D:]
 	}
 	return nil
 }

@@ -289,13 +289,8 @@ func (d *Device) place(m *Matrix, g int) (bank int, addr uint64) {
 	return i % d.c.Banks, m.base + uint64(i/d.c.Banks)*m.stride + uint64(g/len(d.tiles)*m.bytes)
 }
 
-// upload reserves memory and writes bank after bank, so that the window is aimed once a bank.
-func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failed != nil {
-		return d.failed
-	}
+// reserve finds room for a matrix.
+func (d *Device) reserve(m *Matrix) error {
 	tiles := len(d.tiles)
 	longest := (m.chunks + tiles - 1) / tiles
 	readers := (tiles + d.c.Banks - 1) / d.c.Banks
@@ -304,6 +299,22 @@ func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
 	if d.next+need > chip.BankSize {
 		return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
 	}
+	d.next = (d.next + need + 4095) &^ 4095
+	d.turn = (m.turn + m.chunks) % tiles
+	return nil
+}
+
+// upload reserves memory and writes bank after bank, so that the window is aimed once a bank.
+func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed != nil {
+		return d.failed
+	}
+	if err := d.reserve(m); err != nil {
+		return err
+	}
+	tiles := len(d.tiles)
 	buf := make([]byte, m.stride)
 	for b := range d.c.Banks {
 		for i := b; i < tiles; i += d.c.Banks {
@@ -324,8 +335,6 @@ func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
 			}
 		}
 	}
-	d.next = (d.next + need + 4095) &^ 4095
-	d.turn = (m.turn + m.chunks) % tiles
 	return nil
 }
 

@@ -29,11 +29,13 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
 	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
-	f.addLayout(cmd)
+	f.addFile(cmd)
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (f *modelFlags) addLayout(cmd *cobra.Command) {
+// addFile adds the flags that say how to read the files.
+func (f *modelFlags) addFile(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.Quantize, "quantize", false, "take float weights for BitNet masters although the model's configuration does not say so")
 	cmd.Flags().StringVar(&f.I2SLayout, "i2s-layout", "", "how i2_s tensors lie in a GGUF file: x86, arm or x4 (default: found out)")
 	cmd.RegisterFlagCompletionFunc("i2s-layout", cobra.FixedCompletions([]string{"x86", "arm", "x4"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -81,6 +83,9 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	if err != nil {
 		set.Close()
 		return nil, nil, err
+	}
+	if f.Quantize {
+		cfg.QuantizeMasters()
 	}
 	return set, cfg, nil
 }

@@ -137,19 +137,6 @@ func TestTernaryLengthsPanic(t *testing.T) {
 	mustPanic(t, "no tokens", func() { TernaryMatMul(y, w, x, nil, s) })
 }
 
-func TestScaleRow(t *testing.T) {
-	rng := newRand(1)
-	eachTier(t, func(t *testing.T) {
-		for n := range 70 {
-			acc := vecOf(t, n, func(int) int32 { return int32(rng.Uint32()) >> rng.IntN(32) })
-			got, want := vec[float32](t, n), make([]float32, n)
-			ScaleRow(got, acc, 0.37)
-			scaleRowGeneric(want, acc, 0.37)
-			equalBits(t, fmt.Sprint("ScaleRow of ", n), got, want)
-		}
-	})
-}
-
 func benchmarkTiers(b *testing.B, f func(b *testing.B)) {
 	defer restoreTier(Tier())
 	for _, name := range Tiers()[1:] {

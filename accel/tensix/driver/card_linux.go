@@ -151,7 +151,12 @@ func Cards() ([]int, error) {
 
 // OpenCard opens /dev/tenstorrent/n for exclusive use and asks for full clocks, which the kernel keeps up while the
 // file is open.
-func OpenCard(n int) (Machine, error) {
+func OpenCard(n int) (Machine, error) { return openCard(n, true) }
+
+// InspectCard opens a card to read its telemetry, without taking it from anybody and without waking it.
+func InspectCard(n int) (Machine, error) { return openCard(n, false) }
+
+func openCard(n int, use bool) (Machine, error) {
 	path := filepath.Join(devDir, strconv.Itoa(n))
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND, 0)
 	switch {
@@ -165,14 +170,14 @@ func OpenCard(n int) (Machine, error) {
 		return nil, fmt.Errorf("driver: %w", err)
 	}
 	c := &card{f: f, wins: map[*cardWindow]bool{}}
-	if err := c.start(path); err != nil {
+	if err := c.start(path, use); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *card) start(path string) error {
+func (c *card) start(path string, use bool) error {
 	di := ioDeviceInfo{inSize: uint32(unsafe.Sizeof(ioDeviceInfo{})) - 4}
 	if err := ioctl(c.f, ioGetDeviceInfo, &di); err != nil {
 		return fmt.Errorf("driver: %s: GET_DEVICE_INFO: %w", path, err)
@@ -189,6 +194,9 @@ func (c *card) start(path string) error {
 		Name: path, Vendor: di.vendor, Device: di.device, Driver: fmt.Sprintf("tt-kmd %d.%d.%d (interface %d)", dv.major, dv.minor, dv.patch, dv.version),
 		BDF: fmt.Sprintf("%04x:%02x:%02x.%d", di.domain, di.bdf>>8, di.bdf>>3&31, di.bdf&7),
 	}
+	if !use {
+		return nil
+	}
 	lk := ioLock{outSize: 4, index: lockIndex}
 	if err := ioctl(c.f, ioLockCtl, &lk); err == nil && lk.value == 0 {
 		return fmt.Errorf("%w: %s: another trit process owns its tiles%s", ErrBusy, path, openedBy(path))
@@ -198,6 +206,18 @@ func (c *card) start(path string) error {
 		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.4 or later", ErrOldDriver, path, err)
 	}
 	return nil
+}
+
+// Attributes are what the kernel driver publishes about card n in /sys: clocks, versions, serial number.
+func Attributes(n int) map[string]string {
+	out := map[string]string{}
+	files, _ := filepath.Glob(fmt.Sprintf("/sys/class/tenstorrent/tenstorrent!%d/tt_*", n))
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil {
+			out[strings.TrimPrefix(filepath.Base(f), "tt_")] = strings.TrimSpace(string(b))
+		}
+	}
+	return out
 }
 
 // openedBy names processes that have the device open, as far as /proc shows them.

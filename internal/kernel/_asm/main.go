@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"go/format"
 	"log"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -29,6 +31,7 @@ import (
 // asm is the function being written; avo's context has a method per instruction.
 type asm struct {
 	*build.Context
+	consts map[string]Mem
 	avx512 bool // the function may use 32 registers, in EVEX instructions only
 }
 
@@ -38,6 +41,9 @@ var groups = []struct {
 }{
 	{"ternary_amd64.s", ternary},
 	{"screen_amd64.s", screen},
+	{"dense_amd64.s", dense},
+	{"attention_amd64.s", attention},
+	{"elementwise_amd64.s", elementwise},
 	{"peak_amd64.s", peak},
 }
 
@@ -50,7 +56,7 @@ func main() {
 	for _, g := range groups {
 		ctx := build.NewContext()
 		ctx.ConstraintExpr("!purego")
-		g.write(&asm{Context: ctx})
+		g.write(&asm{Context: ctx, consts: map[string]Mem{}})
 		file, err := ctx.Result()
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
@@ -90,7 +96,7 @@ func checkISA(f *ir.Function) {
 	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
-		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI")
+		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
 		vectors = 32
 	}
 	for _, isa := range f.ISA {
@@ -159,6 +165,13 @@ func (a *asm) copy(r reg.GPVirtual) reg.GPVirtual {
 	return c
 }
 
+// times returns r·n, n a power of two.
+func (a *asm) times(r reg.GPVirtual, n int) reg.GPVirtual {
+	c := a.copy(r)
+	a.SHLQ(Imm(uint64(bits.TrailingZeros(uint(n)))), c)
+	return c
+}
+
 // mem is a memory operand at a base register.
 func mem(base reg.Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
@@ -187,6 +200,8 @@ func (a *asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
 // add moves a pointer.
 func (a *asm) add(r reg.GPVirtual, n int) { a.ADDQ(U32(uint32(n)), r) }
 
+func hex(u uint32) string { return strconv.FormatUint(uint64(u), 16) }
+
 // zero clears a register. avo does not know that VPXORD of a register with itself reads nothing.
 func (a *asm) zero(v reg.VecVirtual) {
 	if !a.avx512 {
@@ -199,4 +214,18 @@ func (a *asm) zero(v reg.VecVirtual) {
 	}
 	i.Inputs = nil
 	a.Instruction(i)
+}
+
+// data is a constant of the file, of 32-bit words.
+func (a *asm) data(name string, words ...uint32) Mem {
+	if m, ok := a.consts[name]; ok {
+		return m
+	}
+	m := a.StaticGlobal(name)
+	a.DataAttributes(attr.RODATA | attr.NOPTR)
+	for i, w := range words {
+		a.AddDatum(4*i, U32(w))
+	}
+	a.consts[name] = m
+	return m
 }
