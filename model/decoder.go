@@ -142,7 +142,7 @@ type rowAt struct {
 
 // workerScratch is what one worker of the pool needs for itself.
 type workerScratch struct {
-	scores []float32 // [context]
+	scores []float32 // [heads that share a KV head, context]
 	row    []float32 // [max(D, F)] one dequantised row
 	panel  []float32 // [blockTokens, PanelRows]
 }
@@ -496,9 +496,10 @@ func (d *decoder) block(ctx context.Context) error {
 	if !c.LearnedPositions {
 		d.rope.grow(longest)
 	}
+	room := longest * (c.NumHeads / c.NumKVHeads)
 	for i := range d.workers {
-		if len(d.workers[i].scores) < longest {
-			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), longest, 256))
+		if len(d.workers[i].scores) < room {
+			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), room, 1024))
 		}
 	}
 	for _, r := range s.runs {

@@ -80,7 +80,10 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	bar := progress(cmd, "load", false)
+	o.Progress = func(done, total int) { bar.Set(int64(done), int64(total)) }
 	m, err := trit.OpenContext(cmd.Context(), path, &o)
+	bar.Done()
 	if err != nil {
 		return nil, err
 	}
