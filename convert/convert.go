@@ -322,7 +322,7 @@ func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, er
 		return nil, nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
 	}
 	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
-		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise: %w", o.Format, errors.ErrUnsupported)
+		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
 	}
 	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec}
 	w.report.Format = o.Format

@@ -30,7 +30,7 @@ type benchmark struct {
 func newBenchCmd() *cobra.Command {
 	var f modelFlags
 	var o eval.BenchOptions
-	var asJSON, noBandwidth bool
+	var asJSON, noBandwidth, predict bool
 	cmd := &cobra.Command{
 		Use:   "bench MODEL",
 		Short: "Measure load time, memory and speed",
@@ -39,11 +39,20 @@ memory it took, how many bytes each token reads and what share that is of what t
 Speeds are medians over the repeats, with the least and the most.`,
 		Example: `  trit bench ./model
   trit bench ./model --prompt-tokens 512 --tokens 128 --threads 2
-  trit bench ./model --json`,
+  trit bench ./model --json
+  trit bench ./model --predict-tensix`,
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Prompt < 1 || o.Tokens < 1 || o.Repeats < 1 {
 				return usagef("--prompt-tokens, --tokens and --repeats must be at least 1")
+			}
+			if predict {
+				set, cfg, err := f.openSet(cmd, args[0])
+				if err != nil {
+					return err
+				}
+				defer set.Close()
+				return benchDeviceModel(cmd.OutOrStdout(), cfg)
 			}
 			m, err := f.open(cmd, args[0])
 			if err != nil {
@@ -85,6 +94,7 @@ Speeds are medians over the repeats, with the least and the most.`,
 	fl.IntVar(&o.Tokens, "tokens", 64, "tokens to write behind it")
 	fl.IntVar(&o.Repeats, "repeats", 3, "how often to measure")
 	fl.BoolVar(&noBandwidth, "no-bandwidth", false, "do not measure the machine's memory bandwidth (it takes 256 MB for a moment)")
+	fl.BoolVar(&predict, "predict-tensix", false, "measure nothing: print what a Tenstorrent Blackhole should do with a model of this shape")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -103,7 +103,8 @@ func newConvertCmd() *cobra.Command {
 gguf ones; it is complete or not there at all. Ternary codes stay the same bits in every format.
 
 Masters (bf16, f16, f32) become ternary as the model's own arithmetic makes them; the error is reported.
-A model whose configuration does not say that it is BitNet is refused: quantised it would write noise.
+A model whose configuration does not say that it is BitNet is refused, as quantised it would write noise;
+--quantize says that it was trained for it all the same.
 
 Formats:` + list.String(),
 		Example: `  trit convert microsoft/bitnet-b1.58-2B-4T bitnet.gguf --to gguf-i2_s
@@ -146,7 +147,7 @@ Formats:` + list.String(),
 		},
 	}
 	f.hubFlags.add(cmd)
-	f.addLayout(cmd)
+	f.addFile(cmd)
 	w.add(cmd, "to", "")
 	return cmd
 }

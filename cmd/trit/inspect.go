@@ -102,7 +102,7 @@ estimate of the memory that it will take, before anything is loaded.`,
 		},
 	}
 	f.hubFlags.add(cmd)
-	f.addLayout(cmd)
+	f.addFile(cmd)
 	cmd.Flags().BoolVar(&tensors, "tensors", false, "list every tensor")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

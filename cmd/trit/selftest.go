@@ -25,6 +25,7 @@ import (
 
 func newSelftestCmd() *cobra.Command {
 	var asJSON bool
+	var device string
 	cmd := &cobra.Command{
 		Use:   "selftest",
 		Short: "Check that trit computes right on this machine",
@@ -32,9 +33,16 @@ func newSelftestCmd() *cobra.Command {
 model in every format; and writes the same text with every kernel, format and number of threads.
 Exit code 3: something differs.`,
 		Example: `  trit selftest
-  trit selftest --json`,
+  trit selftest --json
+  trit selftest --device tensix`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if device != "cpu" {
+				if asJSON {
+					return usagef("--json is for the CPU's checks")
+				}
+				return selftestDevice(cmd.Context(), cmd.OutOrStdout(), device)
+			}
 			s := &selftest{ctx: cmd.Context(), best: kernel.Tier()}
 			if !asJSON {
 				s.out = cmd.OutOrStdout()
@@ -55,6 +63,7 @@ Exit code 3: something differs.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	addDevice(cmd, &device)
 	return cmd
 }
 

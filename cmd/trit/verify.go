@@ -70,7 +70,11 @@ A different choice of token is excused when the two candidates are as good as eq
 				err = printReport(out, r)
 			}
 			if err == nil && !r.OK() {
-				return verifyError{fmt.Errorf("%s: not within the tolerance: %s", r.Model, strings.Join(r.Failures, "; "))}
+				text := strings.Join(r.Failures[:min(3, len(r.Failures))], "; ")
+				if more := len(r.Failures) - 3; more > 0 {
+					text += fmt.Sprintf("; and %d more", more)
+				}
+				return verifyError{fmt.Errorf("%s: not within the tolerance: %s", r.Model, text)}
 			}
 			return err
 		},

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -41,6 +42,8 @@ var groups = []struct {
 	{"ternary_amd64.s", ternary},
 	{"screen_amd64.s", screen},
 	{"dense_amd64.s", dense},
+	{"attention_amd64.s", attention},
+	{"elementwise_amd64.s", elementwise},
 	{"peak_amd64.s", peak},
 }
 
@@ -196,6 +199,8 @@ func (a *asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
 
 // add moves a pointer.
 func (a *asm) add(r reg.GPVirtual, n int) { a.ADDQ(U32(uint32(n)), r) }
+
+func hex(u uint32) string { return strconv.FormatUint(uint64(u), 16) }
 
 // zero clears a register. avo does not know that VPXORD of a register with itself reads nothing.
 func (a *asm) zero(v reg.VecVirtual) {
