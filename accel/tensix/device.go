@@ -61,6 +61,7 @@ type Device struct {
 	tiles  []chip.XY // in the order of their index
 	host   driver.HostMemory
 	out    int // where results start in host
+	maxima int // where a feed-forward's 32 largest magnitudes are
 	job    uint32
 	next   uint64 // first free GDDR address, the same in each bank
 	turn   int    // tile that gets the next matrix's first chunk
@@ -121,7 +122,8 @@ func (d *Device) boot() error {
 		return err
 	}
 	d.tiles = d.c.Place(d.o.Grid)
-	d.out = (len(d.tiles)*kernels.CompletionBytes + 4095) &^ 4095
+	d.maxima = len(d.tiles) * kernels.CompletionBytes
+	d.out = (d.maxima + 128 + 4095) &^ 4095
 	var err error
 	if d.host, err = d.m.HostMemory(d.out + hostBytes); err != nil {
 		return err
@@ -131,6 +133,10 @@ func (d *Device) boot() error {
 		return err
 	}
 	im := images()
+	var coords []byte
+	for _, t := range d.tiles {
+		coords = binary.LittleEndian.AppendUint32(coords, t.Coord())
+	}
 	for i, t := range d.tiles {
 		if err := d.c.HoldOnExit(t); err != nil {
 			return err
@@ -141,8 +147,9 @@ func (d *Device) boot() error {
 			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32),
 		}
 		err := d.c.Load(t, im)
-		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, 0x1800)))
+		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, kernels.DataAt-kernels.TileAt)))
 		err = errors.Join(err, d.c.Write(t, kernels.TileAt, kernels.Words(&tile)))
+		err = errors.Join(err, d.c.Write(t, kernels.TilesAt, coords))
 		if err = errors.Join(err, d.c.Start(t, chip.AllCores)); err != nil {
 			return err
 		}
@@ -513,12 +520,24 @@ func (d *Device) sendX(plan kernels.Job, cols int) {
 	d.stats.Sent += uint64(len(x) / 8)
 }
 
-// run starts one job and waits for every tile's completion line.
+// run describes a job, starts it and waits for it.
 func (d *Device) run(job *kernels.Job, list []slice) error {
-	d.job++
 	job.Parts = uint32(len(list))
-	total := uint32(0)
-	var parts []byte
+	parts, total := d.parts(list)
+	body := kernels.Words(job)
+	d.c.Cast(kernels.PartsAt, parts)
+	d.c.Cast(kernels.JobAt, body)
+	d.stats.Sent += uint64(len(body) + len(parts))
+	if err := d.ring(list[0].p.M.Name, total); err != nil {
+		return err
+	}
+	d.stats.Weights += uint64(total) * uint64(job.ChunkBytes)
+	d.stats.Returned += uint64(total) * uint64(kernels.OutBytes(int(job.Rows)))
+	return nil
+}
+
+// parts describes matrices to the firmware, and counts their chunks.
+func (d *Device) parts(list []slice) (parts []byte, total uint32) {
 	for _, s := range list {
 		seg, dst := s.p.M.segs[s.seg], d.host.NoC+uint64(s.offset)
 		parts = append(parts, kernels.Words(&kernels.Part{
@@ -527,9 +546,12 @@ func (d *Device) run(job *kernels.Job, list []slice) error {
 		})...)
 		total += uint32(s.n)
 	}
-	body := kernels.Words(job)
-	d.c.Cast(kernels.PartsAt, parts)
-	d.c.Cast(kernels.JobAt, body)
+	return parts, total
+}
+
+// ring starts the job that has been described and waits for every tile's completion line.
+func (d *Device) ring(name string, total uint32) error {
+	d.job++
 	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
 	limit := d.limit()
 	var slowest, chunks uint32
@@ -543,18 +565,17 @@ func (d *Device) run(job *kernels.Job, list []slice) error {
 				break
 			}
 			if !limit() {
-				return d.diagnose(list[0].p.M.Name, i)
+				return d.diagnose(name, i)
 			}
 		}
 	}
 	if chunks != total {
-		return fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", list[0].p.M.Name, chunks, total)
+		return fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", name, chunks, total)
 	}
 	d.stats.Jobs++
 	d.stats.Chunks += uint64(chunks)
-	d.stats.Weights += uint64(chunks) * uint64(job.ChunkBytes)
-	d.stats.Sent += uint64(len(body)+len(parts)) + 4
-	d.stats.Returned += uint64(chunks)*uint64(kernels.OutBytes(int(job.Rows))) + uint64(len(d.tiles))*16
+	d.stats.Sent += 4
+	d.stats.Returned += uint64(len(d.tiles)) * 16
 	d.stats.TileClocks += uint64(slowest)
 	return nil
 }

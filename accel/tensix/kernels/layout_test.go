@@ -64,7 +64,8 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	}
 	for _, c := range []struct{ name, fields string }{
 		{"tile", "index tiles bank rank host host_lo host_hi"},
-		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts"},
+		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more"},
+		{"vector", "tokens cols eps norm h q gather table rect master tiles_at max_lo max_hi"},
 		{"part", "chunks weights stride turn dst_lo dst_hi pad[2]"},
 	} {
 		m := regexp.MustCompile(`(?s)struct ` + c.name + ` \{(.*?)\};`).FindStringSubmatch(string(src))
@@ -75,7 +76,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		}
 	}
 	for at, pat := range map[uint64]string{
-		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB \(\(volatile struct job \*\)(0x\w+)\)`,
+		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB\(stage\) \(\(volatile struct job \*\)\((0x\w+)`, VectorAt: `VECTOR \(\(volatile struct vector \*\)(0x\w+)\)`, ScalesAt: `SCALES (0x\w+)u`,
 		PartsAt: `PART\(i\) \(\(volatile struct part \*\)\((0x\w+)`, BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
 	} {
 		m := regexp.MustCompile(pat).FindStringSubmatch(string(src))
