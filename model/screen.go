@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/kernel"
@@ -64,12 +65,35 @@ const (
 // hoeffding is t/√Σ(s·x̂)² for the probability missed.
 var hoeffding = float32(math.Sqrt(math.Log(2/missed) / 2))
 
-// newScreen makes the screen of a head.
-func newScreen(head *weights.Dense, pool *par.Pool, a *arena) *screen {
+// newScreen makes the screen of a head, or takes it from the packed copy; p may be nil.
+func newScreen(head *weights.Dense, pool *par.Pool, a *arena, p *packed) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
+	s.fn, s.exact = s.panel, s.rescore
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
-	s.codes, s.scale, s.norm = a.alloc(nc)[:nc], make([]uint16, ns), make([]float32, rows)
+	pieces := []struct {
+		name string
+		data []byte
+	}{
+		{"screen.codes", a.alloc(nc)[:nc]},
+		{"screen.scale", a.alloc(2 * ns)[:2*ns]},
+		{"screen.norm", a.alloc(4 * rows)[:4*rows]},
+	}
+	s.codes = pieces[0].data
+	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&pieces[1].data[0])), ns)
+	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&pieces[2].data[0])), rows)
+	if p != nil {
+		found := 0
+		for _, x := range pieces {
+			if _, ok := p.read(x.name, screenKind, rows, s.cols, pool, x.data); ok {
+				found++
+			}
+		}
+		if found == len(pieces) {
+			return s
+		}
+		p.forget(screenKind)
+	}
 	pool.For(rows/16, 16, func(lo, hi int) {
 		row := make([]float32, s.cols)
 		for r := lo * 16; r < min(hi*16, head.Rows); r++ {
@@ -77,9 +101,16 @@ func newScreen(head *weights.Dense, pool *par.Pool, a *arena) *screen {
 			s.encode(r, row)
 		}
 	})
-	s.fn, s.exact = s.panel, s.rescore
+	if p != nil {
+		for _, x := range pieces {
+			p.add(x.name, screenKind, rows, s.cols, nil, x.data)
+		}
+	}
 	return s
 }
+
+// screenKind is the layout of the screen in the packed copy.
+const screenKind = "screen4 1"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {

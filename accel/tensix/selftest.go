@@ -359,7 +359,7 @@ func (s *selftest) multiply(d *Device, rows, cols, tokens int) error {
 			}
 			if got := y[t*rows+r]; got != want {
 				return fmt.Errorf("[%d, %d], %d tokens: output %d of token %d is %d, want %d; it comes from tile %v and GDDR bank %d", rows, cols, tokens, r, t, got, want,
-					d.tiles[(m.turn+r/kernels.ChunkRows)%len(d.tiles)], (m.turn+r/kernels.ChunkRows)%len(d.tiles)%d.c.Banks)
+					d.tiles[(m.segs[0].turn+r/kernels.ChunkRows)%len(d.tiles)], (m.segs[0].turn+r/kernels.ChunkRows)%len(d.tiles)%d.c.Banks)
 			}
 		}
 	}

@@ -24,11 +24,14 @@ type contender struct {
 	f    func()
 }
 
-// race prints each contender's best rate and its ratio to the first one's.
-func race(t *testing.T, list []contender) {
+func measuring(t *testing.T) {
 	if *measure == 0 {
 		t.Skip("no -measure")
 	}
+}
+
+// race prints each contender's best rate and its ratio to the first one's.
+func race(t *testing.T, list []contender) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	times := make([][]time.Duration, len(list))
@@ -53,16 +56,6 @@ func race(t *testing.T, list []contender) {
 	}
 }
 
-// inTier runs f with a tier.
-func inTier(name string, f func()) func() {
-	return func() {
-		old := active
-		restoreTier(name)
-		f()
-		active = old
-	}
-}
-
 // both runs f(0) and f(1) on two threads.
 func both(f func(i int)) func() {
 	return func() {
@@ -82,6 +75,7 @@ func fill[T any](n int, f func(i int) T) []T {
 }
 
 func TestMeasurePeak(t *testing.T) {
+	measuring(t)
 	var list []contender
 	for _, tier := range available[1:] {
 		list = append(list,
@@ -92,6 +86,7 @@ func TestMeasurePeak(t *testing.T) {
 }
 
 func TestMeasureTernaryMatMul(t *testing.T) {
+	measuring(t)
 	const rows, cols = 256, 2560
 	w := fill(T16Bytes(rows, cols), func(i int) byte { return byte(i) & 0x55 })
 	for _, tier := range available[1:] {
@@ -109,6 +104,7 @@ func TestMeasureTernaryMatMul(t *testing.T) {
 
 // The matrix is far larger than L3 and each run reads a piece that the runs before have pushed out.
 func TestMeasureTernaryMatVec(t *testing.T) {
+	measuring(t)
 	const rows, cols = 4096, 2560
 	const piece = rows * cols / 4
 	const pieces = 60 // 150 MB
@@ -152,6 +148,7 @@ func TestMeasureTernaryMatVec(t *testing.T) {
 }
 
 func TestMeasureMatMul(t *testing.T) {
+	measuring(t)
 	const rows, cols = 96, 2560
 	wf := fill(rows*cols, func(i int) float32 { return float32(i % 7) })
 	wh := fill(rows*cols, func(i int) uint16 { return uint16(0x3c00 + i%7) })
@@ -172,6 +169,7 @@ func TestMeasureMatMul(t *testing.T) {
 
 // Scores: short rows, from L2.
 func TestMeasureAttnScores(t *testing.T) {
+	measuring(t)
 	const hd, n = 128, 512
 	k := fill(n*hd, func(i int) float32 { return float32(i % 7) })
 	for _, tier := range available[1:] {
@@ -186,6 +184,7 @@ func TestMeasureAttnScores(t *testing.T) {
 }
 
 func TestMeasureMatVec(t *testing.T) {
+	measuring(t)
 	const rows, cols = 512, 2560
 	const piece = rows * cols * 2
 	const pieces = 60 // 157 MB

@@ -58,7 +58,7 @@ type rvCore struct {
 	base    uint32
 	code    []byte
 	pc      uint32
-	x       [32]uint32
+	x, f    [32]uint32
 	local   map[uint32]uint32
 	pending map[region][]store
 	l0      map[uint32][4]uint32
@@ -368,6 +368,10 @@ func (m *tileModel) step(c *rvCore) {
 			m.breaks("%s: a store that is not of a word at %#x", c.name, c.pc)
 		}
 		m.store(c, a+(uint32(int32(w)>>25)<<5|rd), b)
+	case 0x07: // float loads and stores: constants and spills, around a step that these jobs do not take
+		c.f[rd] = m.load(c, a+immI)
+	case 0x27:
+		m.store(c, a+(uint32(int32(w)>>25)<<5|rd), c.f[rs2])
 	case 0x13, 0x33:
 		if w&0x7F == 0x13 {
 			b = immI
@@ -516,7 +520,7 @@ func runTile(seed uint64, patch func(name string, code []byte)) []string {
 		}
 		m.outChunk = result
 		put(0x17000, words...)
-		put(0x16100, 0, uint32(j.rows), 4, uint32(j.bytes), 0x18000, 0x30000, uint32(j.out), 0x60000, uint32(j.ring), uint32(len(j.parts)))
+		put(0x16100, 0, uint32(j.rows), 4, uint32(j.bytes), 0x18000, 0x30000, uint32(j.out), 0x60000, uint32(j.ring), uint32(len(j.parts)), 0, 0)
 		put(0x16180, number)
 		line := m.host[64*index:]
 		for steps := 0; ; steps++ {
