@@ -4,8 +4,8 @@
 //
 // in float32 and in the order that internal/kernel defines, so that x is the host's to the last bit:
 //
-//   - the sum of squares has 32 lanes of fused multiply-adds, folded 32 -> 1, and belongs to one tile per row; the
-//     fused step is done in integers (square_add)
+//   - the sum of squares has 32 lanes of fused multiply-adds, folded 32 -> 1, and belongs to one tile per row; see
+//     square_add
 //   - mean, 1/sqrt and 127/max are single correctly rounded operations
 //
 // The tiles meet four times. A meeting: everybody tells tile 0, tile 0 tells everybody.
@@ -52,10 +52,16 @@ static float square_root(float x) {
   return as_float(((u32)(e + 127) << 23) + (r - 0x800000));
 }
 
-// square_add is fma(x, x, a) with one rounding, for a >= 0. The core's own fused multiply-add keeps three bits of the
-// product below the sum and is a last place off now and then; its separate products and sums are correctly rounded.
-// Squares below 2^-126 count as zero.
-static u32 square_add(u32 x, u32 a) {
+// square_add is fma(x, x, a) with one rounding, for a >= 0. The core's own fused multiply-add cuts the product to 24
+// bits, two more and a sticky one before it adds. That is exact as long as the sum's exponent is the larger one, which
+// it is after the first few columns; else both summands are cut and the result may be a last place off, so integers do
+// it. Squares below 2^-126 count as zero.
+static u32 square_slow(u32 x, u32 a);
+static inline u32 square_add(u32 x, u32 a) {
+  if ((int)(a >> 23) >= 2 * (int)(x >> 23 & 0xFF) - 127) return as_bits(__builtin_fmaf(as_float(x), as_float(x), as_float(a)));
+  return square_slow(x, a);
+}
+static __attribute__((noinline)) u32 square_slow(u32 x, u32 a) {
   int ex = x >> 23 & 0xFF, ea = a >> 23;
   u32 m = (x & 0x7FFFFF) | 0x800000, ma = (a & 0x7FFFFF) | 0x800000;
   if (ex < 64) return a; // the square is below 2^-126
