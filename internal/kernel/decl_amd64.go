@@ -209,21 +209,26 @@ func absMaxAVX2(x []float32) uint32
 //go:noescape
 func quantizeAVX2(q []int8, x []float32, inv float32) int32
 
-// ternaryRowsVNNI is TernaryRows, one row at a time.
+// ternaryRowsVNNI is TernaryRows, one row at a time. Of a row's whole cache lines every hop bytes are next, modulo their size.
 //
 //go:noescape
-func ternaryRowsVNNI(y []int32, w []byte, index []int32, x []int8, xsum int32)
+func ternaryRowsVNNI(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
 
-// ternaryRowsAVX2 is TernaryRows, one row at a time.
+// ternaryRowsAVX2 is TernaryRows, one row at a time. Of a row's whole cache lines every hop bytes are next, modulo their size.
 //
 //go:noescape
-func ternaryRowsAVX2(y []int32, w []byte, index []int32, x []int8, xsum int32)
+func ternaryRowsAVX2(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
 
 // ternaryColumnsVNNI adds to y the products of 4·groups columns with their activations, 256·blocks rows.
 // next are as many columns that will be needed soon.
 //
 //go:noescape
 func ternaryColumnsVNNI(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
+
+// ternaryColumnsAVX2 is ternaryColumnsVNNI, for at most 8 groups.
+//
+//go:noescape
+func ternaryColumnsAVX2(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
 
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //

@@ -245,10 +245,11 @@ func TestMeasureScreen4(t *testing.T) {
 	race(t, list)
 }
 
-// The 2B4T shape's up and down projections of 30 layers, dense and by rows or columns, at shares of zeros.
+// The 2B4T shape's up and down projections, dense and by rows or columns, at shares of zeros: other weights and other
+// zeros each time, so that nothing is in L3.
 func TestMeasureSparse(t *testing.T) {
 	measuring(t)
-	const D, F, layers = 2560, 6912, 30
+	const D, F, layers = 2560, 6912, 60
 	const size = D * F / 4
 	w := hugePages(size * layers)
 	rng := newRand(15)
@@ -264,25 +265,34 @@ func TestMeasureSparse(t *testing.T) {
 		x := fill(F, func(i int) int8 { return int8(i) })
 		y := make([]int32, F)
 		list := []contender{
-			{tier.name + " up, dense", 1e3, "calls/s", func() { tier.ternaryMatVec(y, take(), x[:D], 0) }},
-			{tier.name + " down, dense", 1e3, "calls/s", func() { tier.ternaryMatVec(y[:D], take(), x, 0) }},
+			{tier.name + " up, dense", size, "GB/s", func() { tier.ternaryMatVec(y, take(), x[:D], 0) }},
+			{tier.name + " down, dense", size, "GB/s", func() { tier.ternaryMatVec(y[:D], take(), x, 0) }},
 		}
 		for _, zeros := range []int{0, 50, 70, 80, 90} {
-			s := fill(F, func(i int) int8 {
-				if rng.IntN(100) < zeros {
-					return 0
-				}
-				return int8(i) | 1
-			})
-			index, value := make([]int32, F), make([]int8, F)
-			n := Nonzeros(index, value, s)
-			index, value = index[:n], value[:n]
+			index, value := make([][]int32, layers), make([][]int8, layers)
+			for l := range layers {
+				s := fill(F, func(i int) int8 {
+					if rng.IntN(100) < zeros {
+						return 0
+					}
+					return int8(i) | 1
+				})
+				index[l], value[l] = make([]int32, F), make([]int8, F)
+				n := Nonzeros(index[l], value[l], s)
+				index[l], value[l] = index[l][:n], value[l][:n]
+			}
 			list = append(list,
-				contender{fmt.Sprintf("%s up, %d%% skipped", tier.name, zeros), 1e3, "calls/s", func() { tier.ternaryRows(y[:n], take(), index, x[:D], 0) }},
-				contender{fmt.Sprintf("%s down, %d%% skipped", tier.name, zeros), 1e3, "calls/s", func() { tier.ternaryColumns(y[:D], take(), D/4, index, value, 0) }})
+				contender{fmt.Sprintf("%s up, %d%% skipped", tier.name, zeros), size, "GB/s dense", func() {
+					w := take()
+					tier.ternaryRows(y[:len(index[next])], w, index[next], x[:D], 0)
+				}},
+				contender{fmt.Sprintf("%s down, %d%% skipped", tier.name, zeros), size, "GB/s dense", func() {
+					w := take()
+					tier.ternaryColumns(y[:D], w, D/4, index[next], value[next], 0)
+				}})
 		}
 		i, v := make([]int32, F), make([]int8, F)
-		list = append(list, contender{"Nonzeros", 1e3, "calls/s", func() { Nonzeros(i, v, x) }})
+		list = append(list, contender{"Nonzeros", size, "GB/s dense", func() { Nonzeros(i, v, x) }})
 		race(t, list)
 	}
 }

@@ -4,65 +4,91 @@
 
 #include "textflag.h"
 
-// func ternaryRowsVNNI(y []int32, w []byte, index []int32, x []int8, xsum int32)
+// func ternaryRowsVNNI(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, CMOV, MMX+
-TEXT ·ternaryRowsVNNI(SB), NOSPLIT, $0-100
+TEXT ·ternaryRowsVNNI(SB), NOSPLIT, $0-112
 	MOVQ         y_base+0(FP), AX
 	MOVQ         w_base+24(FP), CX
 	MOVQ         index_base+48(FP), DX
 	MOVQ         y_len+8(FP), BX
 	MOVQ         x_len+80(FP), SI
 	SHRQ         $0x02, SI
-	LEAQ         -4(DX)(BX*4), DI
-	MOVL         $0x03030303, R8
-	VPBROADCASTD R8, Y0
-	MOVL         $0x0c0c0c0c, R8
-	VPBROADCASTD R8, Y1
-	MOVL         $0x30303030, R8
-	VPBROADCASTD R8, Y2
-	MOVL         $0xc0c0c0c0, R8
-	VPBROADCASTD R8, Y3
+	MOVQ         SI, DI
+	ANDQ         $-64, DI
+	LEAQ         -4(DX)(BX*4), R8
+	MOVL         $0x03030303, R9
+	VPBROADCASTD R9, Y0
+	MOVL         $0x0c0c0c0c, R9
+	VPBROADCASTD R9, Y1
+	MOVL         $0x30303030, R9
+	VPBROADCASTD R9, Y2
+	MOVL         $0xc0c0c0c0, R9
+	VPBROADCASTD R9, Y3
 	TESTQ        BX, BX
 	JZ           row_end
 
 row:
-	LEAQ    16(DX), R8
-	CMPQ    R8, DI
-	CMOVQHI DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   SI, R8
-	ADDQ    CX, R8
-	MOVLQSX (DX), R9
+	LEAQ    48(DX), R9
+	CMPQ    R9, R8
+	CMOVQHI R8, R9
+	MOVLQSX (R9), R9
 	IMULQ   SI, R9
 	ADDQ    CX, R9
-	MOVQ    x_base+72(FP), R10
-	MOVQ    SI, R11
-	SHRQ    $0x05, R11
+	MOVLQSX (DX), R10
+	IMULQ   SI, R10
+	ADDQ    CX, R10
+	MOVQ    x_base+72(FP), R11
+	MOVQ    SI, R13
+	XORQ    R12, R12
+	SHRQ    $0x06, R13
 	VPXORD  Y4, Y4, Y4
 	VPXORD  Y5, Y5, Y5
 	VPXORD  Y6, Y6, Y6
 	VPXORD  Y7, Y7, Y7
-	TESTQ   R11, R11
-	JZ      group_end
+	TESTQ   R13, R13
+	JZ      line_end
 
-group:
-	PREFETCHT0 (R8)
-	VMOVDQU32  (R9), Y8
+line:
+	PREFETCHT1 (R9)(R12*1)
+	VMOVDQU32  (R10)(R12*1), Y8
 	VPANDD     Y8, Y0, Y9
-	VPDPBUSD   (R10), Y9, Y4
+	VPDPBUSD   (R11)(R12*4), Y9, Y4
 	VPANDD     Y8, Y1, Y9
-	VPDPBUSD   32(R10), Y9, Y5
+	VPDPBUSD   32(R11)(R12*4), Y9, Y5
 	VPANDD     Y8, Y2, Y9
-	VPDPBUSD   64(R10), Y9, Y6
+	VPDPBUSD   64(R11)(R12*4), Y9, Y6
 	VPANDD     Y8, Y3, Y8
-	VPDPBUSD   96(R10), Y8, Y7
-	ADDQ       $0x00000020, R9
-	ADDQ       $0x00000020, R8
-	ADDQ       $0x00000080, R10
-	DECQ       R11
-	JNZ        group
+	VPDPBUSD   96(R11)(R12*4), Y8, Y7
+	VMOVDQU32  32(R10)(R12*1), Y8
+	VPANDD     Y8, Y0, Y9
+	VPDPBUSD   128(R11)(R12*4), Y9, Y4
+	VPANDD     Y8, Y1, Y9
+	VPDPBUSD   160(R11)(R12*4), Y9, Y5
+	VPANDD     Y8, Y2, Y9
+	VPDPBUSD   192(R11)(R12*4), Y9, Y6
+	VPANDD     Y8, Y3, Y8
+	VPDPBUSD   224(R11)(R12*4), Y8, Y7
+	ADDQ       hop+104(FP), R12
+	MOVQ       R12, R14
+	SUBQ       DI, R14
+	CMOVQCC    R14, R12
+	DECQ       R13
+	JNZ        line
 
-group_end:
+line_end:
+	TESTQ     $0x00000020, SI
+	JZ        even
+	VMOVDQU32 (R10)(DI*1), Y8
+	VPANDD    Y8, Y0, Y9
+	VPDPBUSD  (R11)(DI*4), Y9, Y4
+	VPANDD    Y8, Y1, Y9
+	VPDPBUSD  32(R11)(DI*4), Y9, Y5
+	VPANDD    Y8, Y2, Y9
+	VPDPBUSD  64(R11)(DI*4), Y9, Y6
+	VPANDD    Y8, Y3, Y8
+	VPDPBUSD  96(R11)(DI*4), Y8, Y7
+
+even:
 	VPSRAD       $0x02, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSRAD       $0x04, Y6, Y6
@@ -75,9 +101,9 @@ group_end:
 	VPADDD       X5, X4, X4
 	VPSHUFD      $0xb1, X4, X5
 	VPADDD       X5, X4, X4
-	VMOVD        X4, R8
-	SUBL         xsum+96(FP), R8
-	MOVL         R8, (AX)
+	VMOVD        X4, R9
+	SUBL         xsum+96(FP), R9
+	MOVL         R9, (AX)
 	ADDQ         $0x00000004, AX
 	ADDQ         $0x00000004, DX
 	DECQ         BX
@@ -87,38 +113,41 @@ row_end:
 	VZEROUPPER
 	RET
 
-// func ternaryRowsAVX2(y []int32, w []byte, index []int32, x []int8, xsum int32)
+// func ternaryRowsAVX2(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
 // Requires: AVX, AVX2, CMOV, MMX+
-TEXT ·ternaryRowsAVX2(SB), NOSPLIT, $0-100
+TEXT ·ternaryRowsAVX2(SB), NOSPLIT, $0-112
 	MOVQ         y_base+0(FP), AX
 	MOVQ         w_base+24(FP), CX
 	MOVQ         index_base+48(FP), DX
 	MOVQ         y_len+8(FP), BX
 	MOVQ         x_len+80(FP), SI
 	SHRQ         $0x02, SI
-	LEAQ         -4(DX)(BX*4), DI
-	MOVL         $0x03030303, R8
-	VMOVD        R8, X0
+	MOVQ         SI, DI
+	ANDQ         $-64, DI
+	LEAQ         -4(DX)(BX*4), R8
+	MOVL         $0x03030303, R9
+	VMOVD        R9, X0
 	VPBROADCASTD X0, Y0
-	MOVL         $0x0c0c0c0c, R8
-	VMOVD        R8, X1
+	MOVL         $0x0c0c0c0c, R9
+	VMOVD        R9, X1
 	VPBROADCASTD X1, Y1
 	TESTQ        BX, BX
 	JZ           row_end
 
 row:
-	LEAQ     16(DX), R8
-	CMPQ     R8, DI
-	CMOVQHI  DI, R8
-	MOVLQSX  (R8), R8
-	IMULQ    SI, R8
-	ADDQ     CX, R8
-	MOVLQSX  (DX), R9
+	LEAQ     48(DX), R9
+	CMPQ     R9, R8
+	CMOVQHI  R8, R9
+	MOVLQSX  (R9), R9
 	IMULQ    SI, R9
 	ADDQ     CX, R9
-	MOVQ     x_base+72(FP), R10
-	MOVQ     SI, R11
-	SHRQ     $0x05, R11
+	MOVLQSX  (DX), R10
+	IMULQ    SI, R10
+	ADDQ     CX, R10
+	MOVQ     x_base+72(FP), R11
+	MOVQ     SI, R13
+	XORQ     R12, R12
+	SHRQ     $0x06, R13
 	VPCMPEQW Y5, Y5, Y5
 	VPSRLW   $0x0f, Y5, Y5
 	VPSLLW   $0x02, Y5, Y6
@@ -127,42 +156,81 @@ row:
 widen:
 	VPXOR   Y3, Y3, Y3
 	VPXOR   Y4, Y4, Y4
-	MOVQ    $0x00000008, R12
-	CMPQ    R11, R12
-	CMOVQLT R11, R12
-	SUBQ    R12, R11
-	TESTQ   R12, R12
-	JZ      group_end
+	MOVQ    $0x00000004, R14
+	CMPQ    R13, R14
+	CMOVQLT R13, R14
+	SUBQ    R14, R13
+	TESTQ   R14, R14
+	JZ      line_end
 
-group:
-	PREFETCHT0 (R8)
-	VMOVDQU    (R9), Y7
+line:
+	PREFETCHT1 (R9)(R12*1)
+	VMOVDQU    (R10)(R12*1), Y7
 	VPAND      Y7, Y0, Y8
 	VPAND      Y7, Y1, Y9
-	VPMADDUBSW (R10), Y8, Y8
-	VPMADDUBSW 32(R10), Y9, Y9
+	VPMADDUBSW (R11)(R12*4), Y8, Y8
+	VPMADDUBSW 32(R11)(R12*4), Y9, Y9
 	VPADDW     Y8, Y3, Y3
 	VPADDW     Y9, Y4, Y4
 	VPSRLW     $0x04, Y7, Y7
 	VPAND      Y7, Y0, Y8
 	VPAND      Y7, Y1, Y7
-	VPMADDUBSW 64(R10), Y8, Y8
-	VPMADDUBSW 96(R10), Y7, Y7
+	VPMADDUBSW 64(R11)(R12*4), Y8, Y8
+	VPMADDUBSW 96(R11)(R12*4), Y7, Y7
 	VPADDW     Y8, Y3, Y3
 	VPADDW     Y7, Y4, Y4
-	ADDQ       $0x00000020, R9
-	ADDQ       $0x00000020, R8
-	ADDQ       $0x00000080, R10
-	DECQ       R12
-	JNZ        group
+	VMOVDQU    32(R10)(R12*1), Y7
+	VPAND      Y7, Y0, Y8
+	VPAND      Y7, Y1, Y9
+	VPMADDUBSW 128(R11)(R12*4), Y8, Y8
+	VPMADDUBSW 160(R11)(R12*4), Y9, Y9
+	VPADDW     Y8, Y3, Y3
+	VPADDW     Y9, Y4, Y4
+	VPSRLW     $0x04, Y7, Y7
+	VPAND      Y7, Y0, Y8
+	VPAND      Y7, Y1, Y7
+	VPMADDUBSW 192(R11)(R12*4), Y8, Y8
+	VPMADDUBSW 224(R11)(R12*4), Y7, Y7
+	VPADDW     Y8, Y3, Y3
+	VPADDW     Y7, Y4, Y4
+	ADDQ       hop+104(FP), R12
+	MOVQ       R12, R15
+	SUBQ       DI, R15
+	CMOVQCC    R15, R12
+	DECQ       R14
+	JNZ        line
 
-group_end:
+line_end:
+	VPMADDWD   Y6, Y3, Y3
+	VPMADDWD   Y5, Y4, Y4
+	VPADDD     Y3, Y2, Y2
+	VPADDD     Y4, Y2, Y2
+	TESTQ      R13, R13
+	JNZ        widen
+	VPXOR      Y3, Y3, Y3
+	VPXOR      Y4, Y4, Y4
+	TESTQ      $0x00000020, SI
+	JZ         even
+	VMOVDQU    (R10)(DI*1), Y7
+	VPAND      Y7, Y0, Y8
+	VPAND      Y7, Y1, Y9
+	VPMADDUBSW (R11)(DI*4), Y8, Y8
+	VPMADDUBSW 32(R11)(DI*4), Y9, Y9
+	VPADDW     Y8, Y3, Y3
+	VPADDW     Y9, Y4, Y4
+	VPSRLW     $0x04, Y7, Y7
+	VPAND      Y7, Y0, Y8
+	VPAND      Y7, Y1, Y7
+	VPMADDUBSW 64(R11)(DI*4), Y8, Y8
+	VPMADDUBSW 96(R11)(DI*4), Y7, Y7
+	VPADDW     Y8, Y3, Y3
+	VPADDW     Y7, Y4, Y4
+
+even:
 	VPMADDWD     Y6, Y3, Y3
 	VPMADDWD     Y5, Y4, Y4
 	VPADDD       Y3, Y2, Y2
 	VPADDD       Y4, Y2, Y2
-	TESTQ        R11, R11
-	JNZ          widen
 	VPSRAD       $0x02, Y2, Y2
 	VEXTRACTI128 $0x01, Y2, X3
 	VPADDD       X3, X2, X2
@@ -170,9 +238,9 @@ group_end:
 	VPADDD       X3, X2, X2
 	VPSHUFD      $0xb1, X2, X3
 	VPADDD       X3, X2, X2
-	VMOVD        X2, R8
-	SUBL         xsum+96(FP), R8
-	MOVL         R8, (AX)
+	VMOVD        X2, R9
+	SUBL         xsum+96(FP), R9
+	MOVL         R9, (AX)
 	ADDQ         $0x00000004, AX
 	ADDQ         $0x00000004, DX
 	DECQ         BX
@@ -345,6 +413,366 @@ group_end:
 	ADDQ      $0x00000040, CX
 	DECQ      BX
 	JNZ       block
+
+block_end:
+	VZEROUPPER
+	RET
+
+// func ternaryColumnsAVX2(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·ternaryColumnsAVX2(SB), NOSPLIT, $0-64
+	MOVQ         y+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         stride+16(FP), DX
+	MOVQ         blocks+56(FP), BX
+	MOVL         $0x03030303, SI
+	VMOVD        SI, X0
+	VPBROADCASTD X0, Y0
+	MOVL         $0x0c0c0c0c, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	TESTQ        BX, BX
+	JZ           block_end
+
+block:
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	VPXOR Y9, Y9, Y9
+	MOVQ  index+24(FP), SI
+	MOVQ  next+32(FP), DI
+	MOVQ  x+40(FP), R8
+	MOVQ  groups+48(FP), R9
+	TESTQ R9, R9
+	JZ    low_end
+
+low:
+	MOVLQSX      (DI), R10
+	IMULQ        DX, R10
+	PREFETCHT1   (CX)(R10*1)
+	MOVLQSX      (SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      (CX)(R10*1), Y10
+	MOVLQSX      4(DI), R10
+	IMULQ        DX, R10
+	PREFETCHT1   (CX)(R10*1)
+	MOVLQSX      4(SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      (CX)(R10*1), Y11
+	VPBROADCASTW (R8), Y12
+	VPUNPCKLBW   Y11, Y10, Y13
+	VPUNPCKHBW   Y11, Y10, Y10
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y2, Y2
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y3, Y3
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y4, Y4
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y5, Y5
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y6, Y6
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPSRLW       $0x04, Y10, Y10
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y8, Y8
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y9, Y9
+	MOVLQSX      8(DI), R10
+	IMULQ        DX, R10
+	PREFETCHT1   (CX)(R10*1)
+	MOVLQSX      8(SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      (CX)(R10*1), Y10
+	MOVLQSX      12(DI), R10
+	IMULQ        DX, R10
+	PREFETCHT1   (CX)(R10*1)
+	MOVLQSX      12(SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      (CX)(R10*1), Y11
+	VPBROADCASTW 2(R8), Y12
+	VPUNPCKLBW   Y11, Y10, Y13
+	VPUNPCKHBW   Y11, Y10, Y10
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y2, Y2
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y3, Y3
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y4, Y4
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y5, Y5
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y6, Y6
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPSRLW       $0x04, Y10, Y10
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y8, Y8
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y9, Y9
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000004, R8
+	DECQ         R9
+	JNZ          low
+
+low_end:
+	VPERMQ       $0xd8, Y2, Y2
+	VPMOVSXWD    X2, Y10
+	VPADDD       (AX), Y10, Y10
+	VMOVDQU      Y10, (AX)
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXWD    X2, Y10
+	VPADDD       256(AX), Y10, Y10
+	VMOVDQU      Y10, 256(AX)
+	VPSRAW       $0x02, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VPMOVSXWD    X3, Y2
+	VPADDD       64(AX), Y2, Y2
+	VMOVDQU      Y2, 64(AX)
+	VEXTRACTI128 $0x01, Y3, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       320(AX), Y2, Y2
+	VMOVDQU      Y2, 320(AX)
+	VPERMQ       $0xd8, Y4, Y4
+	VPMOVSXWD    X4, Y2
+	VPADDD       128(AX), Y2, Y2
+	VMOVDQU      Y2, 128(AX)
+	VEXTRACTI128 $0x01, Y4, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       384(AX), Y2, Y2
+	VMOVDQU      Y2, 384(AX)
+	VPSRAW       $0x02, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VPMOVSXWD    X5, Y2
+	VPADDD       192(AX), Y2, Y2
+	VMOVDQU      Y2, 192(AX)
+	VEXTRACTI128 $0x01, Y5, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       448(AX), Y2, Y2
+	VMOVDQU      Y2, 448(AX)
+	VPERMQ       $0xd8, Y6, Y6
+	VPMOVSXWD    X6, Y2
+	VPADDD       512(AX), Y2, Y2
+	VMOVDQU      Y2, 512(AX)
+	VEXTRACTI128 $0x01, Y6, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       768(AX), Y2, Y2
+	VMOVDQU      Y2, 768(AX)
+	VPSRAW       $0x02, Y7, Y7
+	VPERMQ       $0xd8, Y7, Y7
+	VPMOVSXWD    X7, Y2
+	VPADDD       576(AX), Y2, Y2
+	VMOVDQU      Y2, 576(AX)
+	VEXTRACTI128 $0x01, Y7, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       832(AX), Y2, Y2
+	VMOVDQU      Y2, 832(AX)
+	VPERMQ       $0xd8, Y8, Y8
+	VPMOVSXWD    X8, Y2
+	VPADDD       640(AX), Y2, Y2
+	VMOVDQU      Y2, 640(AX)
+	VEXTRACTI128 $0x01, Y8, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       896(AX), Y2, Y2
+	VMOVDQU      Y2, 896(AX)
+	VPSRAW       $0x02, Y9, Y9
+	VPERMQ       $0xd8, Y9, Y9
+	VPMOVSXWD    X9, Y2
+	VPADDD       704(AX), Y2, Y2
+	VMOVDQU      Y2, 704(AX)
+	VEXTRACTI128 $0x01, Y9, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       960(AX), Y2, Y2
+	VMOVDQU      Y2, 960(AX)
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPXOR        Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPXOR        Y9, Y9, Y9
+	MOVQ         index+24(FP), SI
+	MOVQ         next+32(FP), DI
+	MOVQ         x+40(FP), R8
+	MOVQ         groups+48(FP), R9
+	TESTQ        R9, R9
+	JZ           high_end
+
+high:
+	MOVLQSX      (SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      32(CX)(R10*1), Y10
+	MOVLQSX      4(SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      32(CX)(R10*1), Y11
+	VPBROADCASTW (R8), Y12
+	VPUNPCKLBW   Y11, Y10, Y13
+	VPUNPCKHBW   Y11, Y10, Y10
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y2, Y2
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y3, Y3
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y4, Y4
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y5, Y5
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y6, Y6
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPSRLW       $0x04, Y10, Y10
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y8, Y8
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y9, Y9
+	MOVLQSX      8(SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      32(CX)(R10*1), Y10
+	MOVLQSX      12(SI), R10
+	IMULQ        DX, R10
+	VMOVDQU      32(CX)(R10*1), Y11
+	VPBROADCASTW 2(R8), Y12
+	VPUNPCKLBW   Y11, Y10, Y13
+	VPUNPCKHBW   Y11, Y10, Y10
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y2, Y2
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y3, Y3
+	VPSRLW       $0x04, Y13, Y13
+	VPAND        Y13, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y4, Y4
+	VPAND        Y13, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y5, Y5
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y6, Y6
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPSRLW       $0x04, Y10, Y10
+	VPAND        Y10, Y0, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y8, Y8
+	VPAND        Y10, Y1, Y11
+	VPMADDUBSW   Y12, Y11, Y11
+	VPADDW       Y11, Y9, Y9
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000004, R8
+	DECQ         R9
+	JNZ          high
+
+high_end:
+	VPERMQ       $0xd8, Y2, Y2
+	VPMOVSXWD    X2, Y10
+	VPADDD       32(AX), Y10, Y10
+	VMOVDQU      Y10, 32(AX)
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXWD    X2, Y10
+	VPADDD       288(AX), Y10, Y10
+	VMOVDQU      Y10, 288(AX)
+	VPSRAW       $0x02, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VPMOVSXWD    X3, Y2
+	VPADDD       96(AX), Y2, Y2
+	VMOVDQU      Y2, 96(AX)
+	VEXTRACTI128 $0x01, Y3, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       352(AX), Y2, Y2
+	VMOVDQU      Y2, 352(AX)
+	VPERMQ       $0xd8, Y4, Y4
+	VPMOVSXWD    X4, Y2
+	VPADDD       160(AX), Y2, Y2
+	VMOVDQU      Y2, 160(AX)
+	VEXTRACTI128 $0x01, Y4, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       416(AX), Y2, Y2
+	VMOVDQU      Y2, 416(AX)
+	VPSRAW       $0x02, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VPMOVSXWD    X5, Y2
+	VPADDD       224(AX), Y2, Y2
+	VMOVDQU      Y2, 224(AX)
+	VEXTRACTI128 $0x01, Y5, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       480(AX), Y2, Y2
+	VMOVDQU      Y2, 480(AX)
+	VPERMQ       $0xd8, Y6, Y6
+	VPMOVSXWD    X6, Y2
+	VPADDD       544(AX), Y2, Y2
+	VMOVDQU      Y2, 544(AX)
+	VEXTRACTI128 $0x01, Y6, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       800(AX), Y2, Y2
+	VMOVDQU      Y2, 800(AX)
+	VPSRAW       $0x02, Y7, Y7
+	VPERMQ       $0xd8, Y7, Y7
+	VPMOVSXWD    X7, Y2
+	VPADDD       608(AX), Y2, Y2
+	VMOVDQU      Y2, 608(AX)
+	VEXTRACTI128 $0x01, Y7, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       864(AX), Y2, Y2
+	VMOVDQU      Y2, 864(AX)
+	VPERMQ       $0xd8, Y8, Y8
+	VPMOVSXWD    X8, Y2
+	VPADDD       672(AX), Y2, Y2
+	VMOVDQU      Y2, 672(AX)
+	VEXTRACTI128 $0x01, Y8, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       928(AX), Y2, Y2
+	VMOVDQU      Y2, 928(AX)
+	VPSRAW       $0x02, Y9, Y9
+	VPERMQ       $0xd8, Y9, Y9
+	VPMOVSXWD    X9, Y2
+	VPADDD       736(AX), Y2, Y2
+	VMOVDQU      Y2, 736(AX)
+	VEXTRACTI128 $0x01, Y9, X2
+	VPMOVSXWD    X2, Y2
+	VPADDD       992(AX), Y2, Y2
+	VMOVDQU      Y2, 992(AX)
+	ADDQ         $0x00000400, AX
+	ADDQ         $0x00000040, CX
+	DECQ         BX
+	JNZ          block
 
 block_end:
 	VZEROUPPER
