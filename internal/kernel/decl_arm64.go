@@ -140,6 +140,28 @@ func absMaxNEON(x []float32) uint32
 //go:noescape
 func quantizeNEON(q []int8, x []float32, inv float32) int32
 
+// ternaryRowsNEON is TernaryRows, one row at a time. Of a row's whole cache lines every hop bytes are next, modulo their size.
+//
+//go:noescape
+func ternaryRowsNEON(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
+
+// ternaryRowsNEONDot is TernaryRows, one row at a time. Of a row's whole cache lines every hop bytes are next, modulo their size.
+//
+//go:noescape
+func ternaryRowsNEONDot(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
+
+// ternaryColumnsNEON adds to y the products of 4·groups columns with their activations, 256·blocks rows.
+// next are as many columns that will be needed soon.
+//
+//go:noescape
+func ternaryColumnsNEON(y *int32, w *byte, stride int, index, next *int32, x *int8, groups, blocks int)
+
+// ternaryColumnsNEONDot adds to y the products of 4·groups columns with their activations, 256·blocks rows.
+// next are as many columns that will be needed soon.
+//
+//go:noescape
+func ternaryColumnsNEONDot(y *int32, w *byte, stride int, index, next *int32, x *int8, groups, blocks int)
+
 // screen4NEON is Screen4, one tile of 16 rows at a time.
 //
 //go:noescape
