@@ -227,13 +227,19 @@ func place(c *model.Config, name string) (entry, bool) {
 	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
 	e := entry{name: name, module: module}
 	switch module {
-	case "model.embed_tokens", "lm_head":
+	case "lm_head":
+		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
+		if c.IsTernary(module) {
+			e.kind = projection
+		}
+		return e, isWeight
+	case "model.embed_tokens":
 		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
 		return e, isWeight
 	case "model.embed_positions":
 		e.kind, e.rows, e.cols = dense, c.MaxContext, c.HiddenSize
 		return e, isWeight
-	case "model.norm":
+	case "model.norm", "lm_head.rms_norm":
 		e.kind, e.cols = vector, c.HiddenSize
 		return e, true
 	}

@@ -85,7 +85,7 @@ func NewRandom(preset string, seed uint64, zeros float64) (*Random, error) {
 		return nil, fmt.Errorf("convert: preset %q is not known; known: %s", preset, strings.Join(names, ", "))
 	}
 	r := &Random{cfg: presets[i].config, seed: seed, zeros: zeros}
-	r.cfg.Ternary = true
+	r.cfg.Ternary, r.cfg.FloatLinear = true, []string{"lm_head"}
 	r.cfg.Name = preset + "-random"
 	if zeros != 0 && r.cfg.Activation != model.ReLU2 {
 		return nil, fmt.Errorf("convert: preset %s has the activation %s, whose output is never exactly 0; zeros are for squared ReLU", preset, r.cfg.Activation)

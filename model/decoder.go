@@ -142,7 +142,7 @@ type rowAt struct {
 
 // workerScratch is what one worker of the pool needs for itself.
 type workerScratch struct {
-	scores []float32 // [context]
+	scores []float32 // [heads that share a KV head, context]
 	row    []float32 // [max(D, F)] one dequantised row
 	panel  []float32 // [blockTokens, PanelRows]
 }
@@ -155,7 +155,7 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 
 func newDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, p Products, host *CPU) (Engine, error) {
 	d := &decoder{cfg: c, pool: pool, products: p, pages: newPagePool(c), rope: newRope(c), host: host}
-	if host != nil && host.CacheDir != "" {
+	if host != nil && host.CacheDir != "" && c.projections() >= packedMin {
 		var err error
 		if d.packed, err = openPacked(host.CacheDir, w); err != nil {
 			d.note(err)
@@ -174,7 +174,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 	}
 	if d.packed != nil && d.packed.missed {
 		d.saving.Go(func() {
-			if err := d.packed.save(); err != nil {
+			if err := errors.Join(d.packed.save(), removeOldCopies(host.CacheDir, packedKeep)); err != nil {
 				d.note(fmt.Errorf("model: the packed copy of the weights was not written, so the next start is not faster: %w", err))
 			}
 		})
@@ -496,9 +496,10 @@ func (d *decoder) block(ctx context.Context) error {
 	if !c.LearnedPositions {
 		d.rope.grow(longest)
 	}
+	room := longest * (c.NumHeads / c.NumKVHeads)
 	for i := range d.workers {
-		if len(d.workers[i].scores) < longest {
-			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), longest, 256))
+		if len(d.workers[i].scores) < room {
+			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), room, 1024))
 		}
 	}
 	for _, r := range s.runs {

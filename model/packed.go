@@ -74,6 +74,8 @@ func openPacked(dir string, w *weights.Set) (*packed, error) {
 		return p, nil
 	}
 	p.file = f
+	now := time.Now()
+	_ = os.Chtimes(p.path, now, now) // in use: see removeOldCopies; a copy that cannot be touched can be read
 	return p, nil
 }
 
@@ -220,8 +222,14 @@ func (p *packed) close() {
 	}
 }
 
-// RemoveOldCopies deletes the packed copies in dir that were not used for so long, and parts of unfinished ones.
-func RemoveOldCopies(dir string, unused time.Duration) error {
+// packedMin is how many weights make a packed copy worth its disk: below it, unpacking takes no time to speak of.
+var packedMin int64 = 256 << 20
+
+// packedKeep is how long a copy is kept that is not used.
+const packedKeep = 30 * 24 * time.Hour
+
+// removeOldCopies deletes the packed copies in dir that were not used for so long, and parts of unfinished ones.
+func removeOldCopies(dir string, unused time.Duration) error {
 	var errs []error
 	for _, pattern := range []string{"*.tritpack", "*.tritpack.*.part"} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/tritlm/trit/weights"
 )
@@ -42,6 +43,7 @@ func packedLogits(t *testing.T, dir string) (logits []float32, notes []error, mi
 }
 
 func TestPackedCopy(t *testing.T) {
+	packedMin = 0
 	dir := t.TempDir()
 	want, notes, missed := packedLogits(t, dir)
 	if len(notes) != 0 || !missed {
@@ -90,11 +92,36 @@ func TestPackedCopy(t *testing.T) {
 }
 
 func TestPackedCopyNotWritable(t *testing.T) {
+	packedMin = 0
 	file := filepath.Join(t.TempDir(), "a file, not a folder")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, notes, _ := packedLogits(t, file); len(notes) != 1 {
 		t.Errorf("notes %v, want one", notes)
+	}
+}
+
+func TestRemoveOldCopies(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-2 * packedKeep)
+	for name, keep := range map[string]bool{"a.tritpack": false, "b.tritpack": true, "c.tritpack.123.part": false, "other": true} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if !keep || name == "other" {
+			if err := os.Chtimes(path, old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer func() {
+			if _, err := os.Stat(path); (err == nil) != keep {
+				t.Errorf("%s: kept %v, want %v", name, err == nil, keep)
+			}
+		}()
+	}
+	if err := removeOldCopies(dir, packedKeep); err != nil {
+		t.Fatal(err)
 	}
 }

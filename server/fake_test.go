@@ -170,6 +170,9 @@ func (f *fake) scores(l []float32, tokens []int32) {
 			reply, latest = r, i
 		}
 	}
+	if reply == "" {
+		return
+	}
 	next := eos
 	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
 		next = f.tok.Encode(rest, tokenizer.EncodeOptions{})[0]

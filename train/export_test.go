@@ -215,7 +215,8 @@ arg = json.loads(sys.argv[1])
 torch.set_num_threads(1)
 res = []
 for dir in arg["Dirs"]:
-    m = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32).float().eval()
+    m = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32).eval()
+    torch.nn.Module.float(m)  # packed weights are unpacked to the dtype of the file
     with torch.no_grad():
         y = m(torch.tensor([arg["IDs"]])).logits[0].flatten().tolist()
     t = AutoTokenizer.from_pretrained(dir)

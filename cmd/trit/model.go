@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
@@ -23,7 +24,8 @@ import (
 type modelFlags struct {
 	hubFlags
 	trit.Options
-	device string
+	device     string
+	noPackCopy bool
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {
@@ -32,6 +34,7 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
 	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
 	addDevice(cmd, &f.device)
+	fl.BoolVar(&f.noPackCopy, "no-packed-copy", false, "keep no copy of a large model's weights in the layout of this program, which makes the next start fast")
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
 	f.addFile(cmd)
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
@@ -66,6 +69,10 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	if o.Backend, err = deviceBackend(f.device, f.Threads); err != nil {
 		return nil, err
 	}
+	if dir, err := os.UserCacheDir(); err == nil && !f.noPackCopy {
+		o.CacheDir = filepath.Join(dir, "trit", "packed")
+	}
+	o.Note = func(err error) { note(cmd, "trit: %v", err) }
 	if ref == "demo" {
 		return openDemo(cmd, &o)
 	}
@@ -73,11 +80,14 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	bar := progress(cmd, "load", false)
+	o.Progress = func(done, total int) { bar.Set(int64(done), int64(total)) }
 	m, err := trit.OpenContext(cmd.Context(), path, &o)
+	bar.Done()
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range m.Tokenizer().Warnings() {
+	for _, w := range append(m.Notes(), m.Tokenizer().Warnings()...) {
 		note(cmd, "trit: %s: %s", path, w)
 	}
 	return m, nil

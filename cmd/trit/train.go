@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -98,6 +99,162 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "continue the run in --save-dir")
 	f.addShape(cmd)
 	f.addOptions(cmd)
+	cmd.AddCommand(newTrainExportCmd())
+	return cmd
+}
+
+func newTrainExportCmd() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "export RUN DIR",
+		Short: "Write a run's model, or a checkpoint's, as a Hugging Face folder",
+		Long: `export writes the best model of a run, or that of a .ckpt file, to the folder DIR:
+
+hf-packed  ternary weights as four codes a byte, as trit and transformers read them (small)
+hf-bf16    the master weights in bfloat16, quantised by whoever loads them (to train on)
+
+trit convert makes a GGUF file of either.`,
+		Args: exactArgs("RUN", "DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := args[0]
+			if st, err := os.Stat(path); err == nil && st.IsDir() {
+				if path = filepath.Join(args[0], "best.ckpt"); !exists(path) {
+					path = filepath.Join(args[0], "last.ckpt")
+				}
+			}
+			c, err := train.OpenCheckpoint(path)
+			if err != nil {
+				return err
+			}
+			pool := par.New(0)
+			defer pool.Close()
+			t, err := c.Load(pool)
+			if err != nil {
+				return err
+			}
+			vocab, err := data.NewVocab(c.Tokenizer)
+			if err != nil {
+				return err
+			}
+			if err := t.Model.Export(args[1], vocab, train.ExportOptions{Format: format}); err != nil {
+				return err
+			}
+			note(cmd, "%s: the model of %s after step %d", args[1], path, c.Steps)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "hf-packed", strings.Join(train.Formats, " or "))
+	return cmd
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func newCompareCmd() *cobra.Command {
+	var f trainFlags
+	var models, precisions []string
+	cmd := &cobra.Command{
+		Use:   "compare [DATA]",
+		Short: "Train several architectures on the same text and compare them",
+		Long: `compare trains every --model in every --precision on DATA (see trit train), with the same batches and options, and
+writes compare.md, compare.html and report.html into --save-dir: parameters, bytes on disk, training memory, tokens/s, losses,
+perplexity and a sample of each. Runs that are there already are continued.`,
+		Example: "  trit compare shakespeare.txt --preset small --max-iters 1000 --lr 1e-3",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.o.Check(); err != nil {
+				return usageError{err}
+			}
+			var cases []train.Config
+			for _, a := range models {
+				for _, p := range precisions {
+					c, err := f.config(cmd, a, p)
+					if err != nil {
+						return err
+					}
+					cases = append(cases, c)
+				}
+			}
+			vocab, ids, err := f.corpus(cmd, args)
+			if err != nil {
+				return err
+			}
+			pool := par.New(f.threads)
+			defer pool.Close()
+			rows, err := train.Compare(cmd.Context(), f.saveDir, cases, f.o, vocab, ids, f.valShare, pool, func(c train.Config, r train.Record) {
+				if r.Val != nil {
+					note(cmd, "%s %s  step %d/%d  loss %.4f  validation %.4f  %.0f tokens/s", c.Arch, c.Precision, r.Step, f.o.MaxIters, r.Loss, *r.Val, r.TokensPerS)
+				}
+			})
+			if err != nil {
+				return err
+			}
+			var runs []string
+			for _, c := range cases {
+				runs = append(runs, filepath.Join(f.saveDir, c.Arch+"-"+c.Precision))
+			}
+			if err := errors.Join(train.WriteTable(f.saveDir, rows), train.Report(f.saveDir, runs)); err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), train.Table(rows))
+			return err
+		},
+	}
+	cmd.Flags().StringSliceVar(&models, "model", train.Archs, "architectures")
+	cmd.Flags().StringSliceVar(&precisions, "precision", train.Precisions, "precisions")
+	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/compare", "folder of the runs and the table")
+	f.addShape(cmd)
+	f.addOptions(cmd)
+	return cmd
+}
+
+func newReportCmd() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "report RUN...",
+		Short: "Write a page with the curves of training runs",
+		Long: `report writes report.html, one page that needs nothing else, with loss.png and loss.svg: losses, learning rate, tokens/s,
+shares of −1, 0 and +1 per layer, how many codes flip per step, and samples.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				out = args[0]
+			}
+			if err := train.Report(out, args); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(out, "report.html"))
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "folder to write to (default the first RUN)")
+	return cmd
+}
+
+func newDataCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "data", Short: "Fetch texts to train on"}
+	for _, s := range data.Sources {
+		var dir, from, url string
+		sub := &cobra.Command{
+			Use:   s.Name,
+			Short: "Fetch " + s.About,
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				path, err := data.Fetch(cmd.Context(), http.DefaultClient, s, dir, from, url)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), path)
+				return err
+			},
+		}
+		sub.Flags().StringVar(&dir, "dir", "data", "folder to write to")
+		sub.Flags().StringVar(&from, "from", "", "a local copy to take instead of the network")
+		sub.Flags().StringVar(&url, "url", "", "another address (default "+s.URL+")")
+		cmd.AddCommand(sub)
+	}
 	return cmd
 }
 

@@ -24,7 +24,7 @@ func tiers() []*tier {
 	avx2.matMulF16 = matMulWith(matVecF16AVX2, matMulF16AVX2, 2, 32, 2)
 	avx2.attnMixF32 = attnMixWith(attnMixF32AVX2, 8, attnMixF32Generic)
 	avx2.attnMixF16 = attnMixWith(attnMixF16AVX2, 8, attnMixF16Generic)
-	avx2.quantizeRow = quantizeRowAVX2
+	avx2.quantizeRow = quantizeRowWith(absMaxAVX2, quantizeAVX2)
 	avx2.softmaxExp = softmaxExpAVX2
 	avx2.max = maxAVX2
 	avx2.sum = sumAVX2
