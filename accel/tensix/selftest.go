@@ -418,7 +418,19 @@ func (s *selftest) feedForward() (string, error) {
 	for t := range tokens {
 		sg[t], su[t] = 0.001*float32(t+1), 0.002*float32(t+1)
 	}
-	f, err := d.LoadFFN("feed-forward", Part{g, F, D}, Part{u, F, D}, Part{w, D, F}, norm, 1e-5)
+	mg, err := d.LoadTernary("gate", g, F, D)
+	if err != nil {
+		return "", err
+	}
+	mu, err := d.LoadBeside(mg, "up", u, F, D)
+	if err != nil {
+		return "", err
+	}
+	mw, err := d.LoadTernary("down", w, D, F)
+	if err != nil {
+		return "", err
+	}
+	f, err := d.NewFFN(mg, mu, mw, norm, 1e-5)
 	if err != nil {
 		return "", err
 	}
