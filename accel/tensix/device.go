@@ -297,6 +297,14 @@ func (d *Device) LoadTernary(name string, t16 []byte, rows, cols int) (*Matrix, 
 	})
 }
 
+// LoadBeside is LoadTernary with each output on the tile that has the same output of m.
+func (d *Device) LoadBeside(m *Matrix, name string, t16 []byte, rows, cols int) (*Matrix, error) {
+	d.mu.Lock()
+	d.turn = m.segs[0].turn
+	d.mu.Unlock()
+	return d.LoadTernary(name, t16, rows, cols)
+}
+
 // LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row.
 func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r int)) (*Matrix, error) {
 	if err := kernels.CheckInt8(cols); err != nil {
