@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -107,8 +108,6 @@ type Options struct {
 	Format Format
 	// Files are small files for a folder, by name: the tokenizer's, generation_config.json.
 	Files map[string][]byte
-	// SaveTokenizer writes the tokenizer into a folder, where Files has none. nil: it gets none.
-	SaveTokenizer func(dir string) error
 	// TokenizerKV is the tokenizer as GGUF metadata.
 	TokenizerKV gguf.KV
 	// HFConfig is a config.json to start from, so that keys trit has no use for survive; nil makes one.
@@ -228,13 +227,19 @@ func place(c *model.Config, name string) (entry, bool) {
 	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
 	e := entry{name: name, module: module}
 	switch module {
-	case "model.embed_tokens", "lm_head":
+	case "lm_head":
+		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
+		if c.IsTernary(module) {
+			e.kind = projection
+		}
+		return e, isWeight
+	case "model.embed_tokens":
 		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
 		return e, isWeight
 	case "model.embed_positions":
 		e.kind, e.rows, e.cols = dense, c.MaxContext, c.HiddenSize
 		return e, isWeight
-	case "model.norm":
+	case "model.norm", "lm_head.rms_norm":
 		e.kind, e.cols = vector, c.HiddenSize
 		return e, true
 	}
@@ -276,31 +281,15 @@ func ternaryEntry(c *model.Config, e entry) bool {
 // Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as
 // it is unless everything went well.
 func Write(ctx context.Context, dst string, src Source, o Options) (*Report, error) {
-	i := o.Format.index()
-	if i < 0 {
-		names, _ := Formats()
-		return nil, fmt.Errorf("convert: format %q is not known; known: %v", o.Format, names)
+	w, list, err := newWriter(ctx, src, o)
+	if err != nil {
+		return nil, err
 	}
-	c := src.Config()
-	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary {
-		return nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
-	}
-	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
-		return nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise: %w", o.Format, errors.ErrUnsupported)
-	}
-	w := &writer{ctx: ctx, src: src, o: o, report: Report{Format: o.Format, Path: dst}}
-	w.typ, w.codec = formats[i].typ, formats[i].codec
-	var list []entry
-	list, w.report.Skipped = plan(src)
-	w.report.Tensors = len(list)
-	for _, e := range list {
-		w.report.Parameters += int64(max(e.rows, 1)) * int64(e.cols)
-	}
-	var err error
+	w.report.Path = dst
 	if o.Format.IsGGUF() {
 		err = w.gguf(dst, list)
 	} else {
-		err = w.folder(dst, list)
+		err = newFolder(dst, o.Overwrite, func(create func(string) (io.Writer, error)) error { return w.files(list, create) })
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -309,6 +298,47 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 		return nil, fmt.Errorf("convert: %s: %w", dst, err)
 	}
 	return &w.report, nil
+}
+
+// WriteFiles writes the files of a Hugging Face folder to wherever create puts them, such as an
+// archive in memory. Each file is whole when the next one is created.
+func WriteFiles(ctx context.Context, src Source, o Options, create func(name string) (io.Writer, error)) (*Report, error) {
+	w, list, err := newWriter(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Format.IsGGUF() {
+		return nil, fmt.Errorf("convert: %s is not a folder: %w", o.Format, errors.ErrUnsupported)
+	}
+	if err := w.files(list, create); err != nil {
+		return nil, fmt.Errorf("convert: %w", err)
+	}
+	return &w.report, nil
+}
+
+// newWriter checks that the model can be had in that format, and plans.
+func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, error) {
+	i := o.Format.index()
+	if i < 0 {
+		names, _ := Formats()
+		return nil, nil, fmt.Errorf("convert: format %q is not known; known: %v", o.Format, names)
+	}
+	c := src.Config()
+	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary {
+		return nil, nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
+	}
+	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
+		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
+	}
+	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec}
+	w.report.Format = o.Format
+	var list []entry
+	list, w.report.Skipped = plan(src)
+	w.report.Tensors = len(list)
+	for _, e := range list {
+		w.report.Parameters += int64(max(e.rows, 1)) * int64(e.cols)
+	}
+	return w, list, nil
 }
 
 // writer is one Write.

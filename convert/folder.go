@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,11 +18,12 @@ import (
 	"github.com/tritlm/trit/ternary"
 )
 
-// folder writes a Hugging Face folder: config.json, tokenizer, model.safetensors.
+// files writes the files of a Hugging Face folder: tokenizer, config.json, model.safetensors. Each is
+// whole when the next one is created.
 //
 // Packed weights carry their scale as float32 (transformers casts it to the model's type), so that no
 // precision is lost; linear_class is autobitlinear, whose weight_scale multiplies.
-func (w *writer) folder(dst string, list []entry) error {
+func (w *writer) files(list []entry, create func(name string) (io.Writer, error)) error {
 	c := w.src.Config()
 	tensors := make([]safetensors.Tensor, 0, len(list))
 	byName := map[string]entry{}
@@ -50,32 +52,47 @@ func (w *writer) folder(dst string, list []entry) error {
 	if err != nil {
 		return err
 	}
-	return newFolder(dst, w.o.Overwrite, func(tmp string) error {
-		for name, data := range w.o.Files {
-			if err := writeFile(filepath.Join(tmp, name), data); err != nil {
-				return err
-			}
-		}
-		if _, has := w.o.Files["tokenizer_config.json"]; !has && w.o.SaveTokenizer != nil {
-			if err := w.o.SaveTokenizer(tmp); err != nil {
-				return err
-			}
-		}
-		if err := writeFile(filepath.Join(tmp, "config.json"), config); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(w.o.Files)) {
+		if err := put(create, name, w.o.Files[name]); err != nil {
 			return err
 		}
-		n, err := atomically(filepath.Join(tmp, "model.safetensors"), false, func(out io.Writer) error {
-			return safetensors.Write(out, tensors, map[string]string{"format": "pt"}, func(out io.Writer, t safetensors.Tensor) error {
-				e, ok := byName[t.Name]
-				if !ok { // a scale, right behind its codes
-					return w.floats(out, vectorRows{scales[t.Name]}, 1, 1, gguf.F32)
-				}
-				return w.hfTensor(out, e, t.DType, scales)
-			})
-		})
-		w.report.Bytes = n
+	}
+	if err := put(create, "config.json", config); err != nil {
 		return err
+	}
+	f, err := create("model.safetensors")
+	if err != nil {
+		return err
+	}
+	out := &counter{w: f}
+	err = safetensors.Write(out, tensors, map[string]string{"format": "pt"}, func(out io.Writer, t safetensors.Tensor) error {
+		e, ok := byName[t.Name]
+		if !ok { // a scale, right behind its codes
+			return w.floats(out, vectorRows{scales[t.Name]}, 1, 1, gguf.F32)
+		}
+		return w.hfTensor(out, e, t.DType, scales)
 	})
+	w.report.Bytes = out.n
+	return err
+}
+
+func put(create func(string) (io.Writer, error), name string, data []byte) error {
+	f, err := create(name)
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	return err
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func elementBytes(d safetensors.DType) int64 {
@@ -197,20 +214,15 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 		return nil, err
 	}
 	delete(config, "auto_map") // names Python files that are not here, and transformers has the classes
-	old, _ := config["quantization_config"].(map[string]any)
-	switch {
-	case !c.Ternary || c.Family == "bitnet-1bitllm" && w.o.Format != HFPacked:
-		delete(config, "quantization_config")
-	default:
+	delete(config, "quantization_config")
+	if c.Ternary && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
 		mode := "offline"
 		if w.o.Format != HFPacked {
 			mode = "online"
 		}
 		q := map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
-		if len(c.FloatLinear) > 0 {
-			q["modules_to_not_convert"] = c.FloatLinear
-		} else if v, ok := old["modules_to_not_convert"]; ok {
-			q["modules_to_not_convert"] = v
+		if len(c.FloatLinear) != 1 || c.FloatLinear[0] != "lm_head" { // that one is the default
+			q["modules_to_not_convert"] = append([]string{}, c.FloatLinear...)
 		}
 		if c.InputNorms {
 			q["use_rms_norm"], q["rms_norm_eps"] = true, c.InputNormEps
@@ -311,14 +323,16 @@ func atomically(dst string, overwrite bool, write func(io.Writer) error) (size i
 
 // newFolder fills a temporary folder beside dst and then gives it its name. An existing dst is kept
 // until then. It is replaced only when it is empty, or when overwrite says so and it is a model's.
-func newFolder(dst string, overwrite bool, fill func(tmp string) error) (err error) {
+func newFolder(dst string, overwrite bool, fill func(create func(name string) (io.Writer, error)) error) (err error) {
 	dst = filepath.Clean(dst)
-	if there, err := os.ReadDir(dst); err == nil && len(there) > 0 && !overwrite {
-		return fmt.Errorf("%w and is not empty; remove it or ask to overwrite it", fs.ErrExist)
-	} else if err == nil && len(there) > 0 && !slices.ContainsFunc(there, func(d fs.DirEntry) bool { return d.Name() == "config.json" }) {
-		return fmt.Errorf("%w and holds no model (no config.json), so it is not overwritten", fs.ErrExist)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	there, err := os.ReadDir(dst)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
+	case len(there) > 0 && !overwrite:
+		return fmt.Errorf("%w and is not empty; remove it or ask to overwrite it", fs.ErrExist)
+	case len(there) > 0 && !slices.ContainsFunc(there, func(d fs.DirEntry) bool { return d.Name() == "config.json" }):
+		return fmt.Errorf("%w and holds no model (no config.json), so it is not overwritten", fs.ErrExist)
 	}
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
@@ -332,7 +346,8 @@ func newFolder(dst string, overwrite bool, fill func(tmp string) error) (err err
 			os.RemoveAll(tmp)
 		}
 	}()
-	if err := fill(tmp); err != nil {
+	f := folderWriter{dir: tmp}
+	if err := errors.Join(fill(f.create), f.finish()); err != nil {
 		return err
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {
@@ -344,13 +359,33 @@ func newFolder(dst string, overwrite bool, fill func(tmp string) error) (err err
 	return os.Rename(tmp, dst)
 }
 
-func writeFile(name string, data []byte) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
+// folderWriter writes the files of a folder one after another.
+type folderWriter struct {
+	dir  string
+	file *os.File
+	*bufio.Writer
+}
+
+func (w *folderWriter) create(name string) (io.Writer, error) {
+	if err := w.finish(); err != nil {
+		return nil, err
 	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	f, err := os.Create(filepath.Join(w.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	w.file, w.Writer = f, bufio.NewWriterSize(f, 1<<20)
+	return w, nil
+}
+
+// finish brings the current file to the disk.
+func (w *folderWriter) finish() error {
+	if w.file == nil {
+		return nil
+	}
+	f := w.file
+	w.file = nil
+	return errors.Join(w.Flush(), f.Sync(), f.Close())
 }
 
 // TokenizerFiles are the small files of a folder that travel with a model as they are.

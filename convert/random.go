@@ -85,7 +85,7 @@ func NewRandom(preset string, seed uint64, zeros float64) (*Random, error) {
 		return nil, fmt.Errorf("convert: preset %q is not known; known: %s", preset, strings.Join(names, ", "))
 	}
 	r := &Random{cfg: presets[i].config, seed: seed, zeros: zeros}
-	r.cfg.Ternary = true
+	r.cfg.Ternary, r.cfg.FloatLinear = true, []string{"lm_head"}
 	r.cfg.Name = preset + "-random"
 	if zeros != 0 && r.cfg.Activation != model.ReLU2 {
 		return nil, fmt.Errorf("convert: preset %s has the activation %s, whose output is never exactly 0; zeros are for squared ReLU", preset, r.cfg.Activation)
@@ -191,12 +191,18 @@ func (r *Random) Dense(name string, _, cols int) (Rows, error) {
 	return rows, nil
 }
 
-// Vector gives a norm's weights, from 0.9 to 1.1.
+// Vector gives a norm's weights, from 0.9 to 1.1. Behind a tied head half of the final norm's are
+// negative: a token's own embedding, which the residual stream carries to the end, would otherwise
+// make every token its own likeliest successor.
 func (r *Random) Vector(name string, n int) ([]float32, error) {
 	v := make([]float32, n)
 	state := r.stream(name)
 	for i := range v {
-		v[i] = bf16(0.9 + 0.2*float64(mix(&state)>>11)/(1<<53))
+		u := mix(&state)
+		v[i] = bf16(0.9 + 0.2*float64(u>>11)/(1<<53))
+		if name == "model.norm.weight" && r.cfg.TiedHead && u&1 == 1 {
+			v[i] = -v[i]
+		}
 	}
 	return v, nil
 }

@@ -26,7 +26,7 @@ func DefaultTolerance(dtype string) Tolerance {
 	if dtype == "bfloat16" {
 		return Tolerance{Correlation: 0.999, MaxDifference: 0.1, NearTie: 0.02}
 	}
-	return Tolerance{Correlation: 0.99999, MaxDifference: 0.01, NearTie: 1e-5}
+	return Tolerance{Correlation: 0.99999, MaxDifference: 0.01, NearTie: 0.005}
 }
 
 // Row compares one place of the model over all prompts and positions.

@@ -2,14 +2,88 @@ package gguf
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"flag"
 	"math"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
+
+var python = flag.String("python", "", "a Python with tools/reference/requirements.txt: what Write writes is also read by its gguf package")
+
+// TestPythonReadsOurFile writes a file with every kind of value and lets the reference reader have it.
+func TestPythonReadsOurFile(t *testing.T) {
+	if *python == "" {
+		t.Skip("SKIPPED: no -python given")
+	}
+	kv, tensors := sample()
+	// The fields that the package has types for.
+	tensors = []Tensor{tensors[0], tensors[2], tensors[3], {Name: "q8", Type: Q8_0, Shape: []int{2, 64}}, {Name: "q6", Type: Q6_K, Shape: []int{1, 256}}}
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	if err := os.WriteFile(path, write(t, kv, tensors), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(*python, "../tools/reference/formats.py", "--check", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Tensors  map[string][3]any
+		Metadata map[string]any
+	}
+	if err := json.Unmarshal(out, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Tensors) != len(tensors) {
+		t.Errorf("%d tensors, want %d", len(got.Tensors), len(tensors))
+	}
+	for _, x := range tensors {
+		g := got.Tensors[x.Name]
+		if g[0] != strings.ToUpper(x.Type.String()) {
+			t.Errorf("%s: type %v", x.Name, g[0])
+		}
+		for i, n := range g[1].([]any) { // ggml's order
+			if int(n.(float64)) != x.Shape[len(x.Shape)-1-i] {
+				t.Errorf("%s: shape %v, want the reverse of %v", x.Name, g[1], x.Shape)
+			}
+		}
+		size, _ := x.Type.Size(x.Shape...)
+		if want := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{byte(len(x.Name))}, int(size))); g[2] != want {
+			t.Errorf("%s: other bytes", x.Name)
+		}
+	}
+	want, err := json.Marshal(func() map[string]any {
+		m := map[string]any{}
+		for _, p := range kv {
+			if b, ok := p.Value.([]uint8); ok { // json has its own idea of bytes
+				p.Value = convert[int64](b)
+			}
+			if s, ok := p.Value.([]string); ok && len(s) == 0 {
+				continue // the package drops it
+			}
+			m[p.Key] = p.Value
+		}
+		return m
+	}())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wantKV map[string]any
+	if err := json.Unmarshal(want, &wantKV); err != nil {
+		t.Fatal(err)
+	}
+	delete(got.Metadata, "a.empty")
+	if d := cmp.Diff(wantKV, got.Metadata); d != "" {
+		t.Error(d)
+	}
+}
 
 func readFile(t testing.TB, path string) *File {
 	t.Helper()

@@ -211,8 +211,10 @@ func toQ6K(dst []byte, src []float32) {
 	}
 }
 
-// bestScale finds s so that s·clamp(round(x/s), -n, n-1) is near x.
-func bestScale(x []float32, n int) float32 {
+// bestScale finds s so that s·clamp(round(x/s), -n, n-1) is near x: of a few candidates for 1/s, the one
+// whose codes q fit best. For fixed q the error Σ(x-sq)² is least at s = Σxq/Σq², where it is
+// Σx² - (Σxq)²/Σq².
+func bestScale(x []float32, n float32) float32 {
 	var top, signed float32
 	for _, v := range x {
 		if a := float32(math.Abs(float64(v))); a > top {
@@ -222,44 +224,36 @@ func bestScale(x []float32, n int) float32 {
 	if top < 1e-30 {
 		return 0
 	}
-	best, bestErr := float32(0), float32(math.Inf(1))
+	var best, bestFit float32
 	for _, step := range [...]float32{0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9} {
-		inv := -(float32(n) + step/10) / signed
-		// With the codes fixed, the best scale is Σxq/Σq².
+		inv := -(n + step/10) / signed
 		var xq, qq float32
-		var q [16]float32
-		for i, v := range x {
-			q[i] = float32(max(-n, min(n-1, int(math.RoundToEven(float64(v*inv))))))
-			xq += float32(v * q[i]) // the conversions forbid fused multiply-add: the same bytes on every machine
-			qq += float32(q[i] * q[i])
+		for _, v := range x {
+			const round = 3 << 22 // adding it to |q| < 2²² rounds to even
+			q := float32(float32(v*inv)+round) - round
+			if q < -n {
+				q = -n
+			} else if q > n-1 {
+				q = n - 1
+			}
+			xq += float32(v * q) // the conversions forbid fused multiply-add: the same bytes on every machine
+			qq += float32(q * q)
 		}
-		if qq == 0 {
-			continue
-		}
-		s := xq / qq
-		var e float32
-		for i, v := range x {
-			d := v - float32(s*q[i])
-			e += float32(d * d)
-		}
-		if e < bestErr {
-			best, bestErr = s, e
+		if fit := xq * (xq / qq); qq > 0 && fit > bestFit {
+			best, bestFit = xq/qq, fit
 		}
 	}
 	return best
 }
 
-// half reads an IEEE 754 half.
+// half reads an IEEE 754 half. Its bits in a float32's place are 2¹¹² too small, exactly, subnormals included.
 func half(b []byte) float32 {
 	h := uint32(binary.LittleEndian.Uint16(b))
-	sign, exp, frac := h&0x8000<<16, h>>10&31, h&0x3ff
-	switch exp {
-	case 0: // zero and subnormals: frac·2⁻²⁴ is exact
-		return math.Float32frombits(sign | math.Float32bits(float32(frac)*0x1p-24))
-	case 31:
-		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	v := math.Float32frombits(h&0x7fff<<13) * 0x1p112
+	if h&0x7c00 == 0x7c00 { // infinity, NaN
+		v = math.Float32frombits(h&0x7fff<<13 | 0x7f800000)
 	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+	return math.Float32frombits(math.Float32bits(v) | h&0x8000<<16)
 }
 
 // putHalf rounds to IEEE 754 half, ties to even.

@@ -3,7 +3,6 @@ package gguf
 import (
 	"bufio"
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ const (
 	maxNameLen   = 1 << 10 // of a tensor or key
 	maxDims      = 4       // ggml's
 	maxAlignment = 1 << 20
+	bufferSize   = 1 << 16
 	minPairBytes = 8 + 1 + 4 + 1         // the shortest key and value
 	minInfoBytes = 8 + 1 + 4 + 8 + 4 + 8 // the shortest tensor info
 )
@@ -29,7 +29,7 @@ const (
 // not read: another version, big endian, a storage type of unknown size, TL1 and TL2.
 func Read(r io.ReaderAt, size int64, name string) (*File, error) {
 	d := &decoder{
-		r:    bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 1<<16),
+		r:    bufio.NewReaderSize(io.NewSectionReader(r, 0, size), bufferSize),
 		size: size,
 	}
 	f := &File{Name: name}
@@ -44,7 +44,6 @@ type decoder struct {
 	r         *bufio.Reader
 	pos, size int64
 	err       error
-	scratch   [8]byte
 }
 
 func (d *decoder) file(f *File) error {
@@ -272,29 +271,32 @@ func (d *decoder) fail(format string, args ...any) {
 	}
 }
 
-// read fills p. What is missing at the end of the file is ErrFormat; another error is passed on.
-func (d *decoder) read(p []byte) bool {
+// next returns the next n bytes, at most the buffer's size, until the next call; nil after an error.
+// What is missing at the end of the file is ErrFormat; another error is passed on.
+func (d *decoder) next(n int) []byte {
 	if d.err != nil {
-		return false
+		return nil
 	}
-	if int64(len(p)) > d.size-d.pos {
-		d.fail("%d more bytes needed, but the file ends after %d; download it again", len(p), d.size-d.pos)
-		return false
+	if int64(n) > d.size-d.pos {
+		d.fail("%d more bytes needed, but the file ends after %d; download it again", n, d.size-d.pos)
+		return nil
 	}
-	if _, err := io.ReadFull(d.r, p); err != nil {
+	b, err := d.r.Peek(n)
+	if err != nil {
 		d.err = fmt.Errorf("reading at byte %d: %w", d.pos, err)
-		return false
+		return nil
 	}
-	d.pos += int64(len(p))
-	return true
+	d.r.Discard(n)
+	d.pos += int64(n)
+	return b
 }
 
-func (d *decoder) uint(n int) uint64 {
-	d.scratch = [8]byte{}
-	if !d.read(d.scratch[:n]) {
-		return 0
+// uint reads an integer of n bytes.
+func (d *decoder) uint(n int) (u uint64) {
+	for i, c := range d.next(n) {
+		u |= uint64(c) << (8 * i)
 	}
-	return binary.LittleEndian.Uint64(d.scratch[:])
+	return u
 }
 
 func (d *decoder) u32() uint32 { return uint32(d.uint(4)) }
@@ -307,8 +309,8 @@ func (d *decoder) name(what string) string {
 	if d.err == nil && (n == 0 || n > maxNameLen) {
 		d.fail("%s of %d bytes, want 1 to %d", what, n, maxNameLen)
 	}
-	b := make([]byte, min(n, maxNameLen))
-	if d.read(b) && !utf8.Valid(b) {
+	b := d.next(int(min(n, maxNameLen)))
+	if !utf8.Valid(b) {
 		d.err = fmt.Errorf("at byte %d: %s %q is not UTF-8: %w", at, what, b, ErrFormat)
 	}
 	return string(b)
@@ -320,13 +322,9 @@ func (d *decoder) bytes(dst []byte, n uint64) []byte {
 		d.fail("a string of %d bytes, but the file ends after %d; download it again", n, d.size-d.pos)
 	}
 	for n > 0 && d.err == nil {
-		k := int(min(n, 1<<20))
-		dst = slices.Grow(dst, k)
-		if !d.read(dst[len(dst) : len(dst)+k]) {
-			break
-		}
-		dst = dst[:len(dst)+k]
-		n -= uint64(k)
+		k := min(n, bufferSize)
+		dst = append(dst, d.next(int(k))...)
+		n -= k
 	}
 	return dst
 }

@@ -16,6 +16,13 @@ type CPU struct {
 	// Kernels selects an implementation by name, such as "generic" or "avx2"; "" is the best one this CPU runs.
 	// It holds for the whole process.
 	Kernels string
+	// CacheDir, when set, is where a copy of the weights in this engine's own layout is kept, so that the next start
+	// takes as long as reading it. It is made in the background of the first start; Close waits for it.
+	CacheDir string
+	// Note, when set, hears of what went wrong without stopping anything, such as a cache that cannot be written.
+	Note func(error)
+	// Progress, when set, hears of loading: so many of total matrices are done.
+	Progress func(done, total int)
 }
 
 // Load makes the model resident on the CPU.
@@ -28,7 +35,7 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 	pool := par.New(b.Threads)
 	p := &cpuProducts{pool: pool}
 	p.work = p.panel
-	return NewDecoder(ctx, c, w, pool, p)
+	return newDecoder(ctx, c, w, pool, p, &b)
 }
 
 // cpuProducts multiplies on the pool, a panel of rows at a time.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/kernel"
@@ -64,12 +65,35 @@ const (
 // hoeffding is t/√Σ(s·x̂)² for the probability missed.
 var hoeffding = float32(math.Sqrt(math.Log(2/missed) / 2))
 
-// newScreen makes the screen of a head.
-func newScreen(head *weights.Dense, pool *par.Pool) *screen {
+// newScreen makes the screen of a head, or takes it from the packed copy; p may be nil.
+func newScreen(head *weights.Dense, pool *par.Pool, a *arena, p *packed) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
+	s.fn, s.exact = s.panel, s.rescore
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
-	s.codes, s.scale, s.norm = make([]byte, nc), make([]uint16, ns), make([]float32, rows)
+	pieces := []struct {
+		name string
+		data []byte
+	}{
+		{"screen.codes", a.alloc(nc)[:nc]},
+		{"screen.scale", a.alloc(2 * ns)[:2*ns]},
+		{"screen.norm", a.alloc(4 * rows)[:4*rows]},
+	}
+	s.codes = pieces[0].data
+	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&pieces[1].data[0])), ns)
+	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&pieces[2].data[0])), rows)
+	if p != nil {
+		found := 0
+		for _, x := range pieces {
+			if _, ok := p.read(x.name, screenKind, rows, s.cols, pool, x.data); ok {
+				found++
+			}
+		}
+		if found == len(pieces) {
+			return s
+		}
+		p.forget(screenKind)
+	}
 	pool.For(rows/16, 16, func(lo, hi int) {
 		row := make([]float32, s.cols)
 		for r := lo * 16; r < min(hi*16, head.Rows); r++ {
@@ -77,9 +101,16 @@ func newScreen(head *weights.Dense, pool *par.Pool) *screen {
 			s.encode(r, row)
 		}
 	})
-	s.fn, s.exact = s.panel, s.rescore
+	if p != nil {
+		for _, x := range pieces {
+			p.add(x.name, screenKind, rows, s.cols, nil, x.data)
+		}
+	}
 	return s
 }
+
+// screenKind is the layout of the screen in the packed copy.
+const screenKind = "screen4 1"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {
@@ -102,19 +133,24 @@ func (s *screen) encode(r int, w []float32) {
 		if h != 0 {
 			inv = 1 / kernel.F16(h)
 		}
-		var bits uint64
-		for i, v := range block {
-			if i%4 == 0 {
-				bits = rng.Uint64()
+		for step := 0; step < kernel.ScreenBlock; step += 8 {
+			at, _ := kernel.ScreenIndex(s.cols, r, b+step)
+			dst, src := s.codes[at:at+4], block[step:step+8]
+			dice, more := rng.Uint64(), rng.Uint64()
+			for i := range dst { // columns i and 4+i share a byte
+				dst[i] = grid(src[i], inv, dice) | grid(src[4+i], inv, more)<<4
+				dice >>= 16
+				more >>= 16
 			}
-			u := float32(v*inv) + 7.5 + float32(bits&0xffff)*(1.0/0x10000)
-			bits >>= 16
-			code := min(max(int(u), 0), 15)
-			at, shift := kernel.ScreenIndex(s.cols, r, b+i)
-			s.codes[at] |= byte(code) << shift
 		}
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
+}
+
+// grid rounds w/s+7.5 down or up, up with the probability that its fraction gives, by the low 16 bits of dice.
+func grid(w, inv float32, dice uint64) byte {
+	u := float32(w*inv) + 7.5 + float32(int32(dice&0xffff))*(1.0/0x10000)
+	return byte(min(max(int32(u), 0), 15))
 }
 
 // bytes is what one pass reads of the screen.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tritlm/trit/internal/kernel"
 	"pgregory.net/rapid"
 )
 
@@ -347,6 +348,45 @@ func TestQuantizeForAll(t *testing.T) {
 	})
 }
 
+// TestQuantize16 holds the 16-bit masters to Quantize of the same weights widened, over every
+// magnitude there is.
+func TestQuantize16(t *testing.T) {
+	rng := rand.New(rand.NewPCG(10, 10))
+	for _, size := range []float64{1e-7, 1e-5, 0.02, 1, 1e4} {
+		for _, c := range []struct {
+			name  string
+			widen func(uint16) float32
+			fn    func([]uint16, int, int) *Matrix
+			limit uint16
+		}{
+			{"bf16", func(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }, QuantizeBF16, 0x7f7f},
+			{"f16", f16, QuantizeF16, 0x7bff},
+		} {
+			rows, cols := 37, 53
+			w, wide := make([]uint16, rows*cols), make([]float32, rows*cols)
+			for i := range w {
+				bits := math.Float32bits(float32(rng.NormFloat64() * size))
+				if w[i] = uint16(bits >> 16); c.name == "f16" {
+					w[i] = toF16(math.Float32frombits(bits))
+				}
+				if rng.IntN(50) == 0 {
+					w[i] &= 0x83ff // a subnormal half
+				}
+				wide[i] = c.widen(w[i])
+			}
+			if d := cmp.Diff(Quantize(wide, rows, cols), c.fn(w, rows, cols)); d != "" {
+				t.Fatalf("%s, size %g: %s", c.name, size, d)
+			}
+			for _, bad := range []uint16{c.limit + 1, 0x7fff, c.limit + 0x8001} {
+				w[40] = bad
+				if m := c.fn(w, rows, cols); m.Check() == nil {
+					t.Errorf("%s: %#04x among the masters goes unnoticed", c.name, bad)
+				}
+			}
+		}
+	}
+}
+
 func TestHalfRoundTrip(t *testing.T) {
 	for h := range 1 << 16 {
 		f := f16(uint16(h))
@@ -383,7 +423,7 @@ func TestUnpackAllocates(t *testing.T) {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)
-		if n, limit := after.TotalAlloc-before.TotalAlloc, uint64(T16Bytes(rows, cols)+4*rows+runtime.GOMAXPROCS(0)*2*cols+8192); n > limit {
+		if n, limit := after.TotalAlloc-before.TotalAlloc, uint64(kernel.T16Bytes(rows, cols)+4*rows+runtime.GOMAXPROCS(0)*2*cols+8192); n > limit {
 			t.Errorf("%s: %d bytes allocated, at most %d expected", f, n, limit)
 		}
 	}

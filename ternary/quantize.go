@@ -3,6 +3,7 @@ package ternary
 import (
 	"fmt"
 	"math"
+	"sort"
 )
 
 // Quantize makes a ternary matrix of float32 masters by absmean (Ma et al. 2024, arXiv:2402.17764,
@@ -20,7 +21,14 @@ import (
 // Masters that hold NaN or infinities give codes 0 and a scale that Check refuses.
 func Quantize(w []float32, rows, cols int) *Matrix {
 	checkLen(len(w), rows, cols)
-	return quantize(rows, cols, func(_ []float32, r int) []float32 { return w[r*cols:][:cols] })
+	return quantize(rows, cols, func(u uint32) float32 { return math.Float32frombits(u) }, 0x7f7fffff,
+		func(r int) float64 { return sumAbs(w[r*cols:][:cols]) },
+		func(dst []byte, r int, top uint32) {
+			for i, v := range w[r*cols:][:len(dst)] {
+				u := math.Float32bits(v)
+				dst[i] = code(u&0x7fffffff, u>>31, top)
+			}
+		})
 }
 
 // QuantizeBF16 is Quantize for bfloat16 masters (the upper half of a float32). transformers widens the
@@ -28,65 +36,71 @@ func Quantize(w []float32, rows, cols int) *Matrix {
 // one loaded as float32; only the value Ŵ/s is then rounded to the model's type. Scale[0] here is the
 // unrounded float32, as in a model loaded as float32.
 func QuantizeBF16(w []uint16, rows, cols int) *Matrix {
-	checkLen(len(w), rows, cols)
-	return quantize(rows, cols, func(buf []float32, r int) []float32 {
-		for i, v := range w[r*cols:][:len(buf)] {
-			buf[i] = math.Float32frombits(uint32(v) << 16)
-		}
-		return buf
-	})
+	return quantize16(w, rows, cols, 16, 1, 0x7f7f)
 }
 
 // QuantizeF16 is QuantizeBF16 for IEEE half precision masters.
 func QuantizeF16(w []uint16, rows, cols int) *Matrix {
+	return quantize16(w, rows, cols, 13, 0x1p112, 0x7bff)
+}
+
+// quantize16 takes 16-bit floats whose magnitude is its bits, shifted, as a float32, times mul (exactly:
+// 2¹¹² makes up for the exponent bias of a half, subnormals included); finite up to the bits limit.
+func quantize16(w []uint16, rows, cols int, shift uint, mul float32, limit uint32) *Matrix {
 	checkLen(len(w), rows, cols)
-	return quantize(rows, cols, func(buf []float32, r int) []float32 {
-		for i, v := range w[r*cols:][:len(buf)] {
-			buf[i] = f16(v)
-		}
-		return buf
-	})
+	return quantize(rows, cols, func(u uint32) float32 { return math.Float32frombits(u<<shift) * mul }, limit,
+		func(r int) float64 { return sumAbs16(w[r*cols:][:cols], shift, mul, limit) },
+		func(dst []byte, r int, top uint32) {
+			for i, h := range w[r*cols:][:len(dst)] {
+				dst[i] = code(uint32(h)&0x7fff, uint32(h)>>15, top)
+			}
+		})
 }
 
 func checkLen(n, rows, cols int) {
-	if T16Bytes(rows, cols) == 0 || n != rows*cols {
+	if rows <= 0 || cols <= 0 || n != rows*cols {
 		panic(fmt.Sprintf("ternary: %d weights for shape [%d, %d]", n, rows, cols))
 	}
 }
 
-// quantize reads each row twice: for the mean and for the codes. row returns row r, in buf (len cols)
-// or elsewhere.
-func quantize(rows, cols int, row func(buf []float32, r int) []float32) *Matrix {
+// quantize reads every row twice, through sum (Σ|w|) and codes. To the second pass a weight is its sign
+// and the bits of its magnitude: those order as the magnitudes do and |w|·s grows with |w|, so that
+// round(|w|·s) ≥ 1 exactly when the bits are above a number top, found once. value turns bits up to
+// limit into a magnitude.
+func quantize(rows, cols int, value func(bits uint32) float32, limit uint32, sum func(r int) float64, codes func(dst []byte, r int, top uint32)) *Matrix {
 	m := newMatrix(rows, cols)
 	sums := make([]float64, (rows+15)/16)
 	parallel(rows, func(lo, hi int) {
-		buf := make([]float32, cols)
 		for r := lo; r < hi; r++ {
-			sums[r/16] += sumAbs(row(buf, r))
+			sums[r/16] += sum(r)
 		}
 	})
-	var sum float64
+	var total float64
 	for _, s := range sums {
-		sum += s
+		total += s
 	}
-	mean := max(float32(sum/(float64(rows)*float64(cols))), 1e-5)
+	mean := max(float32(total/(float64(rows)*float64(cols))), 1e-5)
 	s := 1 / mean
 	m.Scale = []float32{1 / s}
 	if !goodScale(m.Scale[0]) {
 		fill(m.T16, zeroByte)
 		return m
 	}
+	top := uint32(sort.Search(int(limit), func(bits int) bool { return value(uint32(bits)+1)*s > 0.5 }))
 	parallel(rows, func(lo, hi int) {
-		buf, codes := make([]float32, cols), m.codeBuffer()
+		buf := m.codeBuffer()
 		for r := lo; r < hi; r++ {
-			dst := codes[:cols]
-			for c, v := range row(buf, r) {
-				dst[c] = code(v * s)
-			}
-			setWords(m.row(r), codes)
+			codes(buf[:cols], r, top)
+			setWords(m.row(r), buf)
 		}
 	})
 	return m
+}
+
+// code is 1 for a magnitude up to top, else 0 or 2 by the sign (1 is minus), without a branch.
+func code(bits, sign, top uint32) byte {
+	big := (top - bits) >> 31 // both below 2³¹
+	return byte(1 + big - 2*(big&sign))
 }
 
 // sumAbs adds |w| in four interleaved float64 sums.
@@ -104,24 +118,36 @@ func sumAbs(w []float32) float64 {
 	return (a + b) + (c + d)
 }
 
-// code is clamp(round(x), -1, 1) + 1 without a branch: 1 where |x| ≤ 0.5, else 0 or 2 by the sign.
-// x must not be NaN.
-func code(x float32) byte {
-	u := math.Float32bits(x)
-	big := uint32(0x3f000000-int32(u&0x7fffffff)) >> 31 // 1 when |x| > 0.5
-	return byte(1 + big - 2*(big&(u>>31)))
+// sumAbs16 is sumAbs for quantize16; NaN when a weight is not finite.
+func sumAbs16(w []uint16, shift uint, mul float32, limit uint32) float64 {
+	var a, b float64
+	var bad uint32
+	value := func(h uint16) float64 {
+		u := uint32(h) & 0x7fff
+		bad |= limit - u
+		return float64(math.Float32frombits(u<<(shift&31)) * mul)
+	}
+	for ; len(w) >= 2; w = w[2:] {
+		a += value(w[0])
+		b += value(w[1])
+	}
+	if len(w) > 0 {
+		a += value(w[0])
+	}
+	if bad>>31 != 0 {
+		return math.NaN()
+	}
+	return a + b
 }
 
-// f16 widens an IEEE 754 half.
+// f16 widens an IEEE 754 half. Its bits in a float32's place are 2¹¹² too small, exactly, subnormals included.
 func f16(h uint16) float32 {
-	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)
-	switch exp {
-	case 0: // zero and subnormals: frac·2⁻²⁴ is exact
-		return math.Float32frombits(sign | math.Float32bits(float32(frac)*0x1p-24))
-	case 31:
-		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	u := uint32(h) & 0x7fff << 13
+	v := math.Float32frombits(u) * 0x1p112
+	if h&0x7c00 == 0x7c00 { // infinity, NaN
+		v = math.Float32frombits(u | 0x7f800000)
 	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+	return math.Float32frombits(math.Float32bits(v) | uint32(h)&0x8000<<16)
 }
 
 // toF16 rounds to IEEE 754 half, ties to even.

@@ -3,7 +3,7 @@ package ternary
 // Reorder puts row from(r) of the matrix in the place of row r, for every row.
 func (m *Matrix) Reorder(from func(r int) int) {
 	const block, word = 64, 4 // a row has 4 bytes in every block of its tile
-	tile := T16Bytes(16, m.Cols)
+	tile := m.tileBytes()
 	out := make([]byte, len(m.T16))
 	copy(out, m.T16) // the padding rows stay
 	scale := m.Scale

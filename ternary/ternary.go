@@ -12,6 +12,8 @@ import (
 	"math"
 	"runtime"
 	"sync"
+
+	"github.com/tritlm/trit/internal/kernel"
 )
 
 var (
@@ -37,29 +39,8 @@ var (
 // little-endian uint32, bytes 4r..4r+3 are the 16 columns of one row: a "word" in this package.
 type Matrix struct {
 	Rows, Cols int
-	T16        []byte    // T16Bytes(Rows, Cols) bytes
+	T16        []byte    // kernel.T16Bytes(Rows, Cols) bytes
 	Scale      []float32 // one for the whole matrix, or one per row; finite and > 0
-}
-
-// T16Bytes returns the size of a T16 matrix: 2 bits for each weight of the padded matrix.
-// It panics when rows or cols is not positive or the size does not fit an int.
-func T16Bytes(rows, cols int) int {
-	if rows <= 0 || cols <= 0 || rows > math.MaxInt-15 || cols > math.MaxInt-15 {
-		panic(fmt.Sprintf("ternary: shape [%d, %d]", rows, cols))
-	}
-	r, c := (rows+15)/16, (cols+15)/16
-	if r > math.MaxInt/64/c {
-		panic(fmt.Sprintf("ternary: shape [%d, %d] is too large", rows, cols))
-	}
-	return r * c * 64
-}
-
-// NewMatrix returns a matrix of zeros with room for one scale, set to 1.
-func NewMatrix(rows, cols int) *Matrix {
-	m := newMatrix(rows, cols)
-	fill(m.T16, zeroByte)
-	m.Scale = []float32{1}
-	return m
 }
 
 // zeroByte is four codes 1: four zero weights.
@@ -67,7 +48,7 @@ const zeroByte = 0x55
 
 // newMatrix allocates without setting the codes of real rows; the padding rows are zeros.
 func newMatrix(rows, cols int) *Matrix {
-	m := &Matrix{Rows: rows, Cols: cols, T16: make([]byte, T16Bytes(rows, cols))}
+	m := &Matrix{Rows: rows, Cols: cols, T16: make([]byte, kernel.T16Bytes(rows, cols))}
 	if rows%16 != 0 {
 		fill(m.T16[rows/16*m.tileBytes():], zeroByte)
 	}
@@ -196,7 +177,7 @@ func (m *Matrix) RowScale(r int) float32 {
 // positive, no code 3, padding zero. What this package returns without an error passes, except the
 // Quantize functions' result for masters that hold NaN or infinities.
 func (m *Matrix) Check() error {
-	if m.Rows <= 0 || m.Cols <= 0 || len(m.T16) != T16Bytes(m.Rows, m.Cols) {
+	if m.Rows <= 0 || m.Cols <= 0 || len(m.T16) != kernel.T16Bytes(m.Rows, m.Cols) {
 		return fmt.Errorf("ternary: %d bytes for shape [%d, %d]: %w", len(m.T16), m.Rows, m.Cols, ErrFormat)
 	}
 	if err := m.checkScale(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tritlm/trit/internal/kernel"
 )
 
 // randomCodes is a matrix of ŵ with every value present.
@@ -34,7 +35,7 @@ func TestT16Layout(t *testing.T) {
 		codes := randomCodes(rng, rows*cols)
 		m := mustFromCodes(t, codes, rows, cols, 0.5)
 		rows16, cols16 := (rows+15)/16*16, (cols+15)/16*16
-		if len(m.T16) != rows16*cols16/4 || len(m.T16) != T16Bytes(rows, cols) {
+		if len(m.T16) != rows16*cols16/4 || len(m.T16) != kernel.T16Bytes(rows, cols) {
 			t.Fatalf("%v: %d bytes", shape, len(m.T16))
 		}
 		for r := range rows16 {
@@ -55,6 +56,32 @@ func TestT16Layout(t *testing.T) {
 		}
 		if err := m.Check(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+func TestReorder(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	const rows, cols = 37, 20
+	scale := make([]float32, rows)
+	for r := range scale {
+		scale[r] = float32(r + 1)
+	}
+	from := rng.Perm(rows)
+	for _, scale := range [][]float32{{3}, scale} {
+		m := mustFromCodes(t, randomCodes(rng, rows*cols), rows, cols, scale...)
+		old := mustFromCodes(t, m.Codes(nil), rows, cols, scale...)
+		m.Reorder(func(r int) int { return from[r] })
+		if err := m.Check(); err != nil {
+			t.Fatal(err)
+		}
+		got, want := make([]int8, cols), make([]int8, cols)
+		for r := range rows {
+			m.Row(got, r)
+			old.Row(want, from[r])
+			if d := cmp.Diff(want, got); d != "" || m.RowScale(r) != old.RowScale(from[r]) {
+				t.Fatalf("row %d: %s", r, d)
+			}
 		}
 	}
 }

@@ -1,6 +1,16 @@
 package tokenizer
 
-import "errors"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tritlm/trit/tokenizer/jinja"
+)
 
 // ErrNoTemplate is returned by Chat when the model came without a chat template.
 var ErrNoTemplate = errors.New("tokenizer: no chat template")
@@ -12,6 +22,8 @@ type Message struct {
 	Name       string     `json:"name,omitempty"`
 	ToolCalls  []ToolCall `json:"tool_calls,omitempty"`
 	ToolCallID string     `json:"tool_call_id,omitempty"`
+	// Extra are further fields that a template may read, such as reasoning_content.
+	Extra map[string]any `json:"-"`
 }
 
 // ToolCall is a call of a tool that the assistant asked for.
@@ -25,11 +37,207 @@ type ToolCall struct {
 type ChatOptions struct {
 	AddGenerationPrompt bool           // end with the beginning of an assistant's turn
 	Tools               any            // JSON value: the tools the assistant may call
+	Template            string         // the name of one of several templates; "" is the usual one
 	Extra               map[string]any // further variables of the template
+	Now                 time.Time      // what templates that write the date are told; zero is today
 }
 
 // Chat writes a conversation with the model's own template. The result is for Encode with
-// ParseSpecial and without AddSpecial: templates write BOS themselves.
+// ParseSpecial and without AddSpecial: templates write BOS themselves. A conversation that the
+// template refuses gives a *jinja.Raised, a faulty template a *jinja.Error.
 func (t *Tokenizer) Chat(messages []Message, o ChatOptions) (string, error) {
-	return "", ErrNoTemplate
+	name := o.Template
+	if name == "" {
+		name = "default"
+		if _, ok := t.templates["tool_use"]; ok && o.Tools != nil {
+			name = "tool_use"
+		}
+	}
+	src, ok := t.templates[name]
+	switch {
+	case len(t.templates) == 0:
+		return "", ErrNoTemplate
+	case !ok && o.Template == "":
+		return "", fmt.Errorf("tokenizer: the model has several chat templates and none is the default; name one of %s", strings.Join(t.Templates(), ", "))
+	case !ok:
+		return "", fmt.Errorf("tokenizer: no chat template %q; there are %s", name, strings.Join(t.Templates(), ", "))
+	}
+	tmpl, err := parseTemplate(src)
+	if err != nil {
+		return "", fmt.Errorf("tokenizer: chat template: %w", err)
+	}
+	vars := map[string]any{"tools": o.Tools, "documents": nil}
+	for name, v := range o.Extra {
+		vars[name] = v
+	}
+	list := &jinja.List{}
+	for i := range messages {
+		m, err := messages[i].value()
+		if err != nil {
+			return "", fmt.Errorf("tokenizer: message %d: %w", i+1, err)
+		}
+		list.Items = append(list.Items, m)
+	}
+	vars["messages"] = list
+	vars["add_generation_prompt"] = o.AddGenerationPrompt
+	for name, id := range map[string]int32{"bos_token": t.bos, "eos_token": t.end, "unk_token": t.unk, "pad_token": t.pad} {
+		if s := t.Token(id); s != "" {
+			vars[name] = s
+		}
+	}
+	text, err := tmpl.Render(vars, &jinja.Options{Now: o.Now})
+	if err != nil {
+		return "", fmt.Errorf("tokenizer: chat template: %w", err)
+	}
+	return text, nil
+}
+
+// Templates returns the names of the chat templates, in order.
+func (t *Tokenizer) Templates() []string {
+	var names []string
+	for name := range t.templates {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Template returns the source of a chat template; "" is the usual one.
+func (t *Tokenizer) Template(name string) (source string, ok bool) {
+	if name == "" {
+		name = "default"
+	}
+	source, ok = t.templates[name]
+	return source, ok
+}
+
+// SetTemplate replaces the usual chat template. It fails when the source is not a template; an
+// empty one leaves the model without.
+func (t *Tokenizer) SetTemplate(source string) error {
+	if source == "" {
+		t.templates = nil
+		return nil
+	}
+	if _, err := parseTemplate(source); err != nil {
+		return fmt.Errorf("tokenizer: chat template: %w", err)
+	}
+	list := templates{"default": source}
+	for name, s := range t.templates {
+		if name != "default" {
+			list[name] = s
+		}
+	}
+	t.templates = list
+	t.config, t.jinja = nil, nil // Save writes the new one
+	return nil
+}
+
+// parsed keeps the last few templates: a server renders the same one for every request.
+var parsed struct {
+	sync.Mutex
+	list map[string]*jinja.Template
+}
+
+func parseTemplate(src string) (*jinja.Template, error) {
+	parsed.Lock()
+	defer parsed.Unlock()
+	if t := parsed.list[src]; t != nil {
+		return t, nil
+	}
+	t, err := jinja.Parse(src)
+	if err != nil {
+		return nil, err
+	}
+	if len(parsed.list) >= 16 || parsed.list == nil {
+		parsed.list = map[string]*jinja.Template{}
+	}
+	parsed.list[src] = t
+	return t, nil
+}
+
+// value is the message as templates expect it: arguments of tool calls are objects, not text.
+func (m *Message) value() (*jinja.Map, error) {
+	v := jinja.NewMap()
+	v.Set("role", m.Role)
+	v.Set("content", m.Content)
+	if m.Name != "" {
+		v.Set("name", m.Name)
+	}
+	if len(m.ToolCalls) > 0 {
+		calls := &jinja.List{}
+		for _, c := range m.ToolCalls {
+			var args any = c.Arguments
+			if strings.TrimSpace(c.Arguments) == "" {
+				args = jinja.NewMap()
+			} else if a, err := jinja.FromJSON([]byte(c.Arguments)); err == nil {
+				args = a
+			}
+			f := jinja.NewMap()
+			f.Set("name", c.Name)
+			f.Set("arguments", args)
+			call := jinja.NewMap()
+			if c.ID != "" {
+				call.Set("id", c.ID)
+			}
+			call.Set("type", "function")
+			call.Set("function", f)
+			calls.Items = append(calls.Items, call)
+		}
+		v.Set("tool_calls", calls)
+	}
+	if m.ToolCallID != "" {
+		v.Set("tool_call_id", m.ToolCallID)
+	}
+	for _, name := range sortedKeys(m.Extra) {
+		w, err := jinja.Value(m.Extra[name])
+		if err != nil {
+			return nil, err
+		}
+		v.Set(name, w)
+	}
+	return v, nil
+}
+
+func sortedKeys(m map[string]any) []string {
+	var names []string
+	for name := range m {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
+
+type wireCall struct {
+	ID       string `json:"id,omitempty"`
+	Type     string `json:"type"`
+	Function struct {
+		Name      string `json:"name"`
+		Arguments string `json:"arguments"`
+	} `json:"function"`
+}
+
+// MarshalJSON writes a call as the OpenAI API does.
+func (c ToolCall) MarshalJSON() ([]byte, error) {
+	w := wireCall{ID: c.ID, Type: "function"}
+	w.Function.Name, w.Function.Arguments = c.Name, c.Arguments
+	return json.Marshal(w)
+}
+
+// UnmarshalJSON reads a call as the OpenAI API writes it; arguments may also be an object.
+func (c *ToolCall) UnmarshalJSON(data []byte) error {
+	var w struct {
+		ID       string `json:"id"`
+		Function struct {
+			Name      string          `json:"name"`
+			Arguments json.RawMessage `json:"arguments"`
+		} `json:"function"`
+	}
+	if err := json.Unmarshal(data, &w); err != nil {
+		return err
+	}
+	*c = ToolCall{ID: w.ID, Name: w.Function.Name}
+	if json.Unmarshal(w.Function.Arguments, &c.Arguments) != nil {
+		c.Arguments = string(w.Function.Arguments)
+	}
+	return nil
 }

@@ -180,7 +180,7 @@ func (r *reference) loss(ids, target []int32, B, S int) float64 {
 				switch c.Arch {
 				case "transformer":
 					for i, u := range h {
-						h[i] = 0.5 * u * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(u+0.044715*u*u*u)))
+						h[i] = 0.5 * u * (1 + math.Erf(u/math.Sqrt2))
 					}
 				case "llama":
 					for i, g := range r.linear(pre+"mlp.gate_proj", key, n, D) {

@@ -42,6 +42,8 @@ var ternaryFormats = map[gguf.Type]ternary.Format{
 	gguf.PTQ1_0:   ternary.PTQ1_0,
 	gguf.IQ1_BN:   ternary.IQ1_BN,
 	gguf.IQ2_BN:   ternary.IQ2_BN,
+
+	gguf.IQ2_BN_R4: ternary.IQ2_BN_R4,
 }
 
 // format is the layout of a tensor's codes; ok is false when it holds none.
@@ -305,7 +307,16 @@ func wholePages(b []byte, page int) []byte {
 	return b[:len(b)/page*page]
 }
 
-// chooseI2S decides how the file's i2_s tensors lie: as told, or as the codes of the first one suggest.
+// i2sNorms are the norms whose channels a projection reads, for the probe of i2_s layouts.
+var i2sNorms = map[string]string{
+	"attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "attn_output": "attn_sub_norm",
+	"ffn_gate": "ffn_norm", "ffn_up": "ffn_norm", "ffn_down": "ffn_sub_norm",
+}
+
+// probeLayers is how many layers the probe looks at: the evidence of a few is clear where there is any.
+const probeLayers = 4
+
+// chooseI2S decides how the file's i2_s tensors lie: as told, or as their codes suggest.
 func (s *Set) chooseI2S(told string) error {
 	layouts := map[string]ternary.Format{"x86": ternary.I2SX86, "arm": ternary.I2SARM, "x4": ternary.I2SX4}
 	if told != "" {
@@ -316,6 +327,30 @@ func (s *Set) chooseI2S(told string) error {
 		s.i2s = f
 		return nil
 	}
-	s.i2s = ternary.I2SX86
+	var probe ternary.I2SProbe
+	found := false
+	for layer := range probeLayers {
+		for part, norm := range i2sNorms {
+			prefix := fmt.Sprintf("blk.%d.", layer)
+			t := s.tensors[prefix+part+".weight"]
+			if t == nil || t.typ != gguf.I2_S || len(t.shape) != 2 {
+				continue
+			}
+			found = true
+			channel, err := s.Vector(prefix+norm+".weight", t.shape[1])
+			if err != nil {
+				channel = nil // the probe works without, and loading reports the norm
+			}
+			probe.Add(t.data, t.shape[0], t.shape[1], channel)
+		}
+	}
+	if !found {
+		return nil
+	}
+	s.i2s, _ = probe.Guess()
+	if s.i2s != ternary.I2SX86 {
+		s.notes = append(s.notes, fmt.Sprintf("the weights look as if they were written as %s, not in the layout of the published files; "+
+			"if the text is nonsense, choose the layout yourself: x86, arm or x4", s.i2s))
+	}
 	return nil
 }

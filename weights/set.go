@@ -36,6 +36,7 @@ type Set struct {
 	quant    *Quantization
 	gguf     *gguf.File
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
+	notes    []string
 }
 
 // tensor is where one tensor lies.
@@ -255,6 +256,9 @@ func (s *Set) Folder() fs.FS {
 	}
 	return os.DirFS(s.folder.dir)
 }
+
+// Notes are what was guessed about the files and may be wrong, a line each.
+func (s *Set) Notes() []string { return s.notes }
 
 // Names are the tensors as the file calls them, in its order.
 func (s *Set) Names() []string { return s.names }

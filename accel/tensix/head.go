@@ -158,8 +158,7 @@ func (h *head) pick(dst []model.Scored, y []int32, x []float32, q []int8, scale 
 // engine is the decoder with its products on the tiles, plus the head.
 type engine struct {
 	model.Engine
-	head   *head
-	hidden []float32
+	head *head
 }
 
 // Forward takes requests for the best tokens away from the decoder: it asks it for the hidden states and lets the

@@ -33,7 +33,8 @@ nothing; that the program runs here, and how fast, is what it shows.`,
 				return err
 			}
 			defer m.Close()
-			return generate(cmd, m, o, false, func(s *trit.Session) pieces { return pieces(s.Generate(cmd.Context(), "To be", o)) })
+			s := m.NewSession()
+			return generate(cmd, m, o, false, s, s.Generate(cmd.Context(), "To be", o))
 		},
 	}
 	f.add(cmd)

@@ -24,10 +24,10 @@ const (
 	exitInterrupted = 130 // Ctrl-C
 )
 
-func main() { os.Exit(trit()) }
+func main() { os.Exit(run()) }
 
-// trit runs the command line and returns the exit code.
-func trit() int {
+// run runs the command line and returns the exit code.
+func run() int {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	root := newRootCmd()
@@ -39,10 +39,10 @@ func execute(ctx context.Context, root *cobra.Command) error {
 	running := false
 	var mark func(*cobra.Command)
 	mark = func(c *cobra.Command) {
-		if run := c.RunE; run != nil {
+		if f := c.RunE; f != nil {
 			c.RunE = func(cmd *cobra.Command, args []string) error {
 				running = true
-				return run(cmd, args)
+				return f(cmd, args)
 			}
 		}
 		for _, sub := range c.Commands() {
@@ -82,7 +82,8 @@ func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	line := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+	// Package trit begins its errors as this program does.
+	line := strings.Join(strings.Fields(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "trit: "), "\n", "; ")), " ")
 	usage := errors.As(err, new(usageError))
 	if usage {
 		line += " (see trit help)"

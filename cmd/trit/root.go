@@ -48,9 +48,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check failed, 130 interrupted.`
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"use", "Use a model:", []*cobra.Command{}},
-		{"files", "Models and files:", []*cobra.Command{newPullCmd()}},
-		{"check", "Check and measure:", []*cobra.Command{}},
+		{"use", "Use a model:", []*cobra.Command{newDemoCmd(), newRunCmd(), newChatCmd(), newServeCmd()}},
+		{"make", "Train a model:", []*cobra.Command{newTrainCmd()}},
+		{"files", "Models and files:", []*cobra.Command{newPullCmd(), newInspectCmd(), newConvertCmd(), newSynthCmd(), newTokenizeCmd(), newTemplateCmd()}},
+		{"check", "Check and measure:", []*cobra.Command{newVerifyCmd(), newBenchCmd(), newSelftestCmd(), newDevicesCmd()}},
 	}
 	for _, g := range groups {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

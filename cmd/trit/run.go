@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
-	"github.com/tritlm/trit/tokenizer"
-
 	"github.com/tritlm/trit/internal/term"
 )
 
@@ -46,20 +45,11 @@ It comes from the arguments, from --file, or from standard input.`,
 			}
 			defer m.Close()
 			if chat || system != "" {
-				return generate(cmd, m, o, asJSON, func(s *trit.Session) pieces {
-					var messages []tokenizer.Message
-					if system != "" {
-						messages = append(messages, tokenizer.Message{Role: "system", Content: system})
-					}
-					messages = append(messages, tokenizer.Message{Role: "user", Content: prompt})
-					ids, err := trit.RenderChat(m.Tokenizer(), messages, tokenizer.ChatOptions{AddGenerationPrompt: true})
-					if err != nil {
-						return func(yield func(trit.Piece, error) bool) { yield(trit.Piece{}, err) }
-					}
-					return pieces(s.GenerateTokens(cmd.Context(), ids, o))
-				})
+				c := m.NewChat(trit.ChatOptions{System: system})
+				return generate(cmd, m, o, asJSON, c, c.Send(cmd.Context(), prompt, o))
 			}
-			return generate(cmd, m, o, asJSON, func(s *trit.Session) pieces { return pieces(s.Generate(cmd.Context(), prompt, o)) })
+			s := m.NewSession()
+			return generate(cmd, m, o, asJSON, s, s.Generate(cmd.Context(), prompt, o))
 		},
 	}
 	f.add(cmd)
@@ -82,19 +72,17 @@ func modelAndText(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-type pieces func(yield func(trit.Piece, error) bool)
-
 // result is what run --json prints.
 type result struct {
-	Text         string       `json:"text"`
-	Finish       trit.Finish  `json:"finish"`
-	Seed         *uint64      `json:"seed,omitempty"`
-	Tokens       []tokenJSON  `json:"tokens"`
-	PromptTokens int          `json:"prompt_tokens"`
-	LoadSeconds  float64      `json:"load_seconds"`
-	FirstToken   float64      `json:"first_token_seconds"`
-	PromptSpeed  float64      `json:"prompt_tokens_per_second"`
-	DecodeSpeed  float64      `json:"decode_tokens_per_second"`
+	Text         string      `json:"text"`
+	Finish       trit.Finish `json:"finish"`
+	Seed         *uint64     `json:"seed,omitempty"`
+	Tokens       []tokenJSON `json:"tokens"`
+	PromptTokens int         `json:"prompt_tokens"`
+	LoadSeconds  float64     `json:"load_seconds"`
+	FirstToken   float64     `json:"first_token_seconds"`
+	PromptSpeed  float64     `json:"prompt_tokens_per_second"`
+	DecodeSpeed  float64     `json:"decode_tokens_per_second"`
 }
 
 type tokenJSON struct {
@@ -110,9 +98,14 @@ type logprobJSON struct {
 	Logprob float32 `json:"logprob"`
 }
 
+// writing is what a text comes from: a Session or a Chat.
+type writing interface {
+	Stats() trit.Stats
+	Close()
+}
+
 // generate writes one text: pieces as they come, or one JSON object at the end.
-func generate(cmd *cobra.Command, m *trit.Model, o trit.GenerateOptions, asJSON bool, start func(*trit.Session) pieces) error {
-	s := m.NewSession()
+func generate(cmd *cobra.Command, m *trit.Model, o trit.GenerateOptions, asJSON bool, s writing, pieces iter.Seq2[trit.Piece, error]) error {
 	defer s.Close()
 	out := cmd.OutOrStdout()
 	r := result{Tokens: []tokenJSON{}, LoadSeconds: m.LoadTime().Seconds()}
@@ -121,7 +114,7 @@ func generate(cmd *cobra.Command, m *trit.Model, o trit.GenerateOptions, asJSON 
 	}
 	var text strings.Builder
 	var failed error
-	for p, err := range start(s) {
+	for p, err := range pieces {
 		if err != nil {
 			failed = err
 			break

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -10,11 +11,11 @@ import (
 
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
+	"github.com/tritlm/trit/weights"
 )
 
 // openTokenizer loads MODEL's tokenizer alone.
 func openTokenizer(cmd *cobra.Command, f *hubFlags, ref string) (*tokenizer.Tokenizer, error) {
-	var t *tokenizer.Tokenizer
 	if ref == "demo" {
 		m, err := openDemo(cmd, nil)
 		if err != nil {
@@ -27,7 +28,18 @@ func openTokenizer(cmd *cobra.Command, f *hubFlags, ref string) (*tokenizer.Toke
 	if err != nil {
 		return nil, err
 	}
-	if t, err = tokenizer.Load(path); err != nil {
+	var t *tokenizer.Tokenizer
+	if strings.EqualFold(filepath.Ext(path), ".gguf") {
+		set, err := weights.Open(path, nil)
+		if err != nil {
+			return nil, err
+		}
+		defer set.Close()
+		t, err = tokenizerOf(set)
+		if err != nil {
+			return nil, err
+		}
+	} else if t, err = tokenizer.Load(path); err != nil {
 		return nil, err
 	}
 	for _, w := range t.Warnings() {

@@ -2381,47 +2381,95 @@ DATA vecConst<>+432(SB)/4, $0x3f000000
 DATA vecConst<>+436(SB)/4, $0x3f000000
 DATA vecConst<>+440(SB)/4, $0x3f000000
 DATA vecConst<>+444(SB)/4, $0x3f000000
-DATA vecConst<>+448(SB)/4, $0x3f4c422a
-DATA vecConst<>+452(SB)/4, $0x3f4c422a
-DATA vecConst<>+456(SB)/4, $0x3f4c422a
-DATA vecConst<>+460(SB)/4, $0x3f4c422a
-DATA vecConst<>+464(SB)/4, $0x3f4c422a
-DATA vecConst<>+468(SB)/4, $0x3f4c422a
-DATA vecConst<>+472(SB)/4, $0x3f4c422a
-DATA vecConst<>+476(SB)/4, $0x3f4c422a
-DATA vecConst<>+480(SB)/4, $0x3d372713
-DATA vecConst<>+484(SB)/4, $0x3d372713
-DATA vecConst<>+488(SB)/4, $0x3d372713
-DATA vecConst<>+492(SB)/4, $0x3d372713
-DATA vecConst<>+496(SB)/4, $0x3d372713
-DATA vecConst<>+500(SB)/4, $0x3d372713
-DATA vecConst<>+504(SB)/4, $0x3d372713
-DATA vecConst<>+508(SB)/4, $0x3d372713
-DATA vecConst<>+512(SB)/4, $0x3e095d4f
-DATA vecConst<>+516(SB)/4, $0x3e095d4f
-DATA vecConst<>+520(SB)/4, $0x3e095d4f
-DATA vecConst<>+524(SB)/4, $0x3e095d4f
-DATA vecConst<>+528(SB)/4, $0x3e095d4f
-DATA vecConst<>+532(SB)/4, $0x3e095d4f
-DATA vecConst<>+536(SB)/4, $0x3e095d4f
-DATA vecConst<>+540(SB)/4, $0x3e095d4f
-DATA vecConst<>+544(SB)/4, $0x80000000
-DATA vecConst<>+548(SB)/4, $0x80000000
-DATA vecConst<>+552(SB)/4, $0x80000000
-DATA vecConst<>+556(SB)/4, $0x80000000
-DATA vecConst<>+560(SB)/4, $0x80000000
-DATA vecConst<>+564(SB)/4, $0x80000000
-DATA vecConst<>+568(SB)/4, $0x80000000
-DATA vecConst<>+572(SB)/4, $0x80000000
-DATA vecConst<>+576(SB)/4, $0x0000007f
-DATA vecConst<>+580(SB)/4, $0x0000007f
-DATA vecConst<>+584(SB)/4, $0x0000007f
-DATA vecConst<>+588(SB)/4, $0x0000007f
-DATA vecConst<>+592(SB)/4, $0x0000007f
-DATA vecConst<>+596(SB)/4, $0x0000007f
-DATA vecConst<>+600(SB)/4, $0x0000007f
-DATA vecConst<>+604(SB)/4, $0x0000007f
-GLOBL vecConst<>(SB), RODATA|NOPTR, $608
+DATA vecConst<>+448(SB)/4, $0x3f3504f3
+DATA vecConst<>+452(SB)/4, $0x3f3504f3
+DATA vecConst<>+456(SB)/4, $0x3f3504f3
+DATA vecConst<>+460(SB)/4, $0x3f3504f3
+DATA vecConst<>+464(SB)/4, $0x3f3504f3
+DATA vecConst<>+468(SB)/4, $0x3f3504f3
+DATA vecConst<>+472(SB)/4, $0x3f3504f3
+DATA vecConst<>+476(SB)/4, $0x3f3504f3
+DATA vecConst<>+480(SB)/4, $0x3ea7ba05
+DATA vecConst<>+484(SB)/4, $0x3ea7ba05
+DATA vecConst<>+488(SB)/4, $0x3ea7ba05
+DATA vecConst<>+492(SB)/4, $0x3ea7ba05
+DATA vecConst<>+496(SB)/4, $0x3ea7ba05
+DATA vecConst<>+500(SB)/4, $0x3ea7ba05
+DATA vecConst<>+504(SB)/4, $0x3ea7ba05
+DATA vecConst<>+508(SB)/4, $0x3ea7ba05
+DATA vecConst<>+512(SB)/4, $0x3e827906
+DATA vecConst<>+516(SB)/4, $0x3e827906
+DATA vecConst<>+520(SB)/4, $0x3e827906
+DATA vecConst<>+524(SB)/4, $0x3e827906
+DATA vecConst<>+528(SB)/4, $0x3e827906
+DATA vecConst<>+532(SB)/4, $0x3e827906
+DATA vecConst<>+536(SB)/4, $0x3e827906
+DATA vecConst<>+540(SB)/4, $0x3e827906
+DATA vecConst<>+544(SB)/4, $0xbe91a98e
+DATA vecConst<>+548(SB)/4, $0xbe91a98e
+DATA vecConst<>+552(SB)/4, $0xbe91a98e
+DATA vecConst<>+556(SB)/4, $0xbe91a98e
+DATA vecConst<>+560(SB)/4, $0xbe91a98e
+DATA vecConst<>+564(SB)/4, $0xbe91a98e
+DATA vecConst<>+568(SB)/4, $0xbe91a98e
+DATA vecConst<>+572(SB)/4, $0xbe91a98e
+DATA vecConst<>+576(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+580(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+584(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+588(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+592(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+596(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+600(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+604(SB)/4, $0x3fb5f0e3
+DATA vecConst<>+608(SB)/4, $0xbfba00e3
+DATA vecConst<>+612(SB)/4, $0xbfba00e3
+DATA vecConst<>+616(SB)/4, $0xbfba00e3
+DATA vecConst<>+620(SB)/4, $0xbfba00e3
+DATA vecConst<>+624(SB)/4, $0xbfba00e3
+DATA vecConst<>+628(SB)/4, $0xbfba00e3
+DATA vecConst<>+632(SB)/4, $0xbfba00e3
+DATA vecConst<>+636(SB)/4, $0xbfba00e3
+DATA vecConst<>+640(SB)/4, $0x3f87dc22
+DATA vecConst<>+644(SB)/4, $0x3f87dc22
+DATA vecConst<>+648(SB)/4, $0x3f87dc22
+DATA vecConst<>+652(SB)/4, $0x3f87dc22
+DATA vecConst<>+656(SB)/4, $0x3f87dc22
+DATA vecConst<>+660(SB)/4, $0x3f87dc22
+DATA vecConst<>+664(SB)/4, $0x3f87dc22
+DATA vecConst<>+668(SB)/4, $0x3f87dc22
+DATA vecConst<>+672(SB)/4, $0x3ecc422a
+DATA vecConst<>+676(SB)/4, $0x3ecc422a
+DATA vecConst<>+680(SB)/4, $0x3ecc422a
+DATA vecConst<>+684(SB)/4, $0x3ecc422a
+DATA vecConst<>+688(SB)/4, $0x3ecc422a
+DATA vecConst<>+692(SB)/4, $0x3ecc422a
+DATA vecConst<>+696(SB)/4, $0x3ecc422a
+DATA vecConst<>+700(SB)/4, $0x3ecc422a
+DATA vecConst<>+704(SB)/4, $0xbf000000
+DATA vecConst<>+708(SB)/4, $0xbf000000
+DATA vecConst<>+712(SB)/4, $0xbf000000
+DATA vecConst<>+716(SB)/4, $0xbf000000
+DATA vecConst<>+720(SB)/4, $0xbf000000
+DATA vecConst<>+724(SB)/4, $0xbf000000
+DATA vecConst<>+728(SB)/4, $0xbf000000
+DATA vecConst<>+732(SB)/4, $0xbf000000
+DATA vecConst<>+736(SB)/4, $0x80000000
+DATA vecConst<>+740(SB)/4, $0x80000000
+DATA vecConst<>+744(SB)/4, $0x80000000
+DATA vecConst<>+748(SB)/4, $0x80000000
+DATA vecConst<>+752(SB)/4, $0x80000000
+DATA vecConst<>+756(SB)/4, $0x80000000
+DATA vecConst<>+760(SB)/4, $0x80000000
+DATA vecConst<>+764(SB)/4, $0x80000000
+DATA vecConst<>+768(SB)/4, $0x0000007f
+DATA vecConst<>+772(SB)/4, $0x0000007f
+DATA vecConst<>+776(SB)/4, $0x0000007f
+DATA vecConst<>+780(SB)/4, $0x0000007f
+DATA vecConst<>+784(SB)/4, $0x0000007f
+DATA vecConst<>+788(SB)/4, $0x0000007f
+DATA vecConst<>+792(SB)/4, $0x0000007f
+DATA vecConst<>+796(SB)/4, $0x0000007f
+GLOBL vecConst<>(SB), RODATA|NOPTR, $800
 
 // func siluMulAVX2(h *float32, gate *float32, u *float32, n int)
 // Requires: AVX, AVX2
@@ -2434,7 +2482,7 @@ TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
 
 loop:
 	VMOVUPS   (CX)(SI*4), Y0
-	VXORPS    vecConst<>+544(SB), Y0, Y1
+	VXORPS    vecConst<>+736(SB), Y0, Y1
 	VMINPS    vecConst<>+192(SB), Y1, Y1
 	VMAXPS    vecConst<>+224(SB), Y1, Y1
 	VMULPS    vecConst<>+96(SB), Y1, Y2
@@ -2459,7 +2507,7 @@ loop:
 	VMULPS    Y4, Y2, Y2
 	VADDPS    Y1, Y2, Y2
 	VADDPS    vecConst<>+0(SB), Y2, Y2
-	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPADDD    vecConst<>+768(SB), Y3, Y3
 	VPSLLD    $0x17, Y3, Y3
 	VMULPS    Y3, Y2, Y1
 	VADDPS    vecConst<>+0(SB), Y1, Y1
@@ -2487,7 +2535,7 @@ TEXT ·siluMulGradAVX2(SB), NOSPLIT, $0-48
 
 loop:
 	VMOVUPS   (BX)(R8*4), Y0
-	VXORPS    vecConst<>+544(SB), Y0, Y1
+	VXORPS    vecConst<>+736(SB), Y0, Y1
 	VMINPS    vecConst<>+192(SB), Y1, Y1
 	VMAXPS    vecConst<>+224(SB), Y1, Y1
 	VMULPS    vecConst<>+96(SB), Y1, Y2
@@ -2512,7 +2560,7 @@ loop:
 	VMULPS    Y4, Y2, Y2
 	VADDPS    Y1, Y2, Y2
 	VADDPS    vecConst<>+0(SB), Y2, Y2
-	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPADDD    vecConst<>+768(SB), Y3, Y3
 	VPSLLD    $0x17, Y3, Y3
 	VMULPS    Y3, Y2, Y1
 	VADDPS    vecConst<>+0(SB), Y1, Y1
@@ -2596,44 +2644,59 @@ TEXT ·geluAVX2(SB), NOSPLIT, $0-24
 
 loop:
 	VMOVUPS   (CX)(BX*4), Y0
-	VMULPS    Y0, Y0, Y1
-	VMULPS    vecConst<>+480(SB), Y1, Y1
-	VADDPS    vecConst<>+0(SB), Y1, Y1
-	VMULPS    Y0, Y1, Y1
+	VPCMPEQD  Y1, Y1, Y1
+	VPSRLD    $0x01, Y1, Y1
+	VANDPS    Y0, Y1, Y1
 	VMULPS    vecConst<>+448(SB), Y1, Y1
-	VADDPS    Y1, Y1, Y1
-	VXORPS    vecConst<>+544(SB), Y1, Y1
-	VMINPS    vecConst<>+192(SB), Y1, Y1
-	VMAXPS    vecConst<>+224(SB), Y1, Y1
-	VMULPS    vecConst<>+96(SB), Y1, Y2
-	VCVTPS2DQ Y2, Y3
-	VCVTDQ2PS Y3, Y2
-	VMULPS    vecConst<>+128(SB), Y2, Y4
-	VSUBPS    Y4, Y1, Y1
-	VMULPS    vecConst<>+160(SB), Y2, Y4
-	VSUBPS    Y4, Y1, Y1
-	VMOVUPS   vecConst<>+256(SB), Y2
-	VMULPS    Y1, Y2, Y2
-	VADDPS    vecConst<>+288(SB), Y2, Y2
-	VMULPS    Y1, Y2, Y2
-	VADDPS    vecConst<>+320(SB), Y2, Y2
-	VMULPS    Y1, Y2, Y2
-	VADDPS    vecConst<>+352(SB), Y2, Y2
-	VMULPS    Y1, Y2, Y2
-	VADDPS    vecConst<>+384(SB), Y2, Y2
-	VMULPS    Y1, Y2, Y2
-	VADDPS    vecConst<>+416(SB), Y2, Y2
-	VMULPS    Y1, Y1, Y4
-	VMULPS    Y4, Y2, Y2
-	VADDPS    Y1, Y2, Y2
-	VADDPS    vecConst<>+0(SB), Y2, Y2
-	VPADDD    vecConst<>+576(SB), Y3, Y3
-	VPSLLD    $0x17, Y3, Y3
-	VMULPS    Y3, Y2, Y1
+	VMULPS    vecConst<>+480(SB), Y1, Y1
 	VADDPS    vecConst<>+0(SB), Y1, Y1
 	VMOVUPS   vecConst<>+0(SB), Y2
 	VDIVPS    Y1, Y2, Y1
-	VMULPS    Y1, Y0, Y0
+	VMOVUPS   vecConst<>+640(SB), Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+608(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+576(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+544(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+512(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VMULPS    Y0, Y0, Y1
+	VMULPS    vecConst<>+704(SB), Y1, Y1
+	VMINPS    vecConst<>+192(SB), Y1, Y1
+	VMAXPS    vecConst<>+224(SB), Y1, Y1
+	VMULPS    vecConst<>+96(SB), Y1, Y3
+	VCVTPS2DQ Y3, Y4
+	VCVTDQ2PS Y4, Y3
+	VMULPS    vecConst<>+128(SB), Y3, Y5
+	VSUBPS    Y5, Y1, Y1
+	VMULPS    vecConst<>+160(SB), Y3, Y5
+	VSUBPS    Y5, Y1, Y1
+	VMOVUPS   vecConst<>+256(SB), Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    vecConst<>+288(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    vecConst<>+320(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    vecConst<>+352(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    vecConst<>+384(SB), Y3, Y3
+	VMULPS    Y1, Y3, Y3
+	VADDPS    vecConst<>+416(SB), Y3, Y3
+	VMULPS    Y1, Y1, Y5
+	VMULPS    Y5, Y3, Y3
+	VADDPS    Y1, Y3, Y3
+	VADDPS    vecConst<>+0(SB), Y3, Y3
+	VPADDD    vecConst<>+768(SB), Y4, Y4
+	VPSLLD    $0x17, Y4, Y4
+	VMULPS    Y4, Y3, Y1
+	VMULPS    Y1, Y2, Y1
+	VMULPS    vecConst<>+416(SB), Y1, Y1
+	VMOVUPS   vecConst<>+0(SB), Y2
+	VSUBPS    Y1, Y2, Y2
+	VBLENDVPS Y0, Y1, Y2, Y2
+	VMULPS    Y0, Y2, Y0
 	VMOVUPS   Y0, (AX)(BX*4)
 	ADDQ      $0x08, BX
 	CMPQ      BX, DX
@@ -2652,52 +2715,60 @@ TEXT ·geluGradAVX2(SB), NOSPLIT, $0-32
 
 loop:
 	VMOVUPS   (DX)(SI*4), Y0
+	VPCMPEQD  Y1, Y1, Y1
+	VPSRLD    $0x01, Y1, Y1
+	VANDPS    Y0, Y1, Y1
+	VMULPS    vecConst<>+448(SB), Y1, Y1
+	VMULPS    vecConst<>+480(SB), Y1, Y1
+	VADDPS    vecConst<>+0(SB), Y1, Y1
+	VMOVUPS   vecConst<>+0(SB), Y2
+	VDIVPS    Y1, Y2, Y1
+	VMOVUPS   vecConst<>+640(SB), Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+608(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+576(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+544(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
+	VADDPS    vecConst<>+512(SB), Y2, Y2
+	VMULPS    Y1, Y2, Y2
 	VMULPS    Y0, Y0, Y1
-	VMULPS    vecConst<>+480(SB), Y1, Y2
-	VADDPS    vecConst<>+0(SB), Y2, Y2
-	VMULPS    Y0, Y2, Y2
-	VMULPS    vecConst<>+448(SB), Y2, Y2
-	VADDPS    Y2, Y2, Y2
-	VXORPS    vecConst<>+544(SB), Y2, Y2
-	VMINPS    vecConst<>+192(SB), Y2, Y2
-	VMAXPS    vecConst<>+224(SB), Y2, Y2
-	VMULPS    vecConst<>+96(SB), Y2, Y3
+	VMULPS    vecConst<>+704(SB), Y1, Y1
+	VMINPS    vecConst<>+192(SB), Y1, Y1
+	VMAXPS    vecConst<>+224(SB), Y1, Y1
+	VMULPS    vecConst<>+96(SB), Y1, Y3
 	VCVTPS2DQ Y3, Y4
 	VCVTDQ2PS Y4, Y3
 	VMULPS    vecConst<>+128(SB), Y3, Y5
-	VSUBPS    Y5, Y2, Y2
+	VSUBPS    Y5, Y1, Y1
 	VMULPS    vecConst<>+160(SB), Y3, Y5
-	VSUBPS    Y5, Y2, Y2
+	VSUBPS    Y5, Y1, Y1
 	VMOVUPS   vecConst<>+256(SB), Y3
-	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y3
 	VADDPS    vecConst<>+288(SB), Y3, Y3
-	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y3
 	VADDPS    vecConst<>+320(SB), Y3, Y3
-	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y3
 	VADDPS    vecConst<>+352(SB), Y3, Y3
-	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y3
 	VADDPS    vecConst<>+384(SB), Y3, Y3
-	VMULPS    Y2, Y3, Y3
+	VMULPS    Y1, Y3, Y3
 	VADDPS    vecConst<>+416(SB), Y3, Y3
-	VMULPS    Y2, Y2, Y5
+	VMULPS    Y1, Y1, Y5
 	VMULPS    Y5, Y3, Y3
-	VADDPS    Y2, Y3, Y3
+	VADDPS    Y1, Y3, Y3
 	VADDPS    vecConst<>+0(SB), Y3, Y3
-	VPADDD    vecConst<>+576(SB), Y4, Y4
+	VPADDD    vecConst<>+768(SB), Y4, Y4
 	VPSLLD    $0x17, Y4, Y4
-	VMULPS    Y4, Y3, Y2
-	VADDPS    vecConst<>+0(SB), Y2, Y2
-	VMOVUPS   vecConst<>+0(SB), Y3
-	VDIVPS    Y2, Y3, Y2
-	VMULPS    vecConst<>+512(SB), Y1, Y1
-	VADDPS    vecConst<>+0(SB), Y1, Y1
-	VMULPS    vecConst<>+448(SB), Y1, Y1
-	VADDPS    Y1, Y1, Y1
-	VMULPS    Y0, Y2, Y0
+	VMULPS    Y4, Y3, Y1
+	VMULPS    Y1, Y2, Y2
+	VMULPS    vecConst<>+416(SB), Y2, Y2
 	VMOVUPS   vecConst<>+0(SB), Y3
 	VSUBPS    Y2, Y3, Y3
-	VMULPS    Y0, Y3, Y0
-	VMULPS    Y1, Y0, Y0
+	VBLENDVPS Y0, Y2, Y3, Y2
+	VMULPS    vecConst<>+672(SB), Y1, Y1
+	VMULPS    Y0, Y1, Y0
 	VADDPS    Y2, Y0, Y0
 	VMULPS    (CX)(SI*4), Y0, Y0
 	VMOVUPS   Y0, (AX)(SI*4)
@@ -2742,7 +2813,7 @@ loop:
 	VMULPS    Y4, Y2, Y2
 	VADDPS    Y1, Y2, Y2
 	VADDPS    vecConst<>+0(SB), Y2, Y2
-	VPADDD    vecConst<>+576(SB), Y3, Y3
+	VPADDD    vecConst<>+768(SB), Y3, Y3
 	VPSLLD    $0x17, Y3, Y3
 	VMULPS    Y3, Y2, Y1
 	VMOVUPS   Y1, (AX)(DX*4)

@@ -28,7 +28,7 @@ func ReLU2MulGrad(dg, du, dh, g, u []float32) {
 	relu2MulGrad(dg, du, dh, g, u)
 }
 
-// GELU writes y = x·σ(2z), z = √(2/π)(x + 0.044715x³): the tanh form of Hendrycks and Gimpel 2016.
+// GELU writes y = x·Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016, arXiv:1606.08415): nn.GELU of PyTorch.
 func GELU(y, x []float32) { same(len(y), x); gelu(y, x) }
 
 // GELUGrad writes dx = dy·GELU'(x).

@@ -52,26 +52,34 @@ func relu2MulGradGeneric(dg, du, dh, g, u []float32) {
 	}
 }
 
-func geluS(x float32) (s, x2 float32) {
-	x2 = x * x
-	z := float32(0.7978845608 * float32(x*float32(float32(0.044715*x2)+1)))
-	return sigmoid(z + z), x2
+// phi is the normal distribution Φ(x) and e^(−x²/2). Φ is 1 − q/2 or q/2 by the sign of x, q = erfc(|x|/√2) after
+// Abramowitz and Stegun 7.1.26, whose error is below 1.5e-7.
+func phi(x float32) (p, e float32) {
+	t := 1 / (float32(0.3275911*float32(0.70710678*abs(x))) + 1)
+	p = 1.061405429
+	for _, a := range [...]float32{-1.453152027, 1.421413741, -0.284496736, 0.254829592} {
+		p = float32(p*t) + a
+	}
+	p *= t
+	e = expDef(-0.5 * float32(x*x))
+	q := 0.5 * float32(e*p)
+	if math.Signbit(float64(x)) {
+		return q, e
+	}
+	return 1 - q, e
 }
 
 func geluGeneric(y, x []float32) {
 	for i, v := range x {
-		s, _ := geluS(v)
-		y[i] = s * v
+		p, _ := phi(v)
+		y[i] = v * p
 	}
 }
 
 func geluGradGeneric(dx, dy, x []float32) {
 	for i, v := range x {
-		s, x2 := geluS(v)
-		d := float32(0.7978845608 * float32(float32(0.134145*x2)+1))
-		d += d
-		d = float32(d * float32(float32(v*s)*float32(1-s)))
-		dx[i] = dy[i] * float32(d+s)
+		p, e := phi(v)
+		dx[i] = dy[i] * float32(p+float32(v*float32(0.39894228*e)))
 	}
 }
 

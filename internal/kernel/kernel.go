@@ -42,9 +42,9 @@ type tier struct {
 	matMulBF16 func(y []float32, stride int, w []uint16, x []float32, tokens int)
 	matMulF16  func(y []float32, stride int, w []uint16, x []float32, tokens int)
 
-	attnScores func(s, q, k []float32, scale float32)
 	softmaxExp func(s []float32, max float32) (sum float32)
-	attnMix    func(out, p, v []float32)
+	attnMixF32 func(out, p []float32, stride int, v []float32, queries int)
+	attnMixF16 func(out, p []float32, stride int, v []uint16, queries int)
 
 	max      func(x []float32) float32
 	sum      func(x []float32) float32

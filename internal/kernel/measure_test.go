@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // Ratios that mean something on a shared machine: every contender runs in turn, many short runs each, and
@@ -23,11 +24,14 @@ type contender struct {
 	f    func()
 }
 
-// race prints each contender's best rate and its ratio to the first one's.
-func race(t *testing.T, list []contender) {
+func measuring(t *testing.T) {
 	if *measure == 0 {
 		t.Skip("no -measure")
 	}
+}
+
+// race prints each contender's best rate and its ratio to the first one's.
+func race(t *testing.T, list []contender) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	times := make([][]time.Duration, len(list))
@@ -52,16 +56,6 @@ func race(t *testing.T, list []contender) {
 	}
 }
 
-// inTier runs f with a tier.
-func inTier(name string, f func()) func() {
-	return func() {
-		old := active
-		restoreTier(name)
-		f()
-		active = old
-	}
-}
-
 // both runs f(0) and f(1) on two threads.
 func both(f func(i int)) func() {
 	return func() {
@@ -81,6 +75,7 @@ func fill[T any](n int, f func(i int) T) []T {
 }
 
 func TestMeasurePeak(t *testing.T) {
+	measuring(t)
 	var list []contender
 	for _, tier := range available[1:] {
 		list = append(list,
@@ -91,6 +86,7 @@ func TestMeasurePeak(t *testing.T) {
 }
 
 func TestMeasureTernaryMatMul(t *testing.T) {
+	measuring(t)
 	const rows, cols = 256, 2560
 	w := fill(T16Bytes(rows, cols), func(i int) byte { return byte(i) & 0x55 })
 	for _, tier := range available[1:] {
@@ -108,6 +104,7 @@ func TestMeasureTernaryMatMul(t *testing.T) {
 
 // The matrix is far larger than L3 and each run reads a piece that the runs before have pushed out.
 func TestMeasureTernaryMatVec(t *testing.T) {
+	measuring(t)
 	const rows, cols = 4096, 2560
 	const piece = rows * cols / 4
 	const pieces = 60 // 150 MB
@@ -139,6 +136,81 @@ func TestMeasureTernaryMatVec(t *testing.T) {
 				tier.ternaryMatVec(y[0][:rows/16], w[:piece/16], x, 0)
 				tier.ternaryMatVec(y[0][:rows/16], w[:piece/16], x, 0)
 			}})
+	}
+	for _, tier := range available[1:] {
+		for _, tokens := range []int{2, 3, 4, 6, 8, 16} {
+			x := fill(cols*tokens, func(i int) int8 { return int8(i) })
+			y, s, scratch := make([]int32, rows*tokens), make([]int32, tokens), make([]byte, MatMulScratch(cols))
+			list = append(list, contender{fmt.Sprintf("%s %d tokens", tier.name, tokens), piece, "GB/s", func() { tier.ternaryMatMul(y, take(), x, s, scratch) }})
+		}
+	}
+	race(t, list)
+}
+
+func TestMeasureMatMul(t *testing.T) {
+	measuring(t)
+	const rows, cols = 96, 2560
+	wf := fill(rows*cols, func(i int) float32 { return float32(i % 7) })
+	wh := fill(rows*cols, func(i int) uint16 { return uint16(0x3c00 + i%7) })
+	for _, tier := range available[1:] {
+		list := []contender{{tier.name + " f32 peak", float64(2000 * tier.peak.f32Turn), "GMAC/s", func() { tier.peak.f32(2000) }}}
+		for _, tokens := range []int{1, 2, 3, 4, 6, 12, 48} {
+			x := fill(cols*tokens, func(i int) float32 { return float32(i % 5) })
+			y := make([]float32, rows*tokens)
+			macs := float64(rows * cols * tokens)
+			list = append(list,
+				contender{fmt.Sprintf("%s F32 %d tokens", tier.name, tokens), macs, "GMAC/s", func() { tier.matMulF32(y, rows, wf, x, tokens) }},
+				contender{fmt.Sprintf("%s BF16 %d tokens", tier.name, tokens), macs, "GMAC/s", func() { tier.matMulBF16(y, rows, wh, x, tokens) }},
+				contender{fmt.Sprintf("%s F16 %d tokens", tier.name, tokens), macs, "GMAC/s", func() { tier.matMulF16(y, rows, wh, x, tokens) }})
+		}
+		race(t, list)
+	}
+}
+
+// Scores: short rows, from L2.
+func TestMeasureAttnScores(t *testing.T) {
+	measuring(t)
+	const hd, n = 128, 512
+	k := fill(n*hd, func(i int) float32 { return float32(i % 7) })
+	for _, tier := range available[1:] {
+		list := []contender{{tier.name + " f32 peak", float64(2000 * tier.peak.f32Turn), "GMAC/s", func() { tier.peak.f32(2000) }}}
+		for _, tokens := range []int{1, 2, 3, 4, 8} {
+			q := fill(hd*tokens, func(i int) float32 { return float32(i % 5) })
+			s := make([]float32, n*tokens)
+			list = append(list, contender{fmt.Sprintf("%s scores of %d queries", tier.name, tokens), n * hd * float64(tokens), "GMAC/s", func() { tier.matMulF32(s, n, k, q, tokens) }})
+		}
+		race(t, list)
+	}
+}
+
+func TestMeasureMatVec(t *testing.T) {
+	measuring(t)
+	const rows, cols = 512, 2560
+	const piece = rows * cols * 2
+	const pieces = 60 // 157 MB
+	w := hugePages(piece * pieces)
+	for i := range w {
+		w[i] = byte(i) & 0x3f
+	}
+	x := fill(cols, func(i int) float32 { return float32(i) })
+	y := make([]float32, rows*4)
+	next := 0
+	take := func() []byte {
+		next = (next + 1) % pieces
+		return w[next*piece:][:piece]
+	}
+	u16 := func(b []byte) []uint16 { return unsafe.Slice((*uint16)(unsafe.Pointer(&b[0])), len(b)/2) }
+	f32 := func(b []byte) []float32 { return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/4) }
+	x4 := fill(cols*4, func(i int) float32 { return float32(i) })
+	list := []contender{{"read 1 thread", piece, "GB/s", func() { ReadAll(take()) }}}
+	for _, tier := range available[1:] {
+		list = append(list,
+			contender{tier.name + " F32", piece, "GB/s", func() { tier.matMulF32(y, rows, f32(take()), x, 1) }},
+			contender{tier.name + " BF16", piece, "GB/s", func() { tier.matMulBF16(y, rows, u16(take()), x, 1) }},
+			contender{tier.name + " F16", piece, "GB/s", func() { tier.matMulF16(y, rows, u16(take()), x, 1) }},
+			contender{tier.name + " F16 2 tokens", piece, "GB/s", func() { tier.matMulF16(y, rows, u16(take()), x4[:2*cols], 2) }},
+			contender{tier.name + " F16 3 tokens", piece, "GB/s", func() { tier.matMulF16(y, rows, u16(take()), x4[:3*cols], 3) }},
+			contender{tier.name + " F32 2 tokens", piece, "GB/s", func() { tier.matMulF32(y, rows, f32(take()), x4[:2*cols], 2) }})
 	}
 	race(t, list)
 }

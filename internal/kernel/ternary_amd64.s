@@ -160,7 +160,7 @@ tile_end:
 	RET
 
 // func ternaryMatMulVNNI(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·ternaryMatMulVNNI(SB), NOSPLIT, $0-56
 	MOVL         $0x03030303, AX
 	VPBROADCASTD AX, Z0
@@ -202,6 +202,9 @@ tokens8:
 	JZ     tokens8_step_end
 
 tokens8_step:
+	LEAQ         (R12)(R10*2), R14
+	PREFETCHT1   (R14)
+	PREFETCHT1   (R14)(R10*1)
 	VMOVDQU32    (R12), Z17
 	VMOVDQU32    (R12)(R10*1), Z18
 	VPANDD       Z17, Z0, Z19
@@ -395,6 +398,9 @@ tokens4:
 	JZ     tokens4_step_end
 
 tokens4_step:
+	LEAQ         (R10)(DX*2), R12
+	PREFETCHT1   (R12)
+	PREFETCHT1   (R12)(DX*1)
 	VMOVDQU32    (R10), Z9
 	VMOVDQU32    (R10)(DX*1), Z10
 	VPANDD       Z9, Z0, Z11
@@ -495,6 +501,110 @@ tokens4_step_end:
 	JMP          tokens4
 
 tokens4_end:
+tokens3:
+	CMPQ   R9, $0x03
+	JL     tokens3_end
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	MOVQ   AX, DX
+	SHLQ   $0x02, DX
+	MOVQ   AX, BX
+	SHRQ   $0x04, BX
+	MOVQ   w+16(FP), R10
+	MOVQ   DI, R11
+	TESTQ  BX, BX
+	JZ     tokens3_step_end
+
+tokens3_step:
+	LEAQ         (R10)(DX*2), R12
+	PREFETCHT1   (R12)
+	PREFETCHT1   (R12)(DX*1)
+	VMOVDQU32    (R10), Z7
+	VMOVDQU32    (R10)(DX*1), Z8
+	VPANDD       Z7, Z0, Z9
+	VPANDD       Z8, Z0, Z10
+	VPBROADCASTD (R11), Z11
+	VPDPBUSD     Z11, Z9, Z1
+	VPDPBUSD     Z11, Z10, Z4
+	VPBROADCASTD (R11)(AX*1), Z11
+	VPDPBUSD     Z11, Z9, Z2
+	VPDPBUSD     Z11, Z10, Z5
+	VPBROADCASTD (R11)(AX*2), Z11
+	VPDPBUSD     Z11, Z9, Z3
+	VPDPBUSD     Z11, Z10, Z6
+	VPSRLW       $0x02, Z7, Z9
+	VPANDD       Z9, Z0, Z9
+	VPSRLW       $0x02, Z8, Z10
+	VPANDD       Z10, Z0, Z10
+	VPBROADCASTD 4(R11), Z11
+	VPDPBUSD     Z11, Z9, Z1
+	VPDPBUSD     Z11, Z10, Z4
+	VPBROADCASTD 4(R11)(AX*1), Z11
+	VPDPBUSD     Z11, Z9, Z2
+	VPDPBUSD     Z11, Z10, Z5
+	VPBROADCASTD 4(R11)(AX*2), Z11
+	VPDPBUSD     Z11, Z9, Z3
+	VPDPBUSD     Z11, Z10, Z6
+	VPSRLW       $0x04, Z7, Z9
+	VPANDD       Z9, Z0, Z9
+	VPSRLW       $0x04, Z8, Z10
+	VPANDD       Z10, Z0, Z10
+	VPBROADCASTD 8(R11), Z11
+	VPDPBUSD     Z11, Z9, Z1
+	VPDPBUSD     Z11, Z10, Z4
+	VPBROADCASTD 8(R11)(AX*1), Z11
+	VPDPBUSD     Z11, Z9, Z2
+	VPDPBUSD     Z11, Z10, Z5
+	VPBROADCASTD 8(R11)(AX*2), Z11
+	VPDPBUSD     Z11, Z9, Z3
+	VPDPBUSD     Z11, Z10, Z6
+	VPSRLW       $0x06, Z7, Z7
+	VPANDD       Z7, Z0, Z7
+	VPSRLW       $0x06, Z8, Z8
+	VPANDD       Z8, Z0, Z8
+	VPBROADCASTD 12(R11), Z9
+	VPDPBUSD     Z9, Z7, Z1
+	VPDPBUSD     Z9, Z8, Z4
+	VPBROADCASTD 12(R11)(AX*1), Z9
+	VPDPBUSD     Z9, Z7, Z2
+	VPDPBUSD     Z9, Z8, Z5
+	VPBROADCASTD 12(R11)(AX*2), Z9
+	VPDPBUSD     Z9, Z7, Z3
+	VPDPBUSD     Z9, Z8, Z6
+	ADDQ         $0x00000040, R10
+	ADDQ         $0x00000010, R11
+	DECQ         BX
+	JNZ          tokens3_step
+
+tokens3_step_end:
+	VPBROADCASTD (R8), Z7
+	VPSUBD       Z7, Z1, Z1
+	VMOVDQU32    Z1, (SI)
+	VPSUBD       Z7, Z4, Z4
+	VMOVDQU32    Z4, 64(SI)
+	ADDQ         stride+8(FP), SI
+	VPBROADCASTD 4(R8), Z1
+	VPSUBD       Z1, Z2, Z2
+	VMOVDQU32    Z2, (SI)
+	VPSUBD       Z1, Z5, Z5
+	VMOVDQU32    Z5, 64(SI)
+	ADDQ         stride+8(FP), SI
+	VPBROADCASTD 8(R8), Z1
+	VPSUBD       Z1, Z3, Z3
+	VMOVDQU32    Z3, (SI)
+	VPSUBD       Z1, Z6, Z6
+	VMOVDQU32    Z6, 64(SI)
+	ADDQ         stride+8(FP), SI
+	ADDQ         $0x0000000c, R8
+	ADDQ         CX, DI
+	SUBQ         $0x03, R9
+	JMP          tokens3
+
+tokens3_end:
 tokens2:
 	CMPQ   R9, $0x02
 	JL     tokens2_end
@@ -512,6 +622,9 @@ tokens2:
 	JZ     tokens2_step_end
 
 tokens2_step:
+	LEAQ         (BX)(CX*2), R11
+	PREFETCHT1   (R11)
+	PREFETCHT1   (R11)(CX*1)
 	VMOVDQU32    (BX), Z5
 	VMOVDQU32    (BX)(CX*1), Z6
 	VPANDD       Z5, Z0, Z7
@@ -591,6 +704,9 @@ tokens1:
 	JZ     tokens1_step_end
 
 tokens1_step:
+	LEAQ         (BX)(CX*2), R11
+	PREFETCHT1   (R11)
+	PREFETCHT1   (R11)(CX*1)
 	VMOVDQU32    (BX), Z3
 	VMOVDQU32    (BX)(CX*1), Z4
 	VPANDD       Z3, Z0, Z5

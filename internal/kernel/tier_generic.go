@@ -17,9 +17,9 @@ var generic = tier{
 	matMulBF16: matMulBF16Generic,
 	matMulF16:  matMulF16Generic,
 
-	attnScores: attnScoresGeneric,
 	softmaxExp: softmaxExpGeneric,
-	attnMix:    attnMixGeneric,
+	attnMixF32: attnMixF32Generic,
+	attnMixF16: attnMixF16Generic,
 
 	max:      maxGeneric,
 	sum:      sumGeneric,

@@ -309,3 +309,32 @@ func (c *Chip) Ident(t XY) (XY, error) {
 
 // Step lets a simulated chip run.
 func (c *Chip) Step(clocks uint32) { c.m.Step(clocks) }
+
+// FakeTelemetry answers reads of the management core's telemetry for a chip with so many live columns and banks: for
+// machines that only pretend.
+func FakeTelemetry(addr uint64, columns, banks int) uint32 {
+	const table, values = 0x1000, 0x2000
+	switch addr {
+	case arcScratch + 4*scratchBoot:
+		return 5
+	case arcScratch + 4*scratchTable:
+		return table
+	case arcScratch + 4*scratchValues:
+		return values
+	case table + 4:
+		return 3
+	case table + 8:
+		return tagClock
+	case table + 12:
+		return tagColumns | 1<<16
+	case table + 16:
+		return tagBanks | 2<<16
+	case values:
+		return 1350
+	case values + 4:
+		return 1<<columns - 1
+	case values + 8:
+		return 1<<banks - 1
+	}
+	return 0
+}

@@ -36,38 +36,38 @@ const minDriver = 2
 // lockIndex is the tt-kmd resource lock that says "trit owns the tiles". 0 to 15 are taken by Ethernet cores.
 const lockIndex = 40
 
-// The kernel's structures (tt-kmd ioctl.h), in its order.
+// The kernel's structures (tt-kmd ioctl.h), in its order; fields that are not used here are blank.
 type (
 	ioDeviceInfo struct {
-		inSize, outSize                           uint32
-		vendor, device, subVendor, subsystem, bdf uint16
-		maxDMALog2, domain, _                     uint16
+		inSize, _                 uint32 // sizes of the caller's output and of the kernel's
+		vendor, device, _, _, bdf uint16 // subsystem vendor and device in between
+		maxDMALog2, domain, _     uint16
 	}
 	ioDriverInfo struct {
-		inSize, outSize, version      uint32
-		major, minor, patch, reserved uint8
+		inSize, _, version     uint32
+		major, minor, patch, _ uint8
 	}
 	ioDMABuf struct {
-		size         uint32
-		index, flags uint8
-		_            [2]uint8
-		_            [2]uint64
-		physical     uint64 // out
-		mapping      uint64
-		outSize, _   uint32
-		noc, _       uint64
+		size     uint32
+		_, flags uint8 // index of the buffer, 0
+		_        [2]uint8
+		_        [2]uint64
+		_        uint64 // out: physical address
+		mapping  uint64
+		_, _     uint32 // size
+		noc, _   uint64
 	}
 	ioPin struct {
 		outSize, flags uint32
 		va, size       uint64
-		physical, noc  uint64 // out
+		_, noc         uint64 // out: physical address, NoC address
 	}
 	ioLock struct {
-		outSize, flags uint32
-		index          uint8
-		_              [3]uint8
-		value          uint8 // out
-		_              [3]uint8
+		outSize, _ uint32 // flags: 0 acquires
+		index      uint8
+		_          [3]uint8
+		value      uint8 // out
+		_          [3]uint8
 	}
 	ioAllocTLB struct {
 		size, _         uint64
@@ -76,11 +76,11 @@ type (
 	}
 	ioFreeTLBArg struct{ id uint32 }
 	ioTLBConfig  struct {
-		addr                                   uint64
-		xEnd, yEnd, xStart, yStart             uint16
-		noc, mcast, ordering, linked, staticVC uint8
-		_                                      [3]uint8
-		_                                      [2]uint32
+		addr                       uint64
+		xEnd, yEnd, xStart, yStart uint16
+		_, mcast, ordering, _, _   uint8 // NoC 0, not linked, no static channel
+		_                          [3]uint8
+		_                          [2]uint32
 	}
 	ioSetTLB struct {
 		id, _  uint32
@@ -88,16 +88,16 @@ type (
 		_      uint64 // out
 	}
 	ioCleanup struct {
-		argsz, flags       uint32
-		enabled, x, y, noc uint8
-		_                  uint32
-		addr, data         uint64
+		argsz, _         uint32
+		enabled, x, y, _ uint8 // NoC 0
+		_                uint32
+		addr, data       uint64
 	}
 	ioPower struct {
-		argsz, flags uint32
-		_, validity  uint8
-		powerFlags   uint16
-		settings     [14]uint16
+		argsz, _    uint32
+		_, validity uint8
+		powerFlags  uint16
+		_           [14]uint16 // settings, none valid
 	}
 )
 
@@ -151,7 +151,12 @@ func Cards() ([]int, error) {
 
 // OpenCard opens /dev/tenstorrent/n for exclusive use and asks for full clocks, which the kernel keeps up while the
 // file is open.
-func OpenCard(n int) (Machine, error) {
+func OpenCard(n int) (Machine, error) { return openCard(n, true) }
+
+// InspectCard opens a card to read its telemetry, without taking it from anybody and without waking it.
+func InspectCard(n int) (Machine, error) { return openCard(n, false) }
+
+func openCard(n int, use bool) (Machine, error) {
 	path := filepath.Join(devDir, strconv.Itoa(n))
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND, 0)
 	switch {
@@ -165,14 +170,14 @@ func OpenCard(n int) (Machine, error) {
 		return nil, fmt.Errorf("driver: %w", err)
 	}
 	c := &card{f: f, wins: map[*cardWindow]bool{}}
-	if err := c.start(path); err != nil {
+	if err := c.start(path, use); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *card) start(path string) error {
+func (c *card) start(path string, use bool) error {
 	di := ioDeviceInfo{inSize: uint32(unsafe.Sizeof(ioDeviceInfo{})) - 4}
 	if err := ioctl(c.f, ioGetDeviceInfo, &di); err != nil {
 		return fmt.Errorf("driver: %s: GET_DEVICE_INFO: %w", path, err)
@@ -189,6 +194,9 @@ func (c *card) start(path string) error {
 		Name: path, Vendor: di.vendor, Device: di.device, Driver: fmt.Sprintf("tt-kmd %d.%d.%d (interface %d)", dv.major, dv.minor, dv.patch, dv.version),
 		BDF: fmt.Sprintf("%04x:%02x:%02x.%d", di.domain, di.bdf>>8, di.bdf>>3&31, di.bdf&7),
 	}
+	if !use {
+		return nil
+	}
 	lk := ioLock{outSize: 4, index: lockIndex}
 	if err := ioctl(c.f, ioLockCtl, &lk); err == nil && lk.value == 0 {
 		return fmt.Errorf("%w: %s: another trit process owns its tiles%s", ErrBusy, path, openedBy(path))
@@ -198,6 +206,18 @@ func (c *card) start(path string) error {
 		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.4 or later", ErrOldDriver, path, err)
 	}
 	return nil
+}
+
+// Attributes are what the kernel driver publishes about card n in /sys: clocks, versions, serial number.
+func Attributes(n int) map[string]string {
+	out := map[string]string{}
+	files, _ := filepath.Glob(fmt.Sprintf("/sys/class/tenstorrent/tenstorrent!%d/tt_*", n))
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil {
+			out[strings.TrimPrefix(filepath.Base(f), "tt_")] = strings.TrimSpace(string(b))
+		}
+	}
+	return out
 }
 
 // openedBy names processes that have the device open, as far as /proc shows them.

@@ -13,3 +13,9 @@ func Cards() ([]int, error) {
 func OpenCard(n int) (Machine, error) {
 	return nil, fmt.Errorf("%w: Tenstorrent's kernel driver exists for Linux only", ErrNoDevice)
 }
+
+// InspectCard fails: tt-kmd exists for Linux only.
+func InspectCard(n int) (Machine, error) { return OpenCard(n) }
+
+// Attributes finds nothing.
+func Attributes(n int) map[string]string { return nil }

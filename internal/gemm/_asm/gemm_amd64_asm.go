@@ -637,4 +637,3 @@ func ternaryCodes() {
 	VZEROUPPER()
 	RET()
 }
-

@@ -31,8 +31,8 @@ func constants() {
 	list := []uint32{}
 	for _, v := range []float32{
 		1, 2, 0, 1.44269504, 0.693359375, -2.12194440e-4, 87, -87,
-		1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
-		0.7978845608, 0.044715, 0.134145,
+		1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+		0.5, 0.70710678, 0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429, 0.39894228, -0.5,
 	} {
 		list = append(list, math.Float32bits(v))
 	}
@@ -123,7 +123,7 @@ func ld(m operand.Mem) V {
 	return v
 }
 
-func mul(a operand.Op, b V) V { v := YMM(); VMULPS(a, b, v); return v }
+func mul(a operand.Op, b V) V  { v := YMM(); VMULPS(a, b, v); return v }
 func plus(a operand.Op, b V) V { v := YMM(); VADDPS(a, b, v); return v }
 
 // minus returns a − b.
@@ -162,29 +162,36 @@ func elementwise() {
 			VMOVUPS(mul(mul(g, g), dh), at("du"))
 			VMOVUPS(mul(mul(u, dh), mul(c(2), g)), at("dg"))
 		})
-	// GELU, tanh form: x·σ(2z), z = √(2/π)·(x + 0.044715x³)
-	geluZ := func(x V) (s, x2 V) {
-		x2 = mul(x, x)
-		z := plus(c(1), mul(c(0.044715), x2))
-		z = mul(x, z)
-		z = mul(c(0.7978845608), z)
-		return sigmoidV(plus(z, z)), x2
+	// GELU: x·Φ(x). Φ is 1 − q/2 or q/2 by the sign of x, q = erfc(|x|/√2) after Abramowitz and Stegun 7.1.26.
+	phi := func(x V) (p, e V) {
+		z := YMM()
+		VANDPS(x, absMask(), z)
+		t := plus(c(1), mul(c(0.3275911), mul(c(0.70710678), z)))
+		one := ld(c(1))
+		VDIVPS(t, one, t)
+		p = ld(c(1.061405429))
+		for _, a := range []float32{-1.453152027, 1.421413741, -0.284496736, 0.254829592} {
+			VMULPS(t, p, p)
+			VADDPS(c(a), p, p)
+		}
+		VMULPS(t, p, p)
+		e = mul(c(-0.5), mul(x, x))
+		expV(e)
+		q := mul(c(0.5), mul(e, p))
+		VBLENDVPS(x, q, minus(ld(c(1)), q), p)
+		return p, e
 	}
 	loop("geluAVX2", "geluAVX2 is geluGeneric.", "func(y, x *float32, n int)", []string{"y", "x"}, nil,
 		func(at func(string) operand.Mem, _ map[string]V) {
 			x := ld(at("x"))
-			s, _ := geluZ(x)
-			VMOVUPS(mul(s, x), at("y"))
+			p, _ := phi(x)
+			VMOVUPS(mul(x, p), at("y"))
 		})
 	loop("geluGradAVX2", "geluGradAVX2 is geluGradGeneric.", "func(dx, dy, x *float32, n int)", []string{"dx", "dy", "x"}, nil,
 		func(at func(string) operand.Mem, _ map[string]V) {
 			x := ld(at("x"))
-			s, x2 := geluZ(x)
-			// d = s + x·s·(1−s)·2·√(2/π)·(1 + 3·0.044715·x²)
-			d := mul(c(0.7978845608), plus(c(1), mul(c(0.134145), x2)))
-			d = plus(d, d)
-			d = mul(d, mul(mul(x, s), minus(ld(c(1)), s)))
-			d = plus(s, d)
+			p, e := phi(x)
+			d := plus(p, mul(x, mul(c(0.39894228), e)))
 			VMOVUPS(mul(at("dy"), d), at("dx"))
 		})
 	loop("expSubAVX2", "expSubAVX2 is expSubGeneric.", "func(x *float32, m float32, n int)", []string{"x"}, []string{"m"},

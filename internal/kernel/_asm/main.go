@@ -1,7 +1,7 @@
-// Command _asm writes the amd64 kernels of package kernel: one .s file per group of kernels and one Go
-// file with their declarations. Run it with go generate ./internal/kernel.
+// Command _asm writes the assembly of package kernel: a .s file per group of kernels and, per port, one Go file
+// with their declarations. Run it with go generate ./internal/kernel.
 //
-// Facts that hold for all of them: no legacy SSE mnemonic (mixing it with VEX code costs a state change),
+// Facts that hold for all amd64 functions: no legacy SSE mnemonic (mixing it with VEX code costs a state change),
 // VZEROUPPER before every RET, unaligned loads throughout, and nothing is read or written past the end of
 // a slice: tails go through masked moves.
 package main
@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"go/format"
 	"log"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -29,6 +31,7 @@ import (
 // asm is the function being written; avo's context has a method per instruction.
 type asm struct {
 	*build.Context
+	consts map[string]Mem
 	avx512 bool // the function may use 32 registers, in EVEX instructions only
 }
 
@@ -38,19 +41,31 @@ var groups = []struct {
 }{
 	{"ternary_amd64.s", ternary},
 	{"screen_amd64.s", screen},
+	{"dense_amd64.s", dense},
+	{"attention_amd64.s", attention},
+	{"elementwise_amd64.s", elementwise},
 	{"peak_amd64.s", peak},
 }
 
 func main() {
 	log.SetFlags(0)
 	dir := os.Args[1]
+	writeDecls(filepath.Join(dir, "decl_amd64.go"), writeAMD(dir))
+	writeDecls(filepath.Join(dir, "decl_arm64.go"), writeARM(dir))
+}
+
+var (
+	config  = printer.Config{Name: "go generate ./internal/kernel", Pkg: "kernel"}
+	warning = config.GeneratedWarning()
+)
+
+// writeAMD writes the amd64 kernels and returns their declarations.
+func writeAMD(dir string) []byte {
 	var decls bytes.Buffer
-	cfg := printer.Config{Name: "go generate ./internal/kernel", Pkg: "kernel"}
-	fmt.Fprintf(&decls, "// %s\n\n//go:build !purego\n\npackage kernel\n", cfg.GeneratedWarning())
 	for _, g := range groups {
 		ctx := build.NewContext()
 		ctx.ConstraintExpr("!purego")
-		g.write(&asm{Context: ctx})
+		g.write(&asm{Context: ctx, consts: map[string]Mem{}})
 		file, err := ctx.Result()
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
@@ -66,17 +81,21 @@ func main() {
 			}
 			fmt.Fprintf(&decls, "//\n//go:noescape\n%s\n", f.Stub())
 		}
-		text, err := printer.NewGoAsm(cfg).Print(file)
+		text, err := printer.NewGoAsm(config).Print(file)
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
 		}
 		write(filepath.Join(dir, g.file), text)
 	}
-	text, err := format.Source(decls.Bytes())
+	return decls.Bytes()
+}
+
+func writeDecls(name string, decls []byte) {
+	text, err := format.Source(fmt.Appendf(nil, "// %s\n\n//go:build !purego\n\npackage kernel\n%s", warning, decls))
 	if err != nil {
 		log.Fatal(err)
 	}
-	write(filepath.Join(dir, "decl_amd64.go"), text)
+	write(name, text)
 }
 
 func write(name string, text []byte) {
@@ -90,7 +109,7 @@ func checkISA(f *ir.Function) {
 	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
-		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI")
+		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
 		vectors = 32
 	}
 	for _, isa := range f.ISA {
@@ -159,6 +178,13 @@ func (a *asm) copy(r reg.GPVirtual) reg.GPVirtual {
 	return c
 }
 
+// times returns r·n, n a power of two.
+func (a *asm) times(r reg.GPVirtual, n int) reg.GPVirtual {
+	c := a.copy(r)
+	a.SHLQ(Imm(uint64(bits.TrailingZeros(uint(n)))), c)
+	return c
+}
+
 // mem is a memory operand at a base register.
 func mem(base reg.Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
@@ -187,6 +213,8 @@ func (a *asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
 // add moves a pointer.
 func (a *asm) add(r reg.GPVirtual, n int) { a.ADDQ(U32(uint32(n)), r) }
 
+func hex(u uint32) string { return strconv.FormatUint(uint64(u), 16) }
+
 // zero clears a register. avo does not know that VPXORD of a register with itself reads nothing.
 func (a *asm) zero(v reg.VecVirtual) {
 	if !a.avx512 {
@@ -199,4 +227,18 @@ func (a *asm) zero(v reg.VecVirtual) {
 	}
 	i.Inputs = nil
 	a.Instruction(i)
+}
+
+// data is a constant of the file, of 32-bit words.
+func (a *asm) data(name string, words ...uint32) Mem {
+	if m, ok := a.consts[name]; ok {
+		return m
+	}
+	m := a.StaticGlobal(name)
+	a.DataAttributes(attr.RODATA | attr.NOPTR)
+	for i, w := range words {
+		a.AddDatum(4*i, U32(w))
+	}
+	a.consts[name] = m
+	return m
 }

@@ -96,7 +96,7 @@ func ternaryMatVecVNNI(a *asm) {
 // shifts and masks run on the ports that VPDPBUSD leaves free.
 func ternaryMatMulVNNI(a *asm) {
 	a.fn("ternaryMatMulVNNI", "(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)",
-		"ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 2 or 1 tokens at a time.",
+		"ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 3, 2 or 1 tokens at a time.",
 		"stride is the bytes from one token's outputs to the next one's.")
 	mask := a.ZMM()
 	a.splatByte(3, mask)
@@ -119,7 +119,7 @@ func ternaryMatMulVNNI(a *asm) {
 		return at(x, c7, 1, disp)
 	}
 	y, x, xsum, left := a.arg("y"), a.arg("x"), a.arg("xsum"), a.arg("tokens")
-	for _, n := range []int{8, 4, 2, 1} {
+	for _, n := range []int{8, 4, 3, 2, 1} {
 		label := fmt.Sprintf("tokens%d", n)
 		a.Label(label)
 		a.CMPQ(left, Imm(uint64(n)))
@@ -138,6 +138,11 @@ func ternaryMatMulVNNI(a *asm) {
 		a.SHRQ(Imm(4), steps)
 		w, xp := a.arg("w"), a.copy(x)
 		a.loop(label+"_step", steps, func() {
+			// The prefetcher does not follow two streams well: the next pair is asked for here, into L2.
+			next := a.GP64()
+			a.LEAQ(at(w, tile, 2, 0), next)
+			a.PREFETCHT1(mem(next, 0))
+			a.PREFETCHT1(at(next, tile, 1, 0))
 			v := [2]reg.VecVirtual{a.ZMM(), a.ZMM()}
 			a.VMOVDQU32(mem(w, 0), v[0])
 			a.VMOVDQU32(at(w, tile, 1, 0), v[1])
@@ -171,7 +176,11 @@ func ternaryMatMulVNNI(a *asm) {
 			a.ADDQ(a.addr("stride"), y)
 		}
 		a.add(xsum, 4*n)
-		a.LEAQ(at(x, cols, uint8(n), 0), x)
+		if n == 3 {
+			a.ADDQ(c3, x)
+		} else {
+			a.LEAQ(at(x, cols, uint8(n), 0), x)
+		}
 		a.SUBQ(Imm(uint64(n)), left)
 		a.JMP(LabelRef(label))
 		a.Label(label + "_end")

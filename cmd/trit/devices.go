@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tritlm/trit/accel/tensix"
+	"github.com/tritlm/trit/accel/tensix/chip"
+	"github.com/tritlm/trit/accel/tensix/driver"
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/model"
+)
+
+// deviceHelp is the text of --device.
+const deviceHelp = "where to compute: cpu, tensix (a Tenstorrent Blackhole) or tensix:N (card N)"
+
+// device is a parsed --device: CPU when the machine is empty.
+type device struct {
+	kind string // "", "tensix", "ttsim"
+	card int
+	path string // of the simulator
+	grid chip.Grid
+}
+
+// parseDevice reads cpu | tensix[:N] | ttsim:PATH, the last two with @COLUMNSxROWS to use fewer tiles.
+func parseDevice(spec string) (d device, err error) {
+	if spec == "" || spec == "cpu" {
+		return d, nil
+	}
+	spec, grid, some := strings.Cut(spec, "@")
+	if some {
+		if n, _ := fmt.Sscanf(grid, "%dx%d", &d.grid.Columns, &d.grid.Rows); n != 2 {
+			return d, usagef("--device: %q is no grid of tiles; want COLUMNSxROWS such as 12x10", grid)
+		}
+	}
+	kind, arg, _ := strings.Cut(spec, ":")
+	d.kind = kind
+	switch kind {
+	case "tensix":
+		if arg != "" {
+			if d.card, err = strconv.Atoi(arg); err != nil || d.card < 0 {
+				return d, usagef("--device: %q is no card's number; `trit devices` lists them", arg)
+			}
+		}
+		return d, nil
+	case "ttsim":
+		d.path = arg
+		return d, nil
+	}
+	return d, usagef("--device %q: there are cpu, tensix and tensix:N", spec)
+}
+
+// open opens the device's chip.
+func (d device) open() (driver.Machine, error) {
+	if d.kind == "ttsim" {
+		return openSimulator(d.path)
+	}
+	return driver.OpenCard(d.card)
+}
+
+// deviceBackend is the Backend that --device names; nil for the CPU.
+func deviceBackend(spec string, threads int) (model.Backend, error) {
+	d, err := parseDevice(spec)
+	if err != nil || d.kind == "" {
+		return nil, err
+	}
+	b := tensix.Backend{Card: d.card, Threads: threads, Options: tensix.Options{Grid: d.grid}}
+	if d.kind == "ttsim" {
+		if b.Machine, err = d.open(); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// selftestDevice climbs the ladder of package tensix on a device and prints each rung.
+func selftestDevice(ctx context.Context, w io.Writer, spec string) error {
+	d, err := parseDevice(spec)
+	if err != nil {
+		return err
+	}
+	if d.kind == "" {
+		return usagef("--device %q is not a device with a self-test of its own", spec)
+	}
+	m, err := d.open()
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	i := m.Info()
+	fmt.Fprintf(w, "%s, PCI %04x:%04x at %s, %s\n", i.Name, i.Vendor, i.Device, i.BDF, i.Driver)
+	err = tensix.SelfTest(ctx, m, d.grid, func(r tensix.Rung) {
+		verdict := "ok    "
+		if r.Err != nil {
+			verdict = "FAILED"
+		}
+		fmt.Fprintf(w, "%s %-12s %8v  %s\n", verdict, r.Name, r.Took.Round(time.Millisecond), r.Says)
+		if r.Err != nil {
+			fmt.Fprintf(w, "       %v\n       %s\n", r.Err, r.Help)
+		}
+	})
+	if err == nil {
+		fmt.Fprintln(w, "Every rung holds. Please report this card's result: docs/blackhole.md says how.")
+	}
+	return err
+}
+
+// benchDeviceModel prints what a Blackhole is expected to do with a model of this shape.
+func benchDeviceModel(w io.Writer, c *model.Config) error { return tensix.WriteSpeed(w, c) }
+
+// deviceReport is one device as `trit devices` sees it.
+type deviceReport struct {
+	Device   string            `json:"device"`
+	What     string            `json:"what,omitempty"`
+	Usable   bool              `json:"usable"`
+	Tiles    int               `json:"tiles,omitempty"`
+	Columns  int               `json:"columns,omitempty"`
+	Banks    int               `json:"banks,omitempty"`
+	Memory   int64             `json:"memory,omitempty"` // bytes
+	ClockMHz int               `json:"clock_mhz,omitempty"`
+	PCI      string            `json:"pci,omitempty"`
+	Driver   string            `json:"driver,omitempty"`
+	Notes    []string          `json:"notes,omitempty"`
+	Firmware map[string]string `json:"attributes,omitempty"`
+	Error    string            `json:"error,omitempty"`
+}
+
+func newDevicesCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "devices",
+		Short: "List what trit can compute with, and what is missing",
+		Long: `Lists the processor and the Tenstorrent Blackhole cards of this machine: live tiles and memory banks (cards
+have harvested ones), clocks, driver and firmware; and what is missing to use them. Nothing is changed on a card,
+and a card that another program uses is only read.
+
+--device tensix or --device tensix:N of the other commands computes with a card; see docs/blackhole.md.`,
+		Example: `  trit devices
+  trit devices --json
+  trit selftest --device tensix`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list := append([]deviceReport{{Device: "cpu", What: "kernels " + kernel.Tier(), Usable: true}}, cards()...)
+			w := cmd.OutOrStdout()
+			if asJSON {
+				e := json.NewEncoder(w)
+				e.SetIndent("", "  ")
+				return e.Encode(list)
+			}
+			for _, r := range list {
+				r.print(w)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// cards reports every Tenstorrent device file.
+func cards() []deviceReport {
+	numbers, err := driver.Cards()
+	if err != nil {
+		return []deviceReport{{Device: "tensix", Error: err.Error()}}
+	}
+	var out []deviceReport
+	for _, n := range numbers {
+		out = append(out, inspectCard(n))
+	}
+	return out
+}
+
+func inspectCard(n int) (r deviceReport) {
+	r.Device = fmt.Sprintf("tensix:%d", n)
+	r.Firmware = driver.Attributes(n)
+	m, err := driver.InspectCard(n)
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	defer m.Close()
+	i := m.Info()
+	r.PCI, r.Driver = i.BDF, i.Driver
+	c, err := chip.Open(m, chip.Options{})
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	defer c.Close()
+	r.describe(c)
+	return r
+}
+
+// describe fills in what the chip's telemetry says.
+func (r *deviceReport) describe(c *chip.Chip) {
+	r.What, r.Usable = "Tenstorrent Blackhole", true
+	r.Tiles, r.Columns, r.Banks = c.Tiles(), c.Columns, c.Banks
+	r.Memory, r.ClockMHz = int64(c.Banks)*chip.BankSize, c.Telemetry.Clock
+	for _, a := range c.Telemetry.Assumed {
+		r.Notes = append(r.Notes, "the firmware does not say which "+a+" are live; all are assumed: update the firmware")
+	}
+	if r.ClockMHz > 0 && r.ClockMHz < 1300 {
+		r.Notes = append(r.Notes, fmt.Sprintf("the AI clock is at %d MHz; it should rise to 1350 when a model runs, and some firmware never does", r.ClockMHz))
+	}
+}
+
+func (r *deviceReport) print(w io.Writer) {
+	fmt.Fprintf(w, "%-9s ", r.Device)
+	if r.Error != "" {
+		fmt.Fprintf(w, "not usable: %s\n", r.Error)
+		return
+	}
+	fmt.Fprint(w, r.What)
+	if r.Tiles > 0 {
+		fmt.Fprintf(w, ": %d tiles (%d of 14 columns), %d of 8 GDDR banks, %d GiB, %d MHz\n", r.Tiles, r.Columns, r.Banks, r.Memory>>30, r.ClockMHz)
+		fmt.Fprintf(w, "          PCI %s, %s", r.PCI, r.Driver)
+	}
+	fmt.Fprintln(w)
+	for _, k := range slices.Sorted(maps.Keys(r.Firmware)) {
+		fmt.Fprintf(w, "          %s: %s\n", k, r.Firmware[k])
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "          note: %s\n", n)
+	}
+}
+
+// noSimulator is why a binary cannot run the simulator.
+var noSimulator = errors.New("this trit has no simulator in it: build it with go build -tags ttsim ./cmd/trit (it is then linked dynamically)")

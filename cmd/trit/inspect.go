@@ -1,0 +1,218 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tritlm/trit/eval"
+	"github.com/tritlm/trit/internal/term"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/tokenizer"
+	"github.com/tritlm/trit/weights"
+)
+
+// inspection is what inspect --json prints.
+type inspection struct {
+	Path         string         `json:"path"`
+	Format       string         `json:"format"`
+	Family       string         `json:"family"`
+	Name         string         `json:"name,omitempty"`
+	Ternary      bool           `json:"ternary"`
+	Parameters   int64          `json:"parameters"`
+	Layers       int            `json:"layers"`
+	HiddenSize   int            `json:"hidden_size"`
+	Intermediate int            `json:"intermediate_size"`
+	Heads        int            `json:"heads"`
+	KVHeads      int            `json:"kv_heads"`
+	HeadDim      int            `json:"head_dim"`
+	Vocabulary   int            `json:"vocabulary"`
+	MaxContext   int            `json:"max_context"`
+	Activation   string         `json:"activation"`
+	RopeTheta    float64        `json:"rope_theta,omitempty"`
+	NormEps      float32        `json:"norm_eps"`
+	TiedHead     bool           `json:"tied_head"`
+	Types        []typeCount    `json:"types"`
+	FileBytes    int64          `json:"tensor_bytes"`
+	Tokenizer    *tokenizerInfo `json:"tokenizer,omitempty"`
+	Memory       eval.Memory    `json:"memory"`
+	MemoryTotal  int64          `json:"memory_at_full_context"`
+	Tensors      []tensorInfo   `json:"tensors,omitempty"`
+}
+
+type typeCount struct {
+	Type  string `json:"type"`
+	Count int    `json:"count"`
+	Bytes int64  `json:"bytes"`
+}
+
+type tokenizerInfo struct {
+	Tokens       int      `json:"tokens"`
+	BOS          string   `json:"bos,omitempty"`
+	EOS          []string `json:"eos"`
+	ChatTemplate bool     `json:"chat_template"`
+	Warnings     []string `json:"warnings,omitempty"`
+}
+
+type tensorInfo struct {
+	Name  string `json:"name"`
+	Type  string `json:"type"`
+	Shape []int  `json:"shape"`
+	Bytes int64  `json:"bytes"`
+}
+
+func newInspectCmd() *cobra.Command {
+	var f modelFlags
+	var tensors, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "inspect MODEL",
+		Short: "Show what is in a model's files, and the memory it will need",
+		Long: `Reads the headers of a model's files, and nothing else: architecture, tensors by type, tokenizer, and an
+estimate of the memory that it will take, before anything is loaded.`,
+		Example: `  trit inspect microsoft/bitnet-b1.58-2B-4T
+  trit inspect model.gguf --tensors
+  trit inspect ./model --json | jq .memory_at_full_context`,
+		Args: exactArgs("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			set, cfg, err := f.openSet(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			defer set.Close()
+			i := inspect(cfg, set)
+			tok, err := tokenizerOf(set)
+			if err == nil {
+				i.Tokenizer = describeTokenizer(tok)
+			} else {
+				note(cmd, "trit: %v", err)
+			}
+			if tensors {
+				for _, n := range set.Names() {
+					i.Tensors = append(i.Tensors, tensorInfo{n, set.Type(n), set.Shape(n), set.Bytes(n)})
+				}
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), i)
+			}
+			return i.print(cmd.OutOrStdout())
+		},
+	}
+	f.hubFlags.add(cmd)
+	f.addFile(cmd)
+	cmd.Flags().BoolVar(&tensors, "tensors", false, "list every tensor")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func inspect(c *model.Config, set *weights.Set) *inspection {
+	i := &inspection{
+		Path: set.Path(), Format: "Hugging Face folder", Family: c.Family, Name: c.Name, Ternary: c.Ternary,
+		Layers: c.NumLayers, HiddenSize: c.HiddenSize, Intermediate: c.IntermediateSize, Heads: c.NumHeads, KVHeads: c.NumKVHeads, HeadDim: c.HeadDim,
+		Vocabulary: c.VocabSize, MaxContext: c.MaxContext, Activation: string(c.Activation), RopeTheta: c.RopeTheta, NormEps: c.NormEps, TiedHead: c.TiedHead,
+		Memory: eval.Estimate(c, set),
+	}
+	if g := set.GGUF(); g != nil {
+		i.Format = fmt.Sprintf("GGUF version %d", g.Version)
+	}
+	i.MemoryTotal = i.Memory.Total(c.MaxContext)
+	for _, n := range set.Names() {
+		t := set.Type(n)
+		at := slices.IndexFunc(i.Types, func(c typeCount) bool { return c.Type == t })
+		if at < 0 {
+			at = len(i.Types)
+			i.Types = append(i.Types, typeCount{Type: t})
+		}
+		i.Types[at].Count++
+		i.Types[at].Bytes += set.Bytes(n)
+		i.FileBytes += set.Bytes(n)
+		count := int64(1)
+		for _, d := range set.Shape(n) {
+			count *= int64(d)
+		}
+		if set.GGUF() == nil && set.IsTernary(n) {
+			count *= 4 // packed, four to a byte
+		}
+		i.Parameters += count
+	}
+	return i
+}
+
+func describeTokenizer(t *tokenizer.Tokenizer) *tokenizerInfo {
+	info := &tokenizerInfo{Tokens: t.VocabSize(), EOS: []string{}, Warnings: t.Warnings()}
+	if id, ok := t.BOS(); ok {
+		info.BOS = t.Token(id)
+	}
+	for _, id := range t.EOS() {
+		info.EOS = append(info.EOS, t.Token(id))
+	}
+	_, err := t.Chat([]tokenizer.Message{{Role: "user", Content: "hi"}}, tokenizer.ChatOptions{})
+	info.ChatTemplate = !errors.Is(err, tokenizer.ErrNoTemplate)
+	return info
+}
+
+func (i *inspection) print(w io.Writer) error {
+	arithmetic := "floats"
+	if i.Ternary {
+		arithmetic = "ternary weights, int8 activations (W1.58A8)"
+	}
+	rows := [][]string{
+		{"model", i.Path},
+		{"format", i.Format + ", " + term.Bytes(i.FileBytes) + " of tensors"},
+		{"family", i.Family},
+		{"arithmetic", arithmetic},
+		{"parameters", term.Count(i.Parameters) + " in the file"},
+		{"layers", fmt.Sprintf("%d of width %d, feed-forward %d (%s)", i.Layers, i.HiddenSize, i.Intermediate, i.Activation)},
+		{"attention", fmt.Sprintf("%d heads of %d, %d for keys and values", i.Heads, i.HeadDim, i.KVHeads)},
+		{"vocabulary", fmt.Sprintf("%d, head %s", i.Vocabulary, map[bool]string{true: "tied to the embedding", false: "of its own"}[i.TiedHead])},
+		{"context", fmt.Sprintf("%d tokens", i.MaxContext)},
+	}
+	for _, t := range i.Types {
+		rows = append(rows, []string{"tensors", fmt.Sprintf("%d of %s, %s", t.Count, t.Type, term.Bytes(t.Bytes))})
+	}
+	if t := i.Tokenizer; t != nil {
+		text := fmt.Sprintf("%d tokens, ends at %s", t.Tokens, strings.Join(t.EOS, " "))
+		if t.BOS != "" {
+			text += ", begins with " + t.BOS
+		}
+		if t.ChatTemplate {
+			text += ", chat template"
+		} else {
+			text += ", no chat template"
+		}
+		rows = append(rows, []string{"tokenizer", text})
+		for _, warning := range t.Warnings {
+			rows = append(rows, []string{"", "! " + warning})
+		}
+	}
+	m := i.Memory
+	head := m.Head
+	if i.TiedHead {
+		head = m.Embedding
+	}
+	rows = append(rows,
+		[]string{"memory", fmt.Sprintf("≈ %s: projections %s, embedding and head %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Dense), term.Bytes(m.Embedding+m.Head))},
+		[]string{"", fmt.Sprintf("+ %s for each 1000 tokens of context, so %s at %d", term.Bytes(1000*m.KVToken), term.Bytes(i.MemoryTotal), i.MaxContext)},
+		[]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(head))},
+	)
+	for r := range rows {
+		rows[r][1] = strings.TrimPrefix(rows[r][1], "")
+	}
+	for _, r := range rows {
+		if _, err := fmt.Fprintf(w, "%-11s %s\n", r[0], r[1]); err != nil {
+			return err
+		}
+	}
+	if i.Tensors == nil {
+		return nil
+	}
+	fmt.Fprintln(w)
+	list := [][]string{{"tensor", "type", "shape", "bytes"}}
+	for _, t := range i.Tensors {
+		list = append(list, []string{t.Name, t.Type, strings.Trim(fmt.Sprint(t.Shape), "[]"), fmt.Sprint(t.Bytes)})
+	}
+	return term.Table(w, list)
+}
