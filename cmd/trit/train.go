@@ -27,6 +27,7 @@ type trainFlags struct {
 	layers, heads, kvHeads  int
 	block                   int
 	saveDir, tokenizer      string
+	init                    string
 	valShare                float64
 	threads                 int
 	resume                  bool
@@ -96,6 +97,7 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 	cmd.Flags().StringVar(&f.arch, "model", "llama", "architecture: "+strings.Join(train.Archs, ", "))
 	cmd.Flags().StringVar(&f.precision, "precision", "ternary", strings.Join(train.Precisions, " or "))
 	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/train", "folder of the run")
+	cmd.Flags().StringVar(&f.init, "init", "", "start from this model's float masters (a Hugging Face folder), with its shape and tokenizer")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "continue the run in --save-dir")
 	f.addShape(cmd)
 	f.addOptions(cmd)
@@ -286,11 +288,7 @@ func (f *trainFlags) config(cmd *cobra.Command, arch, precision string) (train.C
 
 // corpus reads the text and encodes it.
 func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []int32, error) {
-	path := ""
-	if len(args) > 0 {
-		path = args[0]
-	}
-	text, err := data.ReadText(path, cmd.InOrStdin())
+	text, err := readCorpus(cmd, args)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -313,10 +311,14 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 			v, err = data.NewVocab(b)
 		}
 	}
+	var ids []int32
+	if err == nil {
+		ids, err = encode(v, text)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("--tokenizer %s: %w", f.tokenizer, err)
 	}
-	return v, v.EncodeAll(text), nil
+	return v, ids, nil
 }
 
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
@@ -328,12 +330,14 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return usagef("--resume continues with the run's own data; leave %s out", args[0])
 		}
-		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "val-share", "seed", "batch-size", "accumulate"} {
+		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "init", "val-share", "seed", "batch-size", "accumulate"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s cannot change when a run is resumed; start another with another --save-dir", name)
 			}
 		}
 		r, err = train.Resume(f.saveDir, pool, func(o *train.Options) { f.override(cmd, o) })
+	} else if f.init != "" {
+		r, err = f.startFrom(cmd, args, pool)
 	} else {
 		var c train.Config
 		if c, err = f.config(cmd, f.arch, f.precision); err != nil {
@@ -372,6 +376,57 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		fmt.Fprint(cmd.ErrOrStderr(), plot)
 	}
 	return nil
+}
+
+// startFrom begins a run from the masters of --init.
+func (f *trainFlags) startFrom(cmd *cobra.Command, args []string, pool *par.Pool) (*train.Run, error) {
+	for _, name := range []string{"model", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "tokenizer"} {
+		if cmd.Flags().Changed(name) {
+			return nil, usagef("--init takes shape and tokenizer from the model; leave --%s out", name)
+		}
+	}
+	if err := f.o.Check(); err != nil {
+		return nil, usageError{err}
+	}
+	precision := ""
+	if cmd.Flags().Changed("precision") {
+		precision = f.precision
+	}
+	m, vocab, err := train.Init(f.init, precision, f.block, pool)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readCorpus(cmd, args)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := encode(vocab, text)
+	if err != nil {
+		return nil, fmt.Errorf("--init %s: %w", f.init, err)
+	}
+	return train.StartFrom(f.saveDir, m, f.o, vocab, ids, f.valShare)
+}
+
+func readCorpus(cmd *cobra.Command, args []string) (string, error) {
+	path := ""
+	if len(args) > 0 {
+		path = args[0]
+	}
+	return data.ReadText(path, cmd.InOrStdin())
+}
+
+// encode encodes text with a vocabulary that was not made from it, which may lack characters.
+func encode(v *data.Vocab, text string) ([]int32, error) {
+	ids := v.EncodeAll(text)
+	back := v.Decode(ids)
+	if back == text {
+		return ids, nil
+	}
+	at := 0
+	for at < len(back) && at < len(text) && back[at] == text[at] {
+		at++
+	}
+	return nil, fmt.Errorf("the tokenizer cannot write the text, first at byte %d: %q; use another tokenizer or remove such signs", at, text[at:min(at+12, len(text))])
 }
 
 // override takes over the options that were given on a resume.
