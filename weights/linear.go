@@ -112,6 +112,9 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	if err != nil {
 		return nil, err
 	}
+	if err := t.exact(m); err != nil {
+		return nil, err
+	}
 	// The arch "bitnet" of llama.cpp may keep the scale in a tensor of its own.
 	if extra, err := s.scalar(name + "_scale"); err == nil {
 		for i := range m.Scale {
