@@ -168,7 +168,9 @@ func (r *Random) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 			}
 		}
 	})
-	return ternary.FromCodes(codes, rows, cols, []float32{float32(scale)})
+	// As published: a bfloat16 number, so that a program that keeps scales in that type computes the same.
+	published := math.Float32frombits(math.Float32bits(float32(scale)) &^ 0xffff)
+	return ternary.FromCodes(codes, rows, cols, []float32{published})
 }
 
 // zeroShift is how much likelier −1 must be than +1 in gate_proj for its output to be ≤ 0 with
