@@ -300,22 +300,6 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 	return &w.report, nil
 }
 
-// WriteFiles writes the files of a Hugging Face folder to wherever create puts them, such as an
-// archive in memory. Each file is whole when the next one is created.
-func WriteFiles(ctx context.Context, src Source, o Options, create func(name string) (io.Writer, error)) (*Report, error) {
-	w, list, err := newWriter(ctx, src, o)
-	if err != nil {
-		return nil, err
-	}
-	if o.Format.IsGGUF() {
-		return nil, fmt.Errorf("convert: %s is not a folder: %w", o.Format, errors.ErrUnsupported)
-	}
-	if err := w.files(list, create); err != nil {
-		return nil, fmt.Errorf("convert: %w", err)
-	}
-	return &w.report, nil
-}
-
 // newWriter checks that the model can be had in that format, and plans.
 func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, error) {
 	i := o.Format.index()
