@@ -89,6 +89,8 @@ func TestHostileRequests(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	h.Close()
+	time.Sleep(600 * time.Millisecond) // net/http waits so long before it closes a refused connection
 }
 
 func openFiles() int {

@@ -310,7 +310,7 @@ func (r *Run) Do(ctx context.Context, tell func(Record)) error {
 	r.snapshot()
 	for s, err := range t.Run(ctx, t.Batches(r.Train)) {
 		if err != nil {
-			if ctx.Err() != nil && saved != t.Steps {
+			if (ctx.Err() != nil || errors.Is(err, context.Canceled)) && saved != t.Steps {
 				err = errors.Join(err, save())
 			}
 			return err

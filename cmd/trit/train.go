@@ -18,6 +18,7 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/train"
+	"github.com/tritlm/trit/train/mpi"
 )
 
 // trainFlags are the flags of trit train, and those of its models that trit compare shares.
@@ -330,6 +331,20 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	pool := par.New(f.threads)
 	defer pool.Close()
+	var group train.Group
+	if n, _ := strconv.Atoi(os.Getenv("OMPI_COMM_WORLD_SIZE")); n > 1 { // mpirun started this
+		var err error
+		if group, err = mpi.Join(); err != nil {
+			return err
+		}
+		// After an error MPI is left unfinished, so that mpirun ends the other processes.
+		if group.Rank() > 0 {
+			if err := f.follow(cmd, args, pool, group); err != nil {
+				return err
+			}
+			return group.Close()
+		}
+	}
 	var r *train.Run
 	var err error
 	if f.resume {
@@ -362,6 +377,7 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer r.Close()
+	r.Trainer.Group = group
 	m := r.Trainer.Model
 	c := &m.Config
 	note(cmd, "%s %s: %s parameters, %s of them ternary; %d layers, hidden %d, block %d, vocabulary %d; %d tokens to train on, %d to validate; %d threads",
@@ -370,6 +386,9 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		note(cmd, "continuing after step %d", r.Trainer.Steps)
 	}
 	err = watch(cmd.Context(), cmd.ErrOrStderr(), r)
+	if err == nil && group != nil {
+		err = group.Close()
+	}
 	if errors.Is(err, context.Canceled) {
 		note(cmd, "stopped after step %d and saved; continue with: trit train --save-dir %s --resume", r.Trainer.Steps, f.saveDir)
 		return err
@@ -380,6 +399,54 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	note(cmd, "done: %s holds the model; best validation loss %.4f", f.saveDir, r.Trainer.Best)
 	if plot, err := train.Plot(filepath.Join(f.saveDir), 72, 14); err == nil && !quiet {
 		fmt.Fprint(cmd.ErrOrStderr(), plot)
+	}
+	return nil
+}
+
+// follow is what the processes but the first one do under mpirun: the same steps, without files.
+func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, group train.Group) error {
+	var t *train.Trainer
+	var tokens *data.Tokens
+	if f.resume {
+		c, err := train.OpenCheckpoint(filepath.Join(f.saveDir, "last.ckpt"))
+		if err != nil {
+			return err
+		}
+		f.override(cmd, &c.Options)
+		if t, err = c.Load(pool); err != nil {
+			return err
+		}
+		if tokens, err = data.OpenTokens(filepath.Join(f.saveDir, "train.bin")); err != nil {
+			return err
+		}
+		defer tokens.Close()
+	} else {
+		var m *train.Model
+		vocab, ids, err := f.corpus(cmd, args)
+		if err != nil {
+			return err
+		}
+		if f.init != "" {
+			return usagef("--init works with one process; start the run alone, then continue it under mpirun with --resume")
+		}
+		c, err := f.config(cmd, f.arch, f.precision)
+		if err != nil {
+			return err
+		}
+		c.VocabSize = vocab.Size()
+		if m, err = train.New(c, pool, f.o.Seed); err != nil {
+			return err
+		}
+		if t, err = train.NewTrainer(m, f.o); err != nil {
+			return err
+		}
+		tokens = data.NewTokens(ids[:len(ids)-int(float64(len(ids))*f.valShare)], vocab.Size())
+	}
+	t.Group = group
+	for _, err := range t.Run(cmd.Context(), t.Batches(tokens)) {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
