@@ -15,6 +15,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
@@ -294,6 +295,9 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
+		}
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w; it needs %d MB", err, w.total>>20+1)
 		}
 		return nil, fmt.Errorf("convert: %s: %w", dst, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -60,6 +61,12 @@ func (f *modelFlags) addFile(cmd *cobra.Command) {
 func (f *modelFlags) check() error {
 	if f.Threads < 0 || f.MaxContext < 0 {
 		return usagef("--threads and --context cannot be negative")
+	}
+	if f.Threads > 1024 {
+		return usagef("--threads %d is more than any machine that trit runs on; at most 1024", f.Threads)
+	}
+	if f.Kernels != "" && !slices.Contains(kernel.Tiers(), f.Kernels) {
+		return usagef("--kernels %q is not there on this machine; there are %s", f.Kernels, strings.Join(kernel.Tiers(), ", "))
 	}
 	return nil
 }
