@@ -151,9 +151,16 @@ func TestSchedules(t *testing.T) {
 		n        int
 		lr, wd   float64
 	}{
-		{"constant", 0, 0.1, 0.1}, {"constant", 9, 1, 0.1}, {"constant", 109, 1, 0.1},
-		{"cosine", 10, 1, 0.1}, {"cosine", 60, 0.55, 0.1}, {"cosine", 110, 0.1, 0.1},
-		{"two-stage", 10, 1, 0.1}, {"two-stage", 54, 0.56, 0.1}, {"two-stage", 60, 0.5 * 2 / 3, 0}, {"two-stage", 109, 0.1, 0},
+		{"constant", 0, 0.1, 0.1},
+		{"constant", 9, 1, 0.1},
+		{"constant", 109, 1, 0.1},
+		{"cosine", 10, 1, 0.1},
+		{"cosine", 60, 0.55, 0.1},
+		{"cosine", 110, 0.1, 0.1},
+		{"two-stage", 10, 1, 0.1},
+		{"two-stage", 54, 0.56, 0.1},
+		{"two-stage", 60, 0.5 * 2 / 3, 0},
+		{"two-stage", 109, 0.1, 0},
 	} {
 		o.Schedule = c.schedule
 		if lr, wd := o.At(c.n); math.Abs(lr-c.lr) > 1e-9 || wd != c.wd {
