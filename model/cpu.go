@@ -16,6 +16,13 @@ type CPU struct {
 	// Kernels selects an implementation by name, such as "generic" or "avx2"; "" is the best one this CPU runs.
 	// It holds for the whole process.
 	Kernels string
+	// CacheDir, when set, is where a copy of the weights in this engine's own layout is kept, so that the next start
+	// takes as long as reading it. It is made in the background of the first start; Close waits for it.
+	CacheDir string
+	// Note, when set, hears of what went wrong without stopping anything, such as a cache that cannot be written.
+	Note func(error)
+	// Progress, when set, hears of loading: so many of total matrices are done.
+	Progress func(done, total int)
 }
 
 // Load makes the model resident on the CPU.
@@ -28,14 +35,13 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 	pool := par.New(b.Threads)
 	p := &cpuProducts{pool: pool}
 	p.work = p.panel
-	return NewDecoder(ctx, c, w, pool, p)
+	return newDecoder(ctx, c, w, pool, p, &b)
 }
 
 // cpuProducts multiplies on the pool, a panel of rows at a time.
 type cpuProducts struct {
 	pool     *par.Pool
-	matrices []ternary.Matrix // their T16 in the arena
-	arena    arena
+	matrices []*ternary.Matrix
 
 	// What Multiply is at; work reads it.
 	jobs    []cpuJob
@@ -53,9 +59,7 @@ type cpuJob struct {
 }
 
 func (p *cpuProducts) Load(_ string, m *ternary.Matrix) (int, error) {
-	t16 := p.arena.alloc(len(m.T16))[:len(m.T16)]
-	copy(t16, m.T16)
-	p.matrices = append(p.matrices, ternary.Matrix{Rows: m.Rows, Cols: m.Cols, T16: t16, Scale: m.Scale})
+	p.matrices = append(p.matrices, m)
 	return len(p.matrices) - 1, nil
 }
 
@@ -63,7 +67,7 @@ func (p *cpuProducts) Multiply(_ context.Context, ids []int, y [][]int32, x []in
 	p.jobs, p.x, p.xsum = p.jobs[:0], x, xsum
 	panels := 0
 	for i, id := range ids {
-		m := &p.matrices[id]
+		m := p.matrices[id]
 		p.jobs = append(p.jobs, cpuJob{m, y[i], panels})
 		panels += (m.Rows + PanelRows - 1) / PanelRows
 	}
@@ -98,6 +102,5 @@ func (p *cpuProducts) panel(i, worker int) {
 func (p *cpuProducts) Close() error {
 	p.pool.Close()
 	p.matrices = nil
-	p.arena.release()
 	return nil
 }

@@ -224,21 +224,11 @@ func compare(t *testing.T, e model.Engine, ref *reference, prompt string) {
 		for _, at := range positions {
 			rows = append(rows, got[int(at)*width:][:width]...)
 		}
-		// Both sides round activations to int8, and their float sums differ in the last bit, so now and then an
-		// activation that lies between two integers goes the other way. That moves a row by one part in 127 of one
-		// of its activations; every other row agrees to float32's last digits.
+		// Both sides round activations to int8, and their float sums differ in the last bit: an activation that lay
+		// between two integers could go the other way. The goldens' seeds are chosen such that none does.
 		diff, span := maxDiff(rows, want)
-		if r := correlation(rows, want); !(r >= 0.99999) || !(diff <= 1e-2*span) {
+		if r := correlation(rows, want); !(r >= 0.99999) || !(diff <= 1e-5*span) {
 			t.Errorf("%s%s: correlation %.7f, largest difference %g of a range of %g", prompt, name, r, diff, span)
-		}
-		tight := 0
-		for i := range positions {
-			if diff, _ := maxDiff(rows[i*width:][:width], want[i*width:][:width]); diff <= 1e-5*span {
-				tight++
-			}
-		}
-		if 2*tight < len(positions) {
-			t.Errorf("%s%s: only %d of %d positions agree to 1e-5 of the range", prompt, name, tight, len(positions))
 		}
 	}
 	check("embed", traces["embed"], ref.tensors[prompt+"hidden.0"], D)

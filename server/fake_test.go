@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -26,13 +27,14 @@ import (
 // fake is an engine without weights: the scores of the next token are a function of all tokens before it,
 // so that whoever mixes up sequences, positions or shared prefixes gets another text.
 type fake struct {
-	cfg   model.Config
-	tok   *tokenizer.Tokenizer
-	pause time.Duration // per step
-	reply string        // what it says when it is the assistant's turn, if anything
-	quiet bool          // never ends by itself
-	fails atomic.Bool
-	panic atomic.Bool
+	cfg     model.Config
+	tok     *tokenizer.Tokenizer
+	pause   time.Duration     // per step
+	reply   string            // what it says when it is the assistant's turn, if anything
+	replies map[string]string // the same, by a part of what was asked
+	quiet   bool              // never ends by itself
+	fails   atomic.Bool
+	panic   atomic.Bool
 
 	open  atomic.Int64 // caches
 	steps atomic.Int64
@@ -144,7 +146,7 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	if !f.quiet {
 		l[eos] = float32(rng.NormFloat64()) + 3
 	}
-	if f.reply == "" {
+	if f.reply == "" && f.replies == nil {
 		return
 	}
 	var all []byte
@@ -162,8 +164,17 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	if !ok {
 		return
 	}
+	reply, latest := f.reply, -1
+	for k, r := range f.replies {
+		if i := strings.LastIndex(string(all[:len(all)-len(said)]), k); i > latest {
+			reply, latest = r, i
+		}
+	}
+	if reply == "" {
+		return
+	}
 	next := eos
-	if rest, ok := strings.CutPrefix(f.reply, said); ok && rest != "" {
+	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
 		next = f.tok.Encode(rest, tokenizer.EncodeOptions{})[0]
 	}
 	l[next] = 50
@@ -284,4 +295,5 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	return s, h
 }
 
-var chatOptionsForTest = tokenizer.ChatOptions{}
+//go:embed server.go
+var routesSource string

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,19 +46,10 @@ func (f *writeFlags) options() (convert.Options, error) {
 		}
 		o.Embedding = t
 	}
-	if names, _ := convert.Formats(); !contains(names, o.Format) {
+	if names, _ := convert.Formats(); !slices.Contains(names, o.Format) {
 		return o, usagef("format %q is not known; known: %s", f.format, strings.Trim(fmt.Sprint(names), "[]"))
 	}
 	return o, nil
-}
-
-func contains[T comparable](list []T, v T) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }
 
 // write writes the model with progress, and says what it wrote.

@@ -261,7 +261,7 @@ func (x *exec) stmt(n stmt, s *scope) (control, error) {
 		}
 		return x.run(n.body, inner)
 	case *groupStmt:
-		return x.run(n.body, s)
+		return x.run(n.body, s.child())
 	case *breakStmt:
 		return breakLoop, nil
 	case *continueStmt:

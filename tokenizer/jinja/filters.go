@@ -315,18 +315,23 @@ func init() {
 			return &List{Items: items}, err
 		},
 		"round": func(_ *exec, v any, a *callArgs) (any, error) {
-			_, f, _, ok := number(v)
-			if !ok {
+			i, f, isFloat, ok := number(v)
+			places := min(max(a.int(0, "precision", 0), -20), 20)
+			method := a.str(1, "method", "common")
+			switch {
+			case !ok:
 				return nil, fmt.Errorf("round of '%s'", typeName(v))
+			case method == "common" && !isFloat && places >= 0:
+				return i, nil
+			case method == "common" && places >= 0: // decimal digits of the exact value, as in Python
+				return strconv.ParseFloat(strconv.FormatFloat(f, 'f', places, 64), 64)
 			}
-			scale := math.Pow(10, float64(min(max(a.int(0, "precision", 0), -20), 20)))
-			switch a.str(1, "method", "common") {
-			case "ceil":
-				return math.Ceil(f*scale) / scale, nil
-			case "floor":
-				return math.Floor(f*scale) / scale, nil
+			round := map[string]func(float64) float64{"common": math.RoundToEven, "ceil": math.Ceil, "floor": math.Floor}[method]
+			if round == nil {
+				return nil, errors.New("method must be common, ceil or floor")
 			}
-			return math.RoundToEven(f*scale) / scale, nil
+			scale := math.Pow(10, float64(places))
+			return round(f*scale) / scale, nil
 		},
 		"safe": func(_ *exec, v any, _ *callArgs) (any, error) { return markup(str(v)), nil },
 		"slice": func(x *exec, v any, a *callArgs) (any, error) {

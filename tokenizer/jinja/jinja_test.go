@@ -111,6 +111,36 @@ func sameRenderings(t *testing.T, path, folder string) {
 	t.Logf("%d templates, %d renderings, %d wrong", len(parsed)+len(failed), total, wrong)
 }
 
+// TestChatTemplates compares with Jinja2 on templates in the style of the published ones, times
+// conversations with and without tools. Made by tools/reference/chat_templates.py, Jinja2 3.1.6.
+func TestChatTemplates(t *testing.T) {
+	sameRenderings(t, "testdata/chat.jsonl", "testdata/templates")
+}
+
+// TestLanguage compares with Jinja2 one feature at a time.
+func TestLanguage(t *testing.T) {
+	list := readRenderings(t, "testdata/snippets.jsonl")
+	v := vars(t, list[0].Vars)
+	n := 0
+	for _, r := range list[1:] {
+		n++
+		var got string
+		tmpl, err := Parse(r.Template)
+		if err == nil {
+			got, err = tmpl.Render(v, now)
+		}
+		switch {
+		case r.Output == nil && err == nil:
+			t.Errorf("%s\n got %q\nwant error %s", r.Template, got, r.Error)
+		case r.Output != nil && err != nil:
+			t.Errorf("%s\n got error %v\nwant %q", r.Template, err, *r.Output)
+		case r.Output != nil && got != *r.Output:
+			t.Errorf("%s\n got %q\nwant %q", r.Template, got, *r.Output)
+		}
+	}
+	t.Logf("%d templates", n)
+}
+
 func TestReference(t *testing.T) {
 	if *refFile == "" {
 		t.Skip("no -reference")

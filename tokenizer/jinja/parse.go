@@ -383,6 +383,15 @@ func (p *parser) statement(tag token) stmt {
 	case "generation":
 		p.blockEnd()
 		return &groupStmt{line, p.body("endgeneration")}
+	case "block": // a template is never extended, so a block is its contents
+		name := p.needName()
+		p.blockEnd()
+		g := &groupStmt{at: line}
+		g.body, _ = p.statements("endblock")
+		p.i++
+		p.word(name)
+		p.blockEnd()
+		return g
 	}
 	p.failf("unknown tag %q", tag.text)
 	return nil
@@ -457,6 +466,7 @@ func (p *parser) names(end string) (list []string, tuple bool) {
 
 func (p *parser) setStmt(line at) stmt {
 	s := &setStmt{at: line}
+	paren := p.op("(")
 	for {
 		var t expr = &nameExpr{p.here(), p.needName()}
 		if p.op(".") {
@@ -467,9 +477,12 @@ func (p *parser) setStmt(line at) stmt {
 			break
 		}
 		s.tuple = true
-		if p.isOp("=") {
+		if p.isOp("=") || p.isOp(")") {
 			break
 		}
+	}
+	if paren {
+		p.needOp(")")
 	}
 	if p.op("=") {
 		s.value = p.tuple(true)

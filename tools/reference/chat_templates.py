@@ -1,8 +1,8 @@
 """Renders chat templates with Jinja2, set up as Hugging Face transformers does, as reference for
 tokenizer/jinja.
 
-    python tools/reference/chat_templates.py --out tokenizer/testdata/chat.jsonl tokenizer/testdata/templates
-    python tools/reference/chat_templates.py --snippets tokenizer/testdata/snippets.json --out tokenizer/testdata/snippets.jsonl
+    python tools/reference/chat_templates.py --out tokenizer/jinja/testdata/chat.jsonl tokenizer/jinja/testdata/templates
+    python tools/reference/chat_templates.py --snippets tokenizer/jinja/testdata/snippets.txt --out tokenizer/jinja/testdata/snippets.jsonl
 
 The first writes, for each *.jinja and each conversation below, one JSON object a line: template,
 vars, and output or error. The second renders one-line templates that exercise the language.
@@ -93,6 +93,15 @@ CONVERSATIONS = {
     "no thinking": dict(messages=[user("Hi"), assistant("<think>a</think>b"), user("c")], enable_thinking=False, thinking=False),
     "documents": dict(messages=[user("Hi")], documents=[{"title": "T1", "text": "body"}, {"title": "T2", "text": "more\nlines"}]),
 }
+VARS = {
+    "s": "Hello world", "u": "naïve 世界😀", "l": [1, 2, 3, 4, 5],
+    "d": {"b": 1, "a": "x", "nested": {"list": [1, {"x": "deep"}]}},
+    "people": [{"name": "Ann", "age": 31, "admin": True, "address": {"city": "Oslo"}},
+               {"name": "Bob", "age": 25, "admin": False, "address": {"city": "Rome"}},
+               {"name": "Cy", "age": 40, "admin": False, "address": {"city": "Lima"}, "zip": "9"}],
+    "tree": [{"n": 1, "c": [{"n": 2, "c": [{"n": 3}]}, {"n": 4}]}, {"n": 5}],
+    "messages": [SYSTEM, {"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}, {"role": "user", "content": "q2"}],
+}
 TOKENS = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
 
 
@@ -119,9 +128,11 @@ def main():
         def put(row):
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
         if a.snippets:
-            spec = json.loads(pathlib.Path(a.snippets).read_text(encoding="utf-8"))
-            for s in spec["snippets"]:
-                put({"template": s, **render(env, s, spec["vars"])})
+            put({"name": "", "vars": VARS})
+            for s in pathlib.Path(a.snippets).read_text(encoding="utf-8").splitlines():
+                if not s.startswith("##"):
+                    s = s.replace("⏎", "\n")
+                    put({"template": s, **render(env, s, VARS)})
         elif a.folders:
             rows = [(name, v) for name, v in conversations()]
             for name, v in rows:
