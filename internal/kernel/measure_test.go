@@ -244,3 +244,45 @@ func TestMeasureScreen4(t *testing.T) {
 	}
 	race(t, list)
 }
+
+// The 2B4T shape's up and down projections of 30 layers, dense and by rows or columns, at shares of zeros.
+func TestMeasureSparse(t *testing.T) {
+	measuring(t)
+	const D, F, layers = 2560, 6912, 30
+	const size = D * F / 4
+	w := hugePages(size * layers)
+	rng := newRand(15)
+	for i := range w {
+		w[i] = byte(i*i>>7) & 0x55
+	}
+	next := 0
+	take := func() []byte {
+		next = (next + 1) % layers
+		return w[next*size:][:size]
+	}
+	for _, tier := range available[1:] {
+		x := fill(F, func(i int) int8 { return int8(i) })
+		y := make([]int32, F)
+		list := []contender{
+			{tier.name + " up, dense", 1e3, "calls/s", func() { tier.ternaryMatVec(y, take(), x[:D], 0) }},
+			{tier.name + " down, dense", 1e3, "calls/s", func() { tier.ternaryMatVec(y[:D], take(), x, 0) }},
+		}
+		for _, zeros := range []int{0, 50, 70, 80, 90} {
+			s := fill(F, func(i int) int8 {
+				if rng.IntN(100) < zeros {
+					return 0
+				}
+				return int8(i) | 1
+			})
+			index, value := make([]int32, F), make([]int8, F)
+			n := Nonzeros(index, value, s)
+			index, value = index[:n], value[:n]
+			list = append(list,
+				contender{fmt.Sprintf("%s up, %d%% skipped", tier.name, zeros), 1e3, "calls/s", func() { tier.ternaryRows(y[:n], take(), index, x[:D], 0) }},
+				contender{fmt.Sprintf("%s down, %d%% skipped", tier.name, zeros), 1e3, "calls/s", func() { tier.ternaryColumns(y[:D], take(), D/4, index, value, 0) }})
+		}
+		i, v := make([]int32, F), make([]int8, F)
+		list = append(list, contender{"Nonzeros", 1e3, "calls/s", func() { Nonzeros(i, v, x) }})
+		race(t, list)
+	}
+}
