@@ -215,6 +215,9 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 				q = append(q, s)
 			}
 		}
+		if last && inAlphabet(q) {
+			q = append(q, fromAlphabet{})
+		}
 		if len(q) == 1 {
 			return q[0], nil
 		}
@@ -244,9 +247,9 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 		return &splitter{f, how, p.Invert}, nil
 	case "Digits":
 		if p.Individual {
-			return &splitter{pattern: runeFinder(unicode.IsNumber), behavior: isolated}, nil
+			return &splitter{pattern: runeFinder(isNumber), behavior: isolated}, nil
 		}
-		return &splitter{pattern: runeFinder(unicode.IsNumber), behavior: contiguous}, nil
+		return &splitter{pattern: runeFinder(isNumber), behavior: contiguous}, nil
 	case "Punctuation":
 		if !known {
 			how = isolated
@@ -289,6 +292,21 @@ func hasByteLevel(p preTokenizer) bool {
 	case sequence:
 		for _, s := range p {
 			if hasByteLevel(s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// inAlphabet reports whether pieces leave p in the byte-level alphabet.
+func inAlphabet(p preTokenizer) bool {
+	switch p := p.(type) {
+	case *byteLevelPre:
+		return p.alphabet
+	case sequence:
+		for _, s := range p {
+			if inAlphabet(s) {
 				return true
 			}
 		}

@@ -44,7 +44,7 @@ func TestAgainstPyTorch(t *testing.T) {
 					t.Fatal(err)
 				}
 				o := DefaultOptions()
-				o.LR, o.BatchSize, o.WeightDecay = 1e-3, 4, 0.1
+				o.LR, o.BatchSize, o.WeightDecay = 2e-4, 4, 0.1
 				tr, err := NewTrainer(m, o)
 				if err != nil {
 					t.Fatal(err)

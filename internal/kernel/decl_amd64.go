@@ -209,6 +209,22 @@ func absMaxAVX2(x []float32) uint32
 //go:noescape
 func quantizeAVX2(q []int8, x []float32, inv float32) int32
 
+// ternaryRowsVNNI is TernaryRows, one row at a time.
+//
+//go:noescape
+func ternaryRowsVNNI(y []int32, w []byte, index []int32, x []int8, xsum int32)
+
+// ternaryRowsAVX2 is TernaryRows, one row at a time.
+//
+//go:noescape
+func ternaryRowsAVX2(y []int32, w []byte, index []int32, x []int8, xsum int32)
+
+// ternaryColumnsVNNI adds to y the products of 4·groups columns with their activations, 256·blocks rows.
+// next are as many columns that will be needed soon.
+//
+//go:noescape
+func ternaryColumnsVNNI(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
+
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //
 //go:noescape

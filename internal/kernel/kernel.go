@@ -30,10 +30,12 @@ type tier struct {
 	name string
 	peak peaks
 
-	ternaryMatVec func(y []int32, w []byte, x []int8, xsum int32)
-	ternaryMatMul func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
-	screen4       func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
-	quantizeRow   func(q []int8, x []float32) (scale float32, sum int32)
+	ternaryMatVec  func(y []int32, w []byte, x []int8, xsum int32)
+	ternaryMatMul  func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
+	screen4        func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+	ternaryRows    func(y []int32, w []byte, index []int32, x []int8, xsum int32)
+	ternaryColumns func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
+	quantizeRow    func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32
 	dotBF16    func(w []uint16, x []float32) float32

@@ -214,3 +214,75 @@ func TestMeasureMatVec(t *testing.T) {
 	}
 	race(t, list)
 }
+
+// The head of the 2B4T shape, in pieces that the runs before have pushed out of L3.
+func TestMeasureScreen4(t *testing.T) {
+	measuring(t)
+	const rows, cols = 2048, 2560
+	nc, ns := ScreenSizes(rows, cols)
+	const pieces = 60
+	codes, scales := hugePages(nc*pieces), make([]uint16, ns*pieces)
+	for i := range codes {
+		codes[i] = byte(i)
+	}
+	x, xs := fill(cols, func(i int) int8 { return int8(i) }), make([]float32, cols/64)
+	y := [2][]float32{make([]float32, rows), make([]float32, rows)}
+	next := 0
+	piece := nc + 2*ns
+	take := func() int {
+		next = (next + 1) % pieces
+		return next
+	}
+	list := []contender{{"read 1 thread", float64(nc), "GB/s", func() { i := take(); ReadAll(codes[i*nc:][:nc]) }}}
+	for _, tier := range available[1:] {
+		list = append(list, contender{tier.name + " 1 thread", float64(piece), "GB/s", func() {
+			i := take()
+			tier.screen4(y[0], y[1], codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs)
+		}}, contender{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
+			tier.screen4(y[0][:rows/8], y[1][:rows/8], codes[:nc/8], scales[:ns/8], x, xs, xs, xs)
+		}})
+	}
+	race(t, list)
+}
+
+// The 2B4T shape's up and down projections of 30 layers, dense and by rows or columns, at shares of zeros.
+func TestMeasureSparse(t *testing.T) {
+	measuring(t)
+	const D, F, layers = 2560, 6912, 30
+	const size = D * F / 4
+	w := hugePages(size * layers)
+	rng := newRand(15)
+	for i := range w {
+		w[i] = byte(i*i>>7) & 0x55
+	}
+	next := 0
+	take := func() []byte {
+		next = (next + 1) % layers
+		return w[next*size:][:size]
+	}
+	for _, tier := range available[1:] {
+		x := fill(F, func(i int) int8 { return int8(i) })
+		y := make([]int32, F)
+		list := []contender{
+			{tier.name + " up, dense", 1e3, "calls/s", func() { tier.ternaryMatVec(y, take(), x[:D], 0) }},
+			{tier.name + " down, dense", 1e3, "calls/s", func() { tier.ternaryMatVec(y[:D], take(), x, 0) }},
+		}
+		for _, zeros := range []int{0, 50, 70, 80, 90} {
+			s := fill(F, func(i int) int8 {
+				if rng.IntN(100) < zeros {
+					return 0
+				}
+				return int8(i) | 1
+			})
+			index, value := make([]int32, F), make([]int8, F)
+			n := Nonzeros(index, value, s)
+			index, value = index[:n], value[:n]
+			list = append(list,
+				contender{fmt.Sprintf("%s up, %d%% skipped", tier.name, zeros), 1e3, "calls/s", func() { tier.ternaryRows(y[:n], take(), index, x[:D], 0) }},
+				contender{fmt.Sprintf("%s down, %d%% skipped", tier.name, zeros), 1e3, "calls/s", func() { tier.ternaryColumns(y[:D], take(), D/4, index, value, 0) }})
+		}
+		i, v := make([]int32, F), make([]int8, F)
+		list = append(list, contender{"Nonzeros", 1e3, "calls/s", func() { Nonzeros(i, v, x) }})
+		race(t, list)
+	}
+}

@@ -21,7 +21,7 @@ func wantTernary(rows, cols, tokens int, code func(r, c int) byte, x []int8) []i
 }
 
 func packT16(t testing.TB, rows, cols int, code func(r, c int) byte) []byte {
-	w := vec[byte](t, T16Bytes(rows, cols))
+	w := vecOf(t, T16Bytes(rows, cols), func(int) byte { return 0x55 })
 	for r := range rows {
 		for c := range cols {
 			PutT16(w, cols, r, c, code(r, c))

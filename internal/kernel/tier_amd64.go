@@ -24,6 +24,7 @@ func tiers() []*tier {
 	avx2.matMulF16 = matMulWith(matVecF16AVX2, matMulF16AVX2, 2, 32, 2)
 	avx2.attnMixF32 = attnMixWith(attnMixF32AVX2, 8, attnMixF32Generic)
 	avx2.attnMixF16 = attnMixWith(attnMixF16AVX2, 8, attnMixF16Generic)
+	avx2.ternaryRows = ternaryRowsAVX2
 	avx2.quantizeRow = quantizeRowWith(absMaxAVX2, quantizeAVX2)
 	avx2.softmaxExp = softmaxExpAVX2
 	avx2.max = maxAVX2
@@ -56,5 +57,7 @@ func tiers() []*tier {
 	vnni.matMulF16 = matMulWith(matVecF16VNNI, matMulF16VNNI, 4, 1, 2)
 	vnni.attnMixF32 = attnMixWith(attnMixF32VNNI, 16, avx2.attnMixF32)
 	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
+	vnni.ternaryRows = ternaryRowsVNNI
+	vnni.ternaryColumns = ternaryColumnsChunks
 	return append(list, &vnni)
 }

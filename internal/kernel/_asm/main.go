@@ -44,6 +44,7 @@ var groups = []struct {
 	{"dense_amd64.s", dense},
 	{"attention_amd64.s", attention},
 	{"elementwise_amd64.s", elementwise},
+	{"sparse_amd64.s", sparse},
 	{"peak_amd64.s", peak},
 }
 
@@ -106,7 +107,7 @@ func write(name string, text []byte) {
 
 // checkISA stops when a function needs more than the CPU check of its tier asks for.
 func checkISA(f *ir.Function) {
-	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
+	has := []string{"MMX+", "CMOV" /* PREFETCHT0, CMOVQ: on every amd64 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
 		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
