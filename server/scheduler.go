@@ -153,9 +153,8 @@ type scheduler struct {
 	prefixes prefixes
 	pages    ledger
 	batch    []model.Input
-	part     []*sequence // of batch
-	logits   [][]float32 // free buffers [V]
-	ids      [][]int32
+	part     []*sequence   // of batch
+	logits   [][]float32   // free buffers [V]
 	perToken time.Duration // measured time of a token of a prompt
 	turn     int
 	ages     uint64

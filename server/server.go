@@ -94,7 +94,7 @@ type Server struct {
 
 	draining atomic.Bool
 	panics   *metrics.Counter
-	compile  sync.Mutex // one grammar at a time
+	compile  chan struct{} // held by who compiles a grammar: it takes memory and time
 	started  time.Time
 }
 
@@ -106,7 +106,13 @@ type served struct {
 
 	mu       sync.Mutex
 	vocab    *grammar.Vocab
-	grammars map[string]*grammar.Grammar
+	grammars map[string]compiled // by kind and source
+}
+
+// compiled is a grammar, or why there is none.
+type compiled struct {
+	g   *grammar.Grammar
+	err error
 }
 
 // New starts a server for the models; requests that name none get the first.
@@ -128,7 +134,7 @@ func New(o Options, models ...Model) (*Server, error) {
 	if len(models) == 0 {
 		return nil, errors.New("server: no model")
 	}
-	s := &Server{o: o, set: metrics.NewSet(), started: time.Now()}
+	s := &Server{o: o, set: metrics.NewSet(), started: time.Now(), compile: make(chan struct{}, 1)}
 	s.panics = s.set.NewCounter("trit_http_panics_total")
 	for _, k := range o.Keys {
 		s.keys = append(s.keys, sha256.Sum256([]byte(k)))
@@ -144,7 +150,7 @@ func New(o Options, models ...Model) (*Server, error) {
 		if m.Created.IsZero() {
 			m.Created = s.started
 		}
-		v := &served{Model: m, grammars: map[string]*grammar.Grammar{}}
+		v := &served{Model: m, grammars: map[string]compiled{}}
 		for id := range int32(m.Tokenizer.VocabSize()) {
 			if t := m.Tokenizer.Token(id); t != "" && m.Tokenizer.IsSpecial(id) {
 				v.special = append(v.special, t)
