@@ -52,7 +52,7 @@ type Options struct {
 	CacheBytes    int64         // keys and values of all sequences and kept prefixes [1 GiB]
 	PrefillTokens int           // tokens of prompts in one step [512]
 	StepTime      time.Duration // what prompts may add to a step while others write [200 ms]
-	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time, per sequence [32 MiB]
+	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time [64 MiB]
 
 	MaxTokens    int   // written for requests that do not say how many [2048]
 	MaxBody      int64 // bytes of a request [8 MiB]
@@ -122,7 +122,7 @@ func New(o Options, models ...Model) (*Server, error) {
 	def(&o.CacheBytes, 1<<30)
 	def(&o.PrefillTokens, 512)
 	def(&o.StepTime, 200*time.Millisecond)
-	def(&o.EchoBytes, 32<<20)
+	def(&o.EchoBytes, 64<<20)
 	def(&o.MaxTokens, 2048)
 	def(&o.MaxBody, 8<<20)
 	def(&o.MaxSequences, 128)
@@ -403,6 +403,7 @@ func (w *response) WriteHeader(code int) {
 	if w.status == 0 {
 		w.status = code
 	}
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.timeout))
 	w.ResponseWriter.WriteHeader(code)
 }
 
