@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -18,7 +19,7 @@ import (
 )
 
 // randomModel is a small model of seeded random weights on the CPU engine.
-func randomModel(t *testing.T) *trit.Model {
+func randomModel(t testing.TB) *trit.Model {
 	t.Helper()
 	dir := t.TempDir()
 	r, err := convert.NewRandom("tiny", 1, 0.8)
@@ -110,4 +111,27 @@ func TestRealEngine(t *testing.T) {
 			t.Errorf("token %d: %v, directly %v", i, got, want)
 		}
 	}
+}
+
+// BenchmarkStreams is 64 clients that stream 64 tokens each, over HTTP, on a small model: what the server
+// itself costs. ns/op is per request.
+func BenchmarkStreams(b *testing.B) {
+	m := randomModel(b)
+	s, err := New(Options{Log: quietLog(), MaxQueue: 10_000}, Model{ID: "tiny", Engine: m.Engine(), Tokenizer: m.Tokenizer()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(s.Close)
+	h := newTestServer(b, s)
+	b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+	b.ResetTimer()
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			data := sseData(b, h+"/v1/completions", `{"prompt":"To be or not to be","max_tokens":64,"temperature":0,"stream":true,"ignore_eos":true}`)
+			if data[len(data)-1] != "[DONE]" {
+				b.Error("cut short")
+			}
+		}
+	})
+	b.ReportMetric(float64(64*b.N)/b.Elapsed().Seconds(), "tokens/s")
 }
