@@ -155,7 +155,9 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 		scheme = "https"
 	}
 	o.Log.Info("listening", "addr", l.Addr().String())
-	note(cmd, "trit: chat at %s://%s  ·  API at %s://%s/v1", scheme, l.Addr(), scheme, l.Addr())
+	if !quiet {
+		fmt.Fprintf(cmd.OutOrStdout(), "chat at %s://%s  ·  API at %s://%s/v1\n", scheme, l.Addr(), scheme, l.Addr())
+	}
 	select {
 	case err := <-failed:
 		return err
