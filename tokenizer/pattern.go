@@ -824,6 +824,8 @@ func property(name string) func(rune) bool {
 		return unicode.IsControl
 	case "word":
 		return onigWord
+	case "rustword":
+		return isWord
 	case "xdigit":
 		return isHex
 	case "any":
