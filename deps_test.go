@@ -38,10 +38,11 @@ var may = []struct {
 	{"accel/...", "accel/... model model/enginetest weights safetensors ternary internal/kernel internal/par", "golang.org/x/sys/unix github.com/ebitengine/purego"},
 	{"train/...", "train/... model data weights ternary tokenizer gguf safetensors internal/kernel internal/gemm internal/par", "github.com/ebitengine/purego gonum.org/v1/plot/..."},
 	{".", "model weights tokenizer sample ternary", ""},
-	{"demo", ".", ""},
+	{"demo", "", ""},
 	{"convert", "model weights tokenizer ternary gguf safetensors", ""},
 	{"eval", ". data model weights tokenizer sample safetensors gguf ternary internal/kernel", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"server/...", "server/... . grammar model sample tokenizer", "github.com/VictoriaMetrics/metrics"},
+	{"bench/...", "...", "golang.org/x/sys/unix"},
 	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner golang.org/x/term"},
 }
 

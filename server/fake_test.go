@@ -277,9 +277,7 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := httptest.NewUnstartedServer(nil)
-	h.Config = s.HTTPServer()
-	h.Start()
+	h := listen(s)
 	t.Cleanup(func() {
 		h.CloseClientConnections()
 		h.Close()
@@ -295,7 +293,23 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	return s, h
 }
 
-var chatOptionsForTest = tokenizer.ChatOptions{}
-
 //go:embed server.go
 var routesSource string
+
+func listen(s *Server) *httptest.Server {
+	h := httptest.NewUnstartedServer(nil)
+	h.Config = s.HTTPServer()
+	h.Start()
+	return h
+}
+
+// newTestServer listens for s and returns its address.
+func newTestServer(t testing.TB, s *Server) string {
+	h := listen(s)
+	t.Cleanup(func() {
+		h.CloseClientConnections()
+		h.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return h.URL
+}

@@ -335,7 +335,7 @@ func TestForgedControlTokens(t *testing.T) {
 			n++
 		}
 	}
-	if _, err := f.tok.Chat(nil, chatOptionsForTest); err == nil && n != 1 {
+	if n != 1 {
 		t.Errorf("%d ends of turn; one is the template's", n)
 	}
 }
@@ -629,4 +629,28 @@ func TestLimitListener(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// The time-out for reading a request does not cut its answer short.
+func TestAnswerOutlivesReadTimeout(t *testing.T) {
+	f := newFake(t)
+	f.quiet, f.pause = true, 10*time.Millisecond
+	s, err := New(Options{Log: quietLog(), WriteTimeout: 300 * time.Millisecond}, Model{ID: "fake", Engine: f, Tokenizer: f.tok})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	h := httptest.NewUnstartedServer(nil)
+	h.Config = s.HTTPServer()
+	h.Config.ReadTimeout, h.Config.ReadHeaderTimeout = 200*time.Millisecond, 100*time.Millisecond
+	h.Start()
+	defer h.Close()
+	data := sseData(t, h.URL+"/v1/completions", `{"prompt":"x","max_tokens":100,"stream":true}`)
+	if len(data) < 50 || data[len(data)-1] != "[DONE]" {
+		t.Errorf("cut after %d events: %s", len(data), data[len(data)-1])
+	}
+	if code, v := post(t, h.URL+"/v1/completions", `{"prompt":"x","max_tokens":100}`); code != 200 {
+		t.Error(code, v)
+	}
+	http.DefaultClient.CloseIdleConnections()
 }

@@ -130,11 +130,3 @@ func wordAfter(s string) bool {
 	r, _ := utf8.DecodeRuneInString(s)
 	return s != "" && isWord(r)
 }
-
-// isWord is \w: letters, marks, decimal digits, connectors, joiners.
-func isWord(r rune) bool {
-	if r < utf8.RuneSelf {
-		return r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
-	}
-	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
-}

@@ -31,6 +31,12 @@ type bpe struct {
 	virtualAt []string         // texts of virtual ids
 
 	prefix, suffix string // continuing_subword_prefix and end_of_word_suffix
+
+	// Which characters stand side by side in a token; nil with byteLevel, whose text comes in
+	// words already. Where two characters never do, no merge crosses, and text is cut there: a
+	// SentencePiece text, which is one piece, falls into words.
+	near      map[[2]rune]struct{}
+	nearASCII [128][2]uint64
 }
 
 const (
@@ -45,6 +51,59 @@ func (m *bpe) init() {
 	for i := range m.runeIDs {
 		m.runeIDs[i] = m.symbol(string(rune(i)))
 	}
+	if m.byteLevel || m.prefix != "" || m.suffix != "" || m.merges.n == 0 || !m.keepsAll() {
+		return
+	}
+	m.near = map[[2]rune]struct{}{}
+	for _, s := range m.keys {
+		prev := rune(-1)
+		for _, r := range s {
+			switch {
+			case prev < 0:
+			case prev < utf8.RuneSelf && r < utf8.RuneSelf:
+				m.nearASCII[prev][r>>6] |= 1 << (r & 63)
+			default:
+				m.near[[2]rune{prev, r}] = struct{}{}
+			}
+			prev = r
+		}
+	}
+}
+
+// keepsAll reports whether every character gives a symbol, so that characters side by side in the
+// text are side by side when symbols merge; and symbols of bytes never merge.
+func (m *bpe) keepsAll() bool {
+	bytes := map[int32]bool{}
+	for _, id := range m.byteIDs {
+		if id < 0 && m.unk < 0 {
+			return false
+		}
+		bytes[id] = id >= 0
+	}
+	for _, s := range m.merges.slots {
+		if s.key != noPair && (bytes[int32(s.key>>32)] || bytes[int32(uint32(s.key))]) {
+			return false
+		}
+	}
+	return m.unk >= 0 || m.fallback
+}
+
+// cut returns the length of the beginning of piece that no merge leaves.
+func (m *bpe) cut(piece string) int {
+	prev, n := utf8.DecodeRuneInString(piece)
+	for n < len(piece) {
+		r, w := utf8.DecodeRuneInString(piece[n:])
+		if prev < utf8.RuneSelf && r < utf8.RuneSelf {
+			if m.nearASCII[prev][r>>6]>>(r&63)&1 == 0 {
+				break
+			}
+		} else if _, ok := m.near[[2]rune{prev, r}]; !ok {
+			break
+		}
+		prev = r
+		n += w
+	}
+	return n
 }
 
 func (m *bpe) symbol(s string) int32 {
@@ -69,6 +128,24 @@ var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
 // encode appends the tokens of one pre-tokenized piece.
 func (m *bpe) encode(dst []int32, piece string, s *scratch) []int32 {
+	if m.near == nil {
+		return m.encodeWord(dst, piece, s)
+	}
+	start := len(dst)
+	for piece != "" {
+		n := m.cut(piece)
+		at := len(dst)
+		dst = m.encodeWord(dst, piece[:n], s)
+		if m.fuseUnk && at > start && len(dst) > at && dst[at] == m.unk && dst[at-1] == m.unk {
+			dst = append(dst[:at], dst[at+1:]...)
+		}
+		piece = piece[n:]
+	}
+	return dst
+}
+
+// encodeWord appends the tokens of a piece, or of a part of one that no merge leaves.
+func (m *bpe) encodeWord(dst []int32, piece string, s *scratch) []int32 {
 	if piece == "" {
 		return dst
 	}
@@ -107,9 +184,11 @@ func (m *bpe) merge(dst []int32, piece string, s *scratch) []int32 {
 	} else {
 		m.runeSymbols(piece, s)
 	}
-	if len(s.sym) <= 24 {
+	switch {
+	case m.merges.n == 0:
+	case len(s.sym) <= 24:
 		s.mergeShort(m.merges)
-	} else {
+	default:
 		s.mergeLong(m.merges)
 	}
 	if m.virtual == nil {

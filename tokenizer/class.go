@@ -28,22 +28,24 @@ const pageClassLen = 0x34000
 
 var pageClass = sync.OnceValue(func() *[pageClassLen]uint8 {
 	t := new([pageClassLen]uint8)
-	set := func(tab *unicode.RangeTable, bit uint8) {
-		for _, r := range tab.R16 {
-			for c := int(r.Lo); c <= int(r.Hi); c += int(r.Stride) {
-				t[c] |= bit
+	set := func(bit uint8, tables ...*unicode.RangeTable) {
+		for _, tab := range tables {
+			for _, r := range tab.R16 {
+				for c := int(r.Lo); c <= int(r.Hi); c += int(r.Stride) {
+					t[c] |= bit
+				}
 			}
-		}
-		for _, r := range tab.R32 {
-			for c := int(r.Lo); c <= int(r.Hi) && c < pageClassLen; c += int(r.Stride) {
-				t[c] |= bit
+			for _, r := range tab.R32 {
+				for c := int(r.Lo); c <= int(r.Hi) && c < pageClassLen; c += int(r.Stride) {
+					t[c] |= bit
+				}
 			}
 		}
 	}
-	set(unicode.L, isL)
-	set(unicode.N, isN)
-	set(unicode.M, isM)
-	set(unicode.White_Space, isZ)
+	set(isL, letters...)
+	set(isN, numbers...)
+	set(isM, marks...)
+	set(isZ, unicode.White_Space)
 	t['\n'] |= isNL
 	t['\r'] |= isNL
 	return t
@@ -51,11 +53,11 @@ var pageClass = sync.OnceValue(func() *[pageClassLen]uint8 {
 
 func slowClass(r rune) (c uint8) {
 	switch {
-	case unicode.Is(unicode.L, r):
+	case unicode.In(r, letters...):
 		c = isL
-	case unicode.Is(unicode.N, r):
+	case unicode.In(r, numbers...):
 		c = isN
-	case unicode.Is(unicode.M, r):
+	case unicode.In(r, marks...):
 		c = isM
 	case unicode.Is(unicode.White_Space, r):
 		c = isZ

@@ -2,12 +2,13 @@ package tokenizer
 
 import "hash/maphash"
 
-// stringIndex finds the id of a string in a fixed list of strings: an open-addressed table of
-// ids beside the list itself, so that 128,000 tokens cost 1 MiB and one probe each.
+// stringIndex finds the id of a string in a fixed list of strings: an open-addressed table
+// beside the list itself. An entry is id+1 and, above it, half of the string's hash, so that
+// other strings are seldom looked at; 0 is empty.
 type stringIndex struct {
 	seed  maphash.Seed
 	keys  []string // the list; an id is a position in it
-	slots []int32  // id+1, 0 = empty; length a power of two, at most half full
+	slots []uint64 // length a power of two, at most half full
 }
 
 func newStringIndex(keys []string) *stringIndex {
@@ -15,40 +16,37 @@ func newStringIndex(keys []string) *stringIndex {
 	for n < 2*len(keys) {
 		n *= 2
 	}
-	return &stringIndex{seed: maphash.MakeSeed(), keys: keys, slots: make([]int32, n)}
+	return &stringIndex{seed: maphash.MakeSeed(), keys: keys, slots: make([]uint64, n)}
 }
 
 // add enters keys[id] and returns the id already there for the same string, or id itself.
 func (x *stringIndex) add(id int32) int32 {
-	h := x.slot(x.keys[id])
-	for {
-		switch have := x.slots[h]; {
-		case have == 0:
-			x.slots[h] = id + 1
-			return id
-		case x.keys[have-1] == x.keys[id]:
-			return have - 1
-		}
-		h = (h + 1) & (len(x.slots) - 1)
+	have, at, hash := x.probe(x.keys[id])
+	if have >= 0 {
+		return have
 	}
+	x.slots[at] = hash&^(1<<32-1) | uint64(id+1)
+	return id
 }
 
 func (x *stringIndex) find(s string) (int32, bool) {
-	h := x.slot(s)
-	for {
-		have := x.slots[h]
-		if have == 0 {
-			return -1, false
-		}
-		if x.keys[have-1] == s {
-			return have - 1, true
-		}
-		h = (h + 1) & (len(x.slots) - 1)
-	}
+	id, _, _ := x.probe(s)
+	return id, id >= 0
 }
 
-func (x *stringIndex) slot(s string) int {
-	return int(maphash.String(x.seed, s)) & (len(x.slots) - 1)
+// probe returns the id of s, or -1 and the slot where it belongs.
+func (x *stringIndex) probe(s string) (id int32, at int, hash uint64) {
+	hash = maphash.String(x.seed, s)
+	mask := len(x.slots) - 1
+	for at = int(hash) & mask; ; at = (at + 1) & mask {
+		slot := x.slots[at]
+		if slot == 0 {
+			return -1, at, hash
+		}
+		if id = int32(uint32(slot)) - 1; slot>>32 == hash>>32 && x.keys[id] == s {
+			return id, at, hash
+		}
+	}
 }
 
 // pairTable maps two neighbouring symbols to the symbol they merge into and the merge's rank.

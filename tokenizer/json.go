@@ -35,7 +35,6 @@ type jsonFile struct {
 	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
 	PostProcessor json.RawMessage `json:"post_processor"`
 	Decoder       json.RawMessage `json:"decoder"`
-	Model         json.RawMessage `json:"model"`
 }
 
 // parseJSON builds a tokenizer from a tokenizer.json. Special tokens other than those of the
@@ -44,11 +43,17 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	if !utf8.Valid(data) {
 		return nil, bad("tokenizer.json: not UTF-8")
 	}
+	if !json.Valid(data) {
+		return nil, bad("tokenizer.json: %w", json.Unmarshal(data, new(any)))
+	}
+	// The model is most of the file: it is cut out first, so that its megabytes are read once.
 	var f jsonFile
-	if err := json.Unmarshal(data, &f); err != nil {
+	var model, vocab, merges json.RawMessage
+	rest := take(string(data), map[string]*json.RawMessage{"model": &model})
+	if err := json.Unmarshal(rest, &f); err != nil {
 		return nil, bad("tokenizer.json: %w", err)
 	}
-	if isNull(f.Model) {
+	if isNull(model) {
 		return nil, bad(`tokenizer.json: no "model"; is this a tokenizer.json of Hugging Face tokenizers?`)
 	}
 	p := &parts{what: "tokenizer.json", normalizer: f.Normalizer, pre: f.PreTokenizer, post: f.PostProcessor, decoder: f.Decoder}
@@ -60,10 +65,10 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 			SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized})
 	}
 	var m jsonModel
-	if err := decode(f.Model, "model", &m); err != nil {
+	if err := decode(take(string(model), map[string]*json.RawMessage{"vocab": &vocab, "merges": &merges}), "model", &m); err != nil {
 		return nil, err
 	}
-	if m.Type == "" && !isNull(m.Merges) {
+	if m.Type == "" && !isNull(merges) {
 		m.Type = "BPE"
 	}
 	if m.Type != "BPE" {
@@ -73,12 +78,12 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 		return nil, unsupported("tokenizer.json: model: dropout %g makes encoding random", *m.Dropout)
 	}
 	var err error
-	if p.tokens, err = readVocab(m.Vocab); err != nil {
+	if p.tokens, err = readVocab(vocab); err != nil {
 		return nil, err
 	}
 	p.flags = m.modelFlags
 	p.merges = func(texts []string, index *stringIndex) (*pairTable, error) {
-		return readMerges(m.Merges, index, m.Prefix)
+		return readMerges(merges, index, m.Prefix)
 	}
 	t, err := p.assemble()
 	if err != nil {
@@ -92,6 +97,9 @@ func isNull(r json.RawMessage) bool { return len(r) == 0 || string(r) == "null" 
 
 // decode reads one part of a tokenizer.json, which is named at in errors.
 func decode(r json.RawMessage, at string, v any) error {
+	if strings.Count(at, "[") > 20 {
+		return bad("tokenizer.json: %s…: nested too deeply", at[:40])
+	}
 	if err := json.Unmarshal(r, v); err != nil {
 		return bad("tokenizer.json: %s: %w", at, err)
 	}
@@ -215,6 +223,9 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 				q = append(q, s)
 			}
 		}
+		if last && inAlphabet(q) {
+			q = append(q, fromAlphabet{})
+		}
 		if len(q) == 1 {
 			return q[0], nil
 		}
@@ -244,9 +255,9 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 		return &splitter{f, how, p.Invert}, nil
 	case "Digits":
 		if p.Individual {
-			return &splitter{pattern: runeFinder(unicode.IsNumber), behavior: isolated}, nil
+			return &splitter{pattern: runeFinder(isNumber), behavior: isolated}, nil
 		}
-		return &splitter{pattern: runeFinder(unicode.IsNumber), behavior: contiguous}, nil
+		return &splitter{pattern: runeFinder(isNumber), behavior: contiguous}, nil
 	case "Punctuation":
 		if !known {
 			how = isolated
@@ -255,7 +266,7 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 	case "WhitespaceSplit":
 		return &splitter{pattern: runeFinder(unicode.IsSpace), behavior: removed}, nil
 	case "Whitespace":
-		re, err := compilePattern(`\w+|[^\w\s]+`)
+		re, err := compilePattern(`[[:rustword:]]+|[^[:rustword:]\s]+`) // \w+|[^\w\s]+ of Rust's regex crate
 		return &splitter{pattern: re, behavior: removed, invert: true}, err
 	case "BertPreTokenizer":
 		return sequence{
@@ -289,6 +300,21 @@ func hasByteLevel(p preTokenizer) bool {
 	case sequence:
 		for _, s := range p {
 			if hasByteLevel(s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// inAlphabet reports whether pieces leave p in the byte-level alphabet.
+func inAlphabet(p preTokenizer) bool {
+	switch p := p.(type) {
+	case *byteLevelPre:
+		return p.alphabet
+	case sequence:
+		for _, s := range p {
+			if inAlphabet(s) {
 				return true
 			}
 		}
@@ -416,8 +442,6 @@ func byteFallback(s string) (byte, bool) {
 
 type jsonModel struct {
 	typed
-	Vocab  json.RawMessage `json:"vocab"`
-	Merges json.RawMessage `json:"merges"`
 	modelFlags
 	Dropout *float64 `json:"dropout"`
 }

@@ -85,6 +85,64 @@ func (j *jsonScan) int32() (int32, bool) {
 	return int32(n), ok && err == nil
 }
 
+// skip steps over a value and returns its text.
+func (j *jsonScan) skip() string {
+	c := j.peek()
+	start := j.at
+	switch c {
+	case '"':
+		for j.at++; j.at < len(j.s) && j.s[j.at] != '"'; j.at++ {
+			if j.s[j.at] == '\\' {
+				j.at++
+			}
+		}
+		j.at++
+	case '{', '[':
+		for depth := 0; j.at < len(j.s); j.at++ {
+			switch j.s[j.at] {
+			case '"':
+				j.skip()
+				j.at--
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					j.at++
+					return j.s[start:j.at]
+				}
+			}
+		}
+	default:
+		for j.at < len(j.s) && strings.IndexByte(",:}] \t\r\n", j.s[j.at]) < 0 {
+			j.at++
+		}
+	}
+	j.at = min(j.at, len(j.s))
+	return j.s[start:j.at]
+}
+
+// take removes the members of these names from an object and returns the object without them.
+func take(object string, names map[string]*json.RawMessage) json.RawMessage {
+	j := &jsonScan{s: object}
+	if !j.open('{') {
+		return json.RawMessage(object)
+	}
+	rest := []byte("{")
+	for !j.done() {
+		key, ok := j.string()
+		value := j.skip()
+		if dst := names[key]; dst != nil && ok {
+			*dst = json.RawMessage(value)
+			continue
+		}
+		if len(rest) > 1 {
+			rest = append(rest, ',')
+		}
+		rest = append(append(append(rest, quoteJSON(key)...), ':'), value...)
+	}
+	return append(rest, '}')
+}
+
 func unescapeJSON(s string) string {
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {

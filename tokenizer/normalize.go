@@ -79,7 +79,7 @@ func normStrip(left, right bool) normalizer {
 
 func normStripAccents(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.Is(unicode.Mn, r) {
+		if unicode.Is(unicode.M, r) {
 			return -1
 		}
 		return r

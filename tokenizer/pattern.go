@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -280,7 +281,9 @@ func (m *reMatcher) assert(kind byte, pos int) bool {
 	case '$':
 		return pos == len(s) || s[pos] == '\n'
 	}
-	edge := wordBefore(s[:pos]) != wordAfter(s[pos:])
+	before, _ := utf8.DecodeLastRuneInString(s[:pos])
+	after, _ := utf8.DecodeRuneInString(s[pos:])
+	edge := (pos > 0 && onigWord(before)) != (pos < len(s) && onigWord(after))
 	return edge == (kind == 'b')
 }
 
@@ -594,13 +597,13 @@ func (p *reParser) escape() (in func(rune) bool, lit rune, err error) {
 	case 'S':
 		return not(isSpace), 0, nil
 	case 'd':
-		return unicode.IsDigit, 0, nil
+		return inAny(digits...), 0, nil
 	case 'D':
-		return not(unicode.IsDigit), 0, nil
+		return not(inAny(digits...)), 0, nil
 	case 'w':
-		return isWord, 0, nil
+		return onigWord, 0, nil
 	case 'W':
-		return not(isWord), 0, nil
+		return not(onigWord), 0, nil
 	case 'h':
 		return isHex, 0, nil
 	case 'H':
@@ -798,28 +801,30 @@ func property(name string) func(rune) bool {
 	case "m", "mark":
 		return classed(isM)
 	case "alpha", "alphabetic":
-		return func(r rune) bool { return unicode.In(r, unicode.L, unicode.Nl, unicode.Other_Alphabetic) }
+		return inAny(append(newer("L"), unicode.L, unicode.Nl, unicode.Other_Alphabetic)...)
 	case "alnum":
-		return func(r rune) bool {
-			return unicode.In(r, unicode.L, unicode.Nl, unicode.Other_Alphabetic, unicode.Nd)
-		}
+		return inAny(slices.Concat(letters, digits, []*unicode.RangeTable{unicode.Nl, unicode.Other_Alphabetic})...)
 	case "digit":
-		return unicode.IsDigit
+		return inAny(digits...)
 	case "space", "whitespace":
 		return isSpace
 	case "upper", "uppercase":
-		return func(r rune) bool { return unicode.In(r, unicode.Lu, unicode.Other_Uppercase) }
+		return inAny(append(newer("Lu"), unicode.Lu, unicode.Other_Uppercase)...)
 	case "lower", "lowercase":
-		return func(r rune) bool { return unicode.In(r, unicode.Ll, unicode.Other_Lowercase) }
-	case "punct", "punctuation":
-		return unicode.IsPunct
-	case "symbol":
-		return unicode.IsSymbol
+		return inAny(append(newer("Ll"), unicode.Ll, unicode.Other_Lowercase)...)
+	case "punct": // in Oniguruma, unlike \p{P}, with symbols
+		return inAny(slices.Concat(puncts, symbols)...)
+	case "p", "punctuation":
+		return inAny(puncts...)
+	case "s", "symbol":
+		return inAny(symbols...)
 	case "separator":
 		return func(r rune) bool { return unicode.Is(unicode.Z, r) }
 	case "cntrl":
 		return unicode.IsControl
 	case "word":
+		return onigWord
+	case "rustword":
 		return isWord
 	case "xdigit":
 		return isHex
@@ -832,7 +837,7 @@ func property(name string) func(rune) bool {
 	for _, tables := range []map[string]*unicode.RangeTable{unicode.Categories, unicode.Scripts, unicode.Properties} {
 		for have, t := range tables {
 			if key(have) == k {
-				return func(r rune) bool { return unicode.Is(t, r) }
+				return inAny(append(newer(have), t)...)
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package tokenizer
 
 import (
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -223,9 +222,13 @@ func (q sequence) split(dst []string, s string, first bool) []string {
 	return dst
 }
 
-func isPunct(r rune) bool {
-	if r < utf8.RuneSelf {
-		return r >= '!' && r <= '/' || r >= ':' && r <= '@' || r >= '[' && r <= '`' || r >= '{' && r <= '~'
+// fromAlphabet ends a sequence in which stages follow ByteLevel: they saw the byte-level alphabet,
+// the model takes bytes.
+type fromAlphabet struct{}
+
+func (fromAlphabet) split(dst []string, s string, _ bool) []string {
+	if raw, ok := byteLevelBytes(s); ok {
+		s = raw
 	}
-	return unicode.IsPunct(r)
+	return append(dst, s)
 }

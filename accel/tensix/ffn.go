@@ -26,38 +26,21 @@ type FFN struct {
 // errNoRoom: a tile's memory cannot hold what the step needs.
 var errNoRoom = errors.New("tensix: this feed-forward does not fit in a tile's memory at once")
 
-// Part is a ternary matrix in layout T16.
-type Part struct {
-	T16        []byte
-	Rows, Cols int
-}
-
-// LoadFFN uploads gate and up [F, D], down [D, F] and the weights [F] of the norm in front of down. F is a multiple
-// of 32, and neither D nor F is larger than kernels.MaxK.
-func (d *Device) LoadFFN(name string, gate, up, down Part, norm []float32, eps float32) (*FFN, error) {
+// NewFFN makes a feed-forward of matrices that are loaded: gate and up [F, D], up loaded beside gate (LoadBeside), and
+// down [D, F]; norm [F] are the weights of the norm in front of down. F is a multiple of 32, and neither D nor F is
+// larger than kernels.MaxK.
+func (d *Device) NewFFN(gate, up, down *Matrix, norm []float32, eps float32) (*FFN, error) {
 	F := gate.Rows
-	if up.Rows != F || down.Cols != F || len(norm) != F || up.Cols != gate.Cols || F%kernels.ChunkRows != 0 || kernels.PadK(F) > kernels.MaxK || kernels.PadK(gate.Cols) > kernels.MaxK {
-		return nil, fmt.Errorf("tensix: %s: gate [%d, %d], up [%d, %d], down [%d, %d], norm [%d] are no feed-forward that the tiles can run alone", name,
-			gate.Rows, gate.Cols, up.Rows, up.Cols, down.Rows, down.Cols, len(norm))
-	}
-	f := &FFN{eps: eps}
-	turn := d.turn
-	var err error
-	for _, p := range []struct {
-		m    **Matrix
-		part Part
-		name string
-	}{{&f.gate, gate, ".gate"}, {&f.up, up, ".up"}, {&f.down, down, ".down"}} {
-		if p.m == &f.up {
-			d.turn = turn // a tile has the same outputs of gate and of up
-		}
-		if *p.m, err = d.LoadTernary(name+p.name, p.part.T16, p.part.Rows, p.part.Cols); err != nil {
-			return nil, err
-		}
+	if up.Rows != F || down.Cols != F || len(norm) != F || up.Cols != gate.Cols || F%kernels.ChunkRows != 0 || len(gate.segs) > 1 || len(down.segs) > 1 || up.segs[0].turn != gate.segs[0].turn {
+		return nil, fmt.Errorf("tensix: %s [%d, %d], %s [%d, %d], %s [%d, %d], norm [%d] are no feed-forward that the tiles can run alone",
+			gate.Name, gate.Rows, gate.Cols, up.Name, up.Rows, up.Cols, down.Name, down.Rows, down.Cols, len(norm))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	f.norm = d.next
+	if d.failed != nil {
+		return nil, d.failed
+	}
+	f := &FFN{gate: gate, up: up, down: down, norm: d.next, eps: eps}
 	b := make([]byte, 4*F)
 	for i, v := range norm {
 		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
@@ -71,14 +54,16 @@ func (d *Device) LoadFFN(name string, gate, up, down Part, norm []float32, eps f
 	return f, nil
 }
 
-// FeedForward runs the block for up to 32 tokens.
+// FeedForward runs the block.
 //
-//	x              [tokens, stride]  int8, the first D of each row
-//	gateScale, up  [tokens]  what a sum of gate or up is worth: activation scale times weight scale
-//	y              down's sums
-//	largest        [tokens]  overwritten: max|rmsnorm(h)|, from which down's activation scale is max(largest, 1e-5)/127
+//	x                   [tokens, stride]  int8, the first D of each row
+//	gateScale, upScale  [tokens]  what a sum of gate or up is worth: activation scale times weight scale
+//	y                   down's sums
+//	largest             [tokens]  overwritten: max|rmsnorm(h)|; down's activation scale is max(largest, 1e-5)/127
+//
+// More than 32 tokens run in turns.
 func (d *Device) FeedForward(ctx context.Context, f *FFN, x []int8, tokens, stride int, gateScale, upScale []float32, y Product, largest []float32) error {
-	if tokens < 1 || tokens > kernels.MaxBatch || len(x) != tokens*stride || len(gateScale) != tokens || len(upScale) != tokens || len(largest) != tokens || f.gate.Cols > stride {
+	if tokens < 1 || len(x) != tokens*stride || len(gateScale) != tokens || len(upScale) != tokens || len(largest) != tokens || f.gate.Cols > stride {
 		panic("tensix: FeedForward: lengths disagree")
 	}
 	y.M = f.down
@@ -87,9 +72,20 @@ func (d *Device) FeedForward(ctx context.Context, f *FFN, x []int8, tokens, stri
 	if d.failed != nil {
 		return d.failed
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	for t := 0; t < tokens; t += kernels.MaxBatch {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := min(kernels.MaxBatch, tokens-t)
+		if err := d.passFFN(f, x[t*stride:][:n*stride], n, stride, gateScale[t:t+n], upScale[t:t+n], &y, largest[t:t+n], t, tokens); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// passFFN runs tokens begin to begin+tokens of all.
+func (d *Device) passFFN(f *FFN, x []int8, tokens, stride int, gateScale, upScale []float32, y *Product, largest []float32, begin, all int) error {
 	rows := kernels.Rows(tokens)
 	first, second, v, err := d.planFFN(f, rows, tokens)
 	if err != nil {
@@ -108,7 +104,7 @@ func (d *Device) FeedForward(ctx context.Context, f *FFN, x []int8, tokens, stri
 		binary.LittleEndian.PutUint32(scales[128+4*i:], math.Float32bits(upScale[i]))
 	}
 	in := []slice{{p: &Product{M: f.gate}, n: f.gate.chunks}, {p: &Product{M: f.up}, n: f.up.chunks}}
-	out := slice{p: &y, n: f.down.chunks, offset: d.out}
+	out := slice{p: y, n: f.down.chunks, offset: d.out}
 	if out.n*kernels.OutBytes(rows) > len(d.host.Bytes)-d.out {
 		return errNoRoom
 	}
@@ -132,7 +128,7 @@ func (d *Device) FeedForward(ctx context.Context, f *FFN, x []int8, tokens, stri
 	for i := range largest {
 		largest[i] = math.Float32frombits(binary.LittleEndian.Uint32(d.host.Bytes[d.maxima+4*i:]))
 	}
-	if err := d.collect(out, tokens, 0, tokens); err != nil {
+	if err := d.collect(out, tokens, begin, all); err != nil {
 		d.failed = err
 		return err
 	}

@@ -4,6 +4,7 @@ package tensix
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -13,6 +14,18 @@ import (
 	"github.com/tritlm/trit/accel/tensix/ttsim"
 	"github.com/tritlm/trit/internal/kernel"
 )
+
+func loadFFN(t *testing.T, d *Device, gate, up, down []byte, D, F int, norm []float32, eps float32) *FFN {
+	t.Helper()
+	g, err1 := d.LoadTernary("gate", gate, F, D)
+	u, err2 := d.LoadBeside(g, "up", up, F, D)
+	w, err3 := d.LoadTernary("down", down, D, F)
+	f, err4 := d.NewFFN(g, u, w, norm, eps)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
 
 // The whole feed-forward on the tiles: squared ReLU, norm, int8 quantisation and both products are the host's to the
 // last bit.
@@ -34,11 +47,8 @@ func TestFeedForwardOnTheTiles(t *testing.T) {
 				norm[i] = 0.5 + rng.Float32()
 			}
 			const eps = 1e-5
-			f, err := d.LoadFFN("ffn", Part{t16(gate, F, D), F, D}, Part{t16(up, F, D), F, D}, Part{t16(down, D, F), D, F}, norm, eps)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, tokens := range []int{1, 3, 8, 9, 32} {
+			f := loadFFN(t, d, t16(gate, F, D), t16(up, F, D), t16(down, D, F), D, F, norm, eps)
+			for _, tokens := range []int{1, 3, 8, 9, 32, 35} {
 				x := activations(rng, tokens*D)
 				sg, su := make([]float32, tokens), make([]float32, tokens)
 				for i := range sg {

@@ -35,7 +35,7 @@ func (a *callArgs) str(i int, name, absent string) string {
 func (a *callArgs) int(i int, name string, absent int) int {
 	if v, ok := a.arg(i, name); ok {
 		if n, _, isFloat, ok := number(v); ok && !isFloat {
-			return int(min(max(n, -maxText), maxText))
+			return int(min(max(n, -1<<30), 1<<30))
 		}
 	}
 	return absent
