@@ -44,6 +44,9 @@ func TestToolsInTemplates(t *testing.T) {
 			if !strings.Contains(text, tt.in) || !strings.Contains(text, "adds") {
 				t.Errorf("%s", text)
 			}
+			if z, a := strings.Index(text, `"z"`), strings.Index(text, `"a"`); z < 0 || z > a {
+				t.Errorf("the order of properties is lost: %s", text)
+			}
 			if name == "none" && (!strings.Contains(text, `{"name": "add", "arguments": {"a":1}}`) || !strings.Contains(text, "<tool_response>\n2")) {
 				t.Errorf("%s", text)
 			}
