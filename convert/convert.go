@@ -15,6 +15,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
@@ -295,23 +296,10 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w; it needs %d MB", err, w.total>>20+1)
+		}
 		return nil, fmt.Errorf("convert: %s: %w", dst, err)
-	}
-	return &w.report, nil
-}
-
-// WriteFiles writes the files of a Hugging Face folder to wherever create puts them, such as an
-// archive in memory. Each file is whole when the next one is created.
-func WriteFiles(ctx context.Context, src Source, o Options, create func(name string) (io.Writer, error)) (*Report, error) {
-	w, list, err := newWriter(ctx, src, o)
-	if err != nil {
-		return nil, err
-	}
-	if o.Format.IsGGUF() {
-		return nil, fmt.Errorf("convert: %s is not a folder: %w", o.Format, errors.ErrUnsupported)
-	}
-	if err := w.files(list, create); err != nil {
-		return nil, fmt.Errorf("convert: %w", err)
 	}
 	return &w.report, nil
 }

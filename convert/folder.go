@@ -347,7 +347,11 @@ func newFolder(dst string, overwrite bool, fill func(create func(name string) (i
 		}
 	}()
 	f := folderWriter{dir: tmp}
-	if err := errors.Join(fill(f.create), f.finish()); err != nil {
+	err = fill(f.create)
+	if last := f.finish(); err == nil {
+		err = last
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {

@@ -236,3 +236,27 @@ func TestFetch(t *testing.T) {
 		t.Errorf("wrong content: %v", err)
 	}
 }
+
+// FuzzTokens: whatever a shard holds, reading it returns an error or tokens below the vocabulary.
+func FuzzTokens(f *testing.F) {
+	var b bytes.Buffer
+	WriteTokens(&b, []int32{1, 2, 3, 4, 5, 6}, 10)
+	f.Add(b.Bytes())
+	f.Add(b.Bytes()[:17])
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		tok, err := parseTokens(raw, "fuzz")
+		if err != nil {
+			return
+		}
+		for b, err := range tok.Batches(1, 0, 2, 3) {
+			if err == nil {
+				for _, id := range b.IDs {
+					if id < 0 || int(id) >= tok.Vocab() {
+						t.Fatalf("token %d of %d", id, tok.Vocab())
+					}
+				}
+			}
+			break
+		}
+	})
+}

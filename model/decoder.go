@@ -31,10 +31,9 @@ type decoder struct {
 	layers    []layer
 	dense     bool    // some projection is dense
 	screen    *screen // of the head, nil where it is small
-	arena     arena
+	store     *store
 	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
-	packed    *packed        // the copy on disk, nil without one
-	saving    sync.WaitGroup // of the copy
+	saving    sync.WaitGroup // of the packed copy
 	loaded    int            // matrices so far
 
 	mu      sync.Mutex // held by Forward
@@ -150,36 +149,36 @@ type workerScratch struct {
 // NewDecoder makes an engine from weights with the products computed by p. It owns p from now on, and closes it
 // when it fails.
 func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, p Products) (Engine, error) {
-	return newDecoder(ctx, c, w, pool, p, nil)
+	return newDecoder(ctx, c, w, &store{pool: pool}, p, nil)
 }
 
-func newDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, p Products, host *CPU) (Engine, error) {
-	d := &decoder{cfg: c, pool: pool, products: p, pages: newPagePool(c), rope: newRope(c), host: host}
+func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Products, host *CPU) (Engine, error) {
+	d := &decoder{cfg: c, pool: st.pool, products: p, pages: newPagePool(c), rope: newRope(c), store: st, host: host}
 	if host != nil && host.CacheDir != "" && c.projections() >= packedMin {
 		var err error
-		if d.packed, err = openPacked(host.CacheDir, w); err != nil {
+		if st.packed, err = openPacked(host.CacheDir, w); err != nil {
 			d.note(err)
 		}
 	}
 	err := d.load(ctx, w)
 	if err == nil && c.ScreenBytes() > 0 {
-		d.screen = newScreen(d.head, pool, &d.arena, d.packed)
+		d.screen = newScreen(d.head, st)
 	}
-	if d.packed != nil {
-		d.packed.close()
+	if st.packed != nil {
+		st.packed.close()
 	}
 	if err != nil {
-		d.arena.release()
+		st.arena.release()
 		return nil, errors.Join(err, p.Close())
 	}
-	if d.packed != nil && d.packed.missed {
+	if st.packed != nil && st.packed.missed {
 		d.saving.Go(func() {
-			if err := errors.Join(d.packed.save(), removeOldCopies(host.CacheDir, packedKeep)); err != nil {
+			if err := errors.Join(st.packed.save(), removeOldCopies(host.CacheDir, packedKeep)); err != nil {
 				d.note(fmt.Errorf("model: the packed copy of the weights was not written, so the next start is not faster: %w", err))
 			}
 		})
 	}
-	d.workers = make([]workerScratch, pool.Threads())
+	d.workers = make([]workerScratch, d.pool.Threads())
 	d.stages = newStages(d)
 	return d, nil
 }
@@ -198,12 +197,9 @@ func (d *decoder) ternary(w *weights.Set, name string, rows, cols int) (*ternary
 	if d.host == nil {
 		return w.Ternary(name, rows, cols)
 	}
-	size := kernel.T16Bytes(rows, cols)
-	t16 := d.arena.alloc(size)[:size]
-	if d.packed != nil {
-		if e, ok := d.packed.read(name, t16Kind, rows, cols, d.pool, t16); ok && (len(e.Scale) == 1 || len(e.Scale) == rows) {
-			return &ternary.Matrix{Rows: rows, Cols: cols, T16: t16, Scale: e.Scale}, nil
-		}
+	t16, scale, ok := d.store.piece(name, t16Kind, rows, cols, kernel.T16Bytes(rows, cols))
+	if ok && (len(scale) == 1 || len(scale) == rows) {
+		return &ternary.Matrix{Rows: rows, Cols: cols, T16: t16, Scale: scale}, nil
 	}
 	m, err := w.Ternary(name, rows, cols)
 	if err != nil {
@@ -211,9 +207,7 @@ func (d *decoder) ternary(w *weights.Set, name string, rows, cols int) (*ternary
 	}
 	copy(t16, m.T16)
 	m.T16 = t16
-	if d.packed != nil {
-		d.packed.add(name, t16Kind, rows, cols, m.Scale, t16)
-	}
+	d.store.made(name, t16Kind, rows, cols, m.Scale, t16)
 	return m, nil
 }
 
@@ -375,7 +369,7 @@ func (d *decoder) Close() error {
 	d.closed = true
 	d.saving.Wait()
 	d.screen = nil
-	d.arena.release()
+	d.store.arena.release()
 	return d.products.Close()
 }
 

@@ -55,7 +55,8 @@ type Input struct {
 	// Hidden receives the last token's state after the final norm: empty or D.
 	Hidden []float32
 	// Trace, when set, sees the residual stream of this input's tokens, [n, D] per call in order of tokens:
-	// "embed", "layer.0" … after each block, "final" after the final norm.
+	// "embed", "layer.0" … after each block, "final" after the final norm. It may change x, all but "final": what
+	// follows sees what it leaves.
 	Trace func(name string, x []float32)
 }
 

@@ -49,6 +49,31 @@ type loadedPiece struct {
 	data []byte
 }
 
+// store is where an engine's weights lie: in huge pages, read from the packed copy when that has them.
+type store struct {
+	arena  arena
+	packed *packed // nil without a copy
+	pool   *par.Pool
+}
+
+// piece gives room for size bytes and fills it from the packed copy; ok is false when the caller has to make the
+// content, and say so to made.
+func (s *store) piece(name, kind string, rows, cols, size int) (data []byte, scale []float32, ok bool) {
+	data = s.arena.alloc(size)[:size]
+	if s.packed == nil {
+		return data, nil, false
+	}
+	e, ok := s.packed.read(name, kind, rows, cols, s.pool, data)
+	return data, e.Scale, ok
+}
+
+// made hands a piece that was just made to the packed copy.
+func (s *store) made(name, kind string, rows, cols int, scale []float32, data []byte) {
+	if s.packed != nil {
+		s.packed.add(name, kind, rows, cols, scale, data)
+	}
+}
+
 const (
 	packedMagic = "tritpack"
 	packedAlign = 4096

@@ -35,7 +35,7 @@ func packedLogits(t *testing.T, dir string) (logits []float32, notes []error, mi
 	if err := e.Forward(context.Background(), []Input{{Cache: cache, Tokens: []int32{1, 2, 3}, Logits: logits}}); err != nil {
 		t.Fatal(err)
 	}
-	missed = e.(*decoder).packed != nil && e.(*decoder).packed.missed
+	missed = e.(*decoder).store.packed != nil && e.(*decoder).store.packed.missed
 	if err := e.Close(); err != nil { // waits for the copy
 		t.Fatal(err)
 	}

@@ -65,36 +65,31 @@ const (
 // hoeffding is t/√Σ(s·x̂)² for the probability missed.
 var hoeffding = float32(math.Sqrt(math.Log(2/missed) / 2))
 
-// newScreen makes the screen of a head, or takes it from the packed copy; p may be nil.
-func newScreen(head *weights.Dense, pool *par.Pool, a *arena, p *packed) *screen {
+// newScreen makes the screen of a head, or takes it from the packed copy.
+func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
 	s.fn, s.exact = s.panel, s.rescore
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
-	pieces := []struct {
-		name string
-		data []byte
-	}{
-		{"screen.codes", a.alloc(nc)[:nc]},
-		{"screen.scale", a.alloc(2 * ns)[:2*ns]},
-		{"screen.norm", a.alloc(4 * rows)[:4*rows]},
-	}
-	s.codes = pieces[0].data
-	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&pieces[1].data[0])), ns)
-	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&pieces[2].data[0])), rows)
-	if p != nil {
-		found := 0
-		for _, x := range pieces {
-			if _, ok := p.read(x.name, screenKind, rows, s.cols, pool, x.data); ok {
-				found++
-			}
+	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
+	var data [3][]byte
+	found := 0
+	for i, size := range [3]int{nc, 2 * ns, 4 * rows} {
+		var ok bool
+		if data[i], _, ok = st.piece(names[i], screenKind, rows, s.cols, size); ok {
+			found++
 		}
-		if found == len(pieces) {
-			return s
-		}
-		p.forget(screenKind)
 	}
-	pool.For(rows/16, 16, func(lo, hi int) {
+	s.codes = data[0]
+	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[1][0])), ns)
+	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[2][0])), rows)
+	if found == len(names) {
+		return s
+	}
+	if st.packed != nil {
+		st.packed.forget(screenKind)
+	}
+	st.pool.For(rows/16, 16, func(lo, hi int) {
 		row := make([]float32, s.cols)
 		for r := lo * 16; r < min(hi*16, head.Rows); r++ {
 			head.Row(row, r)
@@ -104,10 +99,8 @@ func newScreen(head *weights.Dense, pool *par.Pool, a *arena, p *packed) *screen
 			}
 		}
 	})
-	if p != nil {
-		for _, x := range pieces {
-			p.add(x.name, screenKind, rows, s.cols, nil, x.data)
-		}
+	for i, name := range names {
+		st.made(name, screenKind, rows, s.cols, nil, data[i])
 	}
 	return s
 }

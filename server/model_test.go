@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -21,7 +19,7 @@ import (
 // randomModel is a small model of seeded random weights on the CPU engine.
 func randomModel(t testing.TB) *trit.Model {
 	t.Helper()
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "model")
 	r, err := convert.NewRandom("tiny", 1, 0.8)
 	if err != nil {
 		t.Fatal(err)
@@ -30,17 +28,8 @@ func randomModel(t testing.TB) *trit.Model {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var open []io.Closer
-	_, err = convert.WriteFiles(context.Background(), r, convert.Options{Format: convert.HFPacked, Files: files}, func(name string) (io.Writer, error) {
-		f, err := os.Create(filepath.Join(dir, name))
-		open = append(open, f)
-		return f, err
-	})
-	if err != nil {
+	if _, err := convert.Write(context.Background(), dir, r, convert.Options{Format: convert.HFPacked, Files: files}); err != nil {
 		t.Fatal(err)
-	}
-	for _, f := range open {
-		f.Close()
 	}
 	m, err := trit.Open(dir, &trit.Options{Threads: 2})
 	if err != nil {

@@ -320,8 +320,8 @@ func (r *Run) Do(ctx context.Context, tell func(Record)) error {
 		if due(o.EvalEvery) || end {
 			rec.Codes = r.shares()
 			if err := r.evaluate(ctx, &rec); err != nil {
-				if ctx.Err() != nil {
-					err = errors.Join(err, save())
+				if ctx.Err() != nil { // stopped while validating: the step itself is done
+					err = errors.Join(err, r.write(rec), save())
 				}
 				return err
 			}

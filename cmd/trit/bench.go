@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +27,9 @@ type benchmark struct {
 	Bandwidth       float64 `json:"bandwidth_bytes_per_second,omitempty"`
 	ShareOfMaximum  float64 `json:"bandwidth_share,omitempty"`
 	MemoryEstimated int64   `json:"memory_estimate_bytes"`
-	HeadRows        float64 `json:"head_rows_per_token,omitempty"` // computed exactly, of the vocabulary
+	PeakMACs        float64 `json:"int8_peak_macs_per_second,omitempty"` // of this machine's registers
+	ShareOfPeak     float64 `json:"int8_peak_share,omitempty"`           // that reading the prompt reached
+	HeadRows        float64 `json:"head_rows_per_token,omitempty"`       // computed exactly, of the vocabulary
 	Vocabulary      int     `json:"vocabulary"`
 }
 
@@ -38,7 +41,8 @@ func newBenchCmd() *cobra.Command {
 		Use:   "bench MODEL",
 		Short: "Measure load time, memory and speed",
 		Long: `Loads the model, reads a prompt of random tokens, writes tokens one by one, and says how long that took, how much
-memory it took, how many bytes each token reads and what share that is of what this machine's memory gives.
+memory it took, how many bytes each token reads and what share that is of what this machine's memory gives, and
+what share of its int8 arithmetic reading the prompt reached.
 Speeds are medians over the repeats, with the least and the most.`,
 		Example: `  trit bench ./model
   trit bench ./model --prompt-tokens 512 --tokens 128 --threads 2
@@ -88,11 +92,13 @@ Speeds are medians over the repeats, with the least and the most.`,
 			if !noBandwidth {
 				b.Bandwidth = eval.Bandwidth(cmd.Context(), b.Threads)
 				b.ShareOfMaximum = b.BytesPerSecond / b.Bandwidth
+				b.PeakMACs = kernel.PeakInt8(200*time.Millisecond) * float64(b.Threads)
+				b.ShareOfPeak = b.Prompt * float64(4*mem.Ternary) / b.PeakMACs // four weights to a byte
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), b)
 			}
-			return term.Table(cmd.OutOrStdout(), b.rows())
+			return term.Pairs(cmd.OutOrStdout(), b.rows())
 		},
 	}
 	f.add(cmd)
@@ -100,14 +106,14 @@ Speeds are medians over the repeats, with the least and the most.`,
 	fl.IntVar(&o.Prompt, "prompt-tokens", 128, "length of the prompt")
 	fl.IntVar(&o.Tokens, "tokens", 64, "tokens to write behind it")
 	fl.IntVar(&o.Repeats, "repeats", 3, "how often to measure")
-	fl.BoolVar(&noBandwidth, "no-bandwidth", false, "do not measure the machine's memory bandwidth (it takes 256 MB for a moment)")
+	fl.BoolVar(&noBandwidth, "no-bandwidth", false, "do not measure the machine's own limits (that takes 256 MB for a moment)")
 	fl.BoolVar(&predict, "predict-tensix", false, "measure nothing: print what a Tenstorrent Blackhole should do with a model of this shape")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func (b *benchmark) rows() [][]string {
-	rows := [][]string{
+func (b *benchmark) rows() [][2]string {
+	rows := [][2]string{
 		{"model", b.Model},
 		{"machine", fmt.Sprintf("%s, kernels %s, %d threads", b.System, b.Kernels, b.Threads)},
 		{"load", fmt.Sprintf("%.3g s", b.LoadSeconds)},
@@ -117,13 +123,16 @@ func (b *benchmark) rows() [][]string {
 		{"per token", fmt.Sprintf("%s read, %s/s", term.Bytes(b.BytesPerToken), term.Bytes(int64(b.BytesPerSecond)))},
 	}
 	if b.HeadRows > 0 {
-		rows = append(rows, []string{"head", fmt.Sprintf("%.0f of %d rows computed exactly a token; a 4-bit screen ruled the others out", b.HeadRows, b.Vocabulary)})
+		rows = append(rows, [2]string{"head", fmt.Sprintf("%.0f of %d rows computed exactly a token; a 4-bit screen ruled the others out", b.HeadRows, b.Vocabulary)})
 	}
 	if b.Bandwidth > 0 {
-		rows = append(rows, []string{"bandwidth", fmt.Sprintf("%s/s measured on this machine; decoding uses %.0f%% of it", term.Bytes(int64(b.Bandwidth)), 100*b.ShareOfMaximum)})
-	}
-	for i := range rows {
-		rows[i][1] = "  " + rows[i][1]
+		use := fmt.Sprintf("decoding uses %.0f%% of it", 100*b.ShareOfMaximum)
+		if b.BytesPerToken < 64<<20 {
+			use = "what this model reads may fit the cache"
+		}
+		rows = append(rows,
+			[2]string{"bandwidth", fmt.Sprintf("%s/s on this machine; %s", term.Bytes(int64(b.Bandwidth)), use)},
+			[2]string{"arithmetic", fmt.Sprintf("%.0f G int8 multiply-adds/s on this machine; the prompt uses %.0f%% of them", b.PeakMACs/1e9, 100*b.ShareOfPeak)})
 	}
 	return rows
 }

@@ -1,7 +1,8 @@
 package main
 
 import (
-	"fmt"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,40 +13,40 @@ import (
 func newDemoCmd() *cobra.Command {
 	var f modelFlags
 	var g generateFlags
-	prompt := "ROMEO:\n"
 	cmd := &cobra.Command{
 		Use:   "demo [PROMPT]",
-		Short: "Write text with a small model inside the program: nothing to download",
-		Long: `Writes with the model inside the program, a BitNet b1.58 that trit train made of Shakespeare's plays, character by
-character. It has learnt how such a text looks, not what it means. Every command takes it as the MODEL demo.`,
+		Short: "Write text with the small model inside the program: nothing to download",
+		Long: `Writes on from the prompt with a small BitNet b1.58 model that is part of the program. trit train made it, of the
+plays of Shakespeare, letter by letter. It is far too small to make sense; it shows that the program works here,
+and how fast.`,
 		Example: `  trit demo
-  trit demo "KING HENRY:" --max-tokens 1000 --temperature 0.6
-  trit chat demo`,
-		Args: cobra.MaximumNArgs(1),
+  trit demo "JULIET:" --max-tokens 400 --temperature 1`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := g.options(cmd)
 			if err != nil {
 				return err
+			}
+			prompt := "ROMEO:\n"
+			if len(args) > 0 {
+				prompt = strings.Join(args, " ")
 			}
 			m, err := f.open(cmd, "demo")
 			if err != nil {
 				return err
 			}
 			defer m.Close()
-			if len(args) == 1 {
-				prompt = args[0]
+			if _, err := io.WriteString(cmd.OutOrStdout(), prompt); err != nil {
+				return err
 			}
-			fmt.Fprint(cmd.OutOrStdout(), prompt)
 			s := m.NewSession()
 			return generate(cmd, m, o, false, s, s.Generate(cmd.Context(), prompt, o))
 		},
 	}
-	f.add(cmd)
-	cmd.Flags().MarkHidden("cache")
-	cmd.Flags().MarkHidden("offline")
-	g.add(cmd, 400)
-	g.Temperature = 0.7
+	f.addCompute(cmd)
+	g.add(cmd, 240)
 	cmd.Flags().Lookup("temperature").DefValue = "0.7"
+	g.Temperature = 0.7
 	return cmd
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -30,13 +31,18 @@ type modelFlags struct {
 
 func (f *modelFlags) add(cmd *cobra.Command) {
 	f.hubFlags.add(cmd)
+	f.addCompute(cmd)
+	f.addFile(cmd)
+}
+
+// addCompute adds the flags that say how to compute.
+func (f *modelFlags) addCompute(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
 	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
 	addDevice(cmd, &f.device)
 	fl.BoolVar(&f.noPackCopy, "no-packed-copy", false, "keep no copy of a large model's weights in the layout of this program, which makes the next start fast")
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
-	f.addFile(cmd)
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -55,6 +61,12 @@ func (f *modelFlags) addFile(cmd *cobra.Command) {
 func (f *modelFlags) check() error {
 	if f.Threads < 0 || f.MaxContext < 0 {
 		return usagef("--threads and --context cannot be negative")
+	}
+	if f.Threads > 1024 {
+		return usagef("--threads %d is more than any machine that trit runs on; at most 1024", f.Threads)
+	}
+	if f.Kernels != "" && !slices.Contains(kernel.Tiers(), f.Kernels) {
+		return usagef("--kernels %q is not there on this machine; there are %s", f.Kernels, strings.Join(kernel.Tiers(), ", "))
 	}
 	return nil
 }

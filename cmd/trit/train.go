@@ -162,8 +162,8 @@ func newCompareCmd() *cobra.Command {
 		Use:   "compare [DATA]",
 		Short: "Train several architectures on the same text and compare them",
 		Long: `compare trains every --model in every --precision on DATA (see trit train), with the same batches and options, and
-writes compare.md, compare.html and report.html into --save-dir: parameters, bytes on disk, training memory, tokens/s, losses,
-perplexity and a sample of each. Runs that are there already are continued.`,
+writes compare.md, compare.html and report.html into --save-dir: parameters, bytes on disk, training memory,
+tokens/s, losses, perplexity and a sample of each. Runs that are there already are continued.`,
 		Example: "  trit compare shakespeare.txt --preset small --max-iters 1000 --lr 1e-3",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -218,9 +218,10 @@ func newReportCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report RUN...",
 		Short: "Write a page with the curves of training runs",
-		Long: `report writes report.html, one page that needs nothing else, with loss.png and loss.svg: losses, learning rate, tokens/s,
-shares of −1, 0 and +1 per layer, how many codes flip per step, and samples.`,
-		Args: cobra.MinimumNArgs(1),
+		Long: `report writes report.html, one page that needs nothing else, with loss.png and loss.svg: losses, learning rate,
+tokens/s, shares of −1, 0 and +1 per layer, how many codes flip per step, and samples.`,
+		Example: "  trit report runs/train\n  trit report runs/compare/llama-ternary runs/compare/llama-float -o report",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				out = args[0]
@@ -237,7 +238,12 @@ shares of −1, 0 and +1 per layer, how many codes flip per step, and samples.`,
 }
 
 func newDataCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "data", Short: "Fetch texts to train on"}
+	cmd := &cobra.Command{
+		Use:     "data",
+		Short:   "Fetch texts to train on",
+		Long:    "Downloads public texts in the form that trit train reads. See the help of each one.",
+		Example: "  trit data shakespeare",
+	}
 	for _, s := range data.Sources {
 		var dir, from, url string
 		sub := &cobra.Command{

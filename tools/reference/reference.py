@@ -72,7 +72,7 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
     if config["architectures"][0] == "BitnetForCausalLM":
         import onebitllm
 
-        model = onebitllm.BitnetForCausalLM.from_pretrained(folder, dtype=held)
+        model = onebitllm.BitnetForCausalLM.from_pretrained(folder, dtype=None if upcast_per_layer else dtype)
     else:
         from transformers import AutoModelForCausalLM
 
@@ -87,7 +87,7 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
             quantize_online(model)
     model.eval()
     if upcast_per_layer:
-        widen_on_use(model, dtype)
+        widen_on_use(model, folder, dtype)
     return model
 
 
@@ -103,22 +103,35 @@ def quantize_online(model):
             model.set_submodule(name, new)
 
 
-def widen_on_use(model, dtype):
-    """Makes each block, the final norm and the head compute in dtype while resting in bfloat16."""
+def widen_on_use(model, folder, dtype):
+    """Makes each block, the final norm and the head compute in dtype while their weights rest in bfloat16.
 
-    def set_dtype(module, to):
-        for m in module.modules():
-            if isinstance(getattr(m, "dtype", None), type(to)) and "dtype" in m.__dict__:
-                m.dtype = to  # transformers' BitLinear unpacks to its own dtype
-        module.to(to)
+    Tensors that the file holds in another float type (trit writes scales in float32) are read again as they are:
+    through bfloat16 they would be rounded.
+    """
+    from safetensors import safe_open
+
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".safetensors") and not file.startswith("reference"):
+            with safe_open(os.path.join(folder, file), framework="pt") as f:
+                for name in f.keys():
+                    if f.get_slice(name).get_dtype() in ("F32", "F16") and name in state:
+                        state[name].data = f.get_tensor(name).to(dtype)
 
     def before(module, args):
-        set_dtype(module, dtype)
+        for m in module.modules():
+            if "dtype" in m.__dict__:
+                m.dtype = dtype  # transformers' BitLinear unpacks to its own dtype
+            for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]:
+                if t.is_floating_point():
+                    t.resting, t.data = t.data, t.data.to(dtype)
 
     def after(module, args, output):
-        import torch
-
-        set_dtype(module, torch.bfloat16)
+        for t in [*module.parameters(), *module.buffers()]:
+            if t.is_floating_point():
+                t.data = t.resting
+                del t.resting
 
     for module in [*model.model.layers, model.model.norm, model.lm_head]:
         module.register_forward_pre_hook(before)
