@@ -80,6 +80,7 @@ func (p *parts) assemble() (*Tokenizer, error) {
 	if b.merges, err = p.merges(texts, index); err != nil {
 		return nil, err
 	}
+	p.merges = nil // and what it holds
 	if err = t.placeAdded(index, p.what); err != nil {
 		return nil, err
 	}

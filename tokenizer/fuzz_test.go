@@ -33,6 +33,8 @@ func fuzzTokenizers(t testing.TB) map[string]*Tokenizer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sp.bos, sp.end, sp.before = 1, 2, []int32{1}
+	sp.setEOS(sp.end)
 	return map[string]*Tokenizer{"bpe": bpe, "spm": sp, "bytes": NewBytes()}
 }
 
@@ -133,7 +135,7 @@ func FuzzTokenizerJSON(f *testing.F) {
 				exercise(t, again)
 			}
 		}
-		tok.json = nil // write it anew
+		tok.json = "" // write it anew
 		out, err := tok.JSON()
 		if err != nil {
 			t.Fatal(err)

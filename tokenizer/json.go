@@ -49,7 +49,8 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	// The model is most of the file: it is cut out first, so that its megabytes are read once.
 	var f jsonFile
 	var model, vocab, merges json.RawMessage
-	rest := take(string(data), map[string]*json.RawMessage{"model": &model})
+	text := string(data)
+	rest := take(text, map[string]*json.RawMessage{"model": &model})
 	if err := json.Unmarshal(rest, &f); err != nil {
 		return nil, bad("tokenizer.json: %w", err)
 	}
@@ -89,7 +90,7 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.json = data
+	t.json = text
 	return t, nil
 }
 

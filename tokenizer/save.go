@@ -41,8 +41,8 @@ func (t *Tokenizer) Save(dir string) error {
 
 // JSON returns the tokenizer as a tokenizer.json.
 func (t *Tokenizer) JSON() ([]byte, error) {
-	if t.json != nil {
-		return t.json, nil
+	if t.json != "" {
+		return []byte(t.json), nil
 	}
 	m := t.model.(*bpe)
 	var b bytes.Buffer
