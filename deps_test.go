@@ -33,16 +33,17 @@ var may = []struct {
 	{"grammar", "tokenizer", ""},
 	{"data", "tokenizer", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"weights", "gguf safetensors ternary", "golang.org/x/sys/unix golang.org/x/sys/windows"},
-	{"model", "gguf weights ternary internal/kernel internal/par", ""},
+	{"model", "gguf weights ternary internal/kernel internal/par", "golang.org/x/sys/unix"},
 	{"model/enginetest", "model weights ternary internal/kernel internal/par", ""},
 	{"accel/...", "accel/... model model/enginetest weights safetensors ternary internal/kernel internal/par", "golang.org/x/sys/unix github.com/ebitengine/purego"},
 	{"train/...", "train/... model data weights ternary tokenizer gguf safetensors internal/kernel internal/gemm internal/par", "github.com/ebitengine/purego gonum.org/v1/plot/..."},
 	{".", "model weights tokenizer sample ternary", ""},
-	{"demo", ".", ""},
+	{"demo", "", ""},
 	{"convert", "model weights tokenizer ternary gguf safetensors", ""},
 	{"eval", ". data model weights tokenizer sample safetensors gguf ternary internal/kernel", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"server/...", "server/... . grammar model sample tokenizer", "github.com/VictoriaMetrics/metrics"},
-	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner"},
+	{"bench/...", "...", "golang.org/x/sys/unix"},
+	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner golang.org/x/term"},
 }
 
 const module = "github.com/tritlm/trit"

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -22,7 +21,11 @@ type GenerateOptions struct {
 	MaxTokens int      // at most so many tokens; 0: until the context is full
 	Stop      []string // text that ends the answer and is not part of it
 	IgnoreEOS bool     // write on past the model's end-of-text tokens
-	Logprobs  int      // give each token's log-probability and those of the so many likeliest; -1: its own only
+	// NoLookahead turns off guessing ahead. Where the text repeats itself, the next tokens are guessed from what
+	// followed the last time and checked several at once; the text is the same, bit for bit, only sooner. The session
+	// measures whether it pays.
+	NoLookahead bool
+	Logprobs    int // give each token's log-probability and those of the so many likeliest; -1: its own only
 }
 
 // Finish says why the text ended.
@@ -51,6 +54,8 @@ type Stats struct {
 	PromptTime   time.Duration // until the first token was chosen
 	Tokens       int           // written
 	DecodeTime   time.Duration // for all of them but the first
+	Guessed      int           // tokens guessed ahead
+	GuessedRight int           // of those
 }
 
 // PromptSpeed is tokens read per second, 0 when unknown.
@@ -71,10 +76,12 @@ type Session struct {
 	m      *Model
 	cache  model.Cache
 	tokens []int32 // the whole text; the cache holds a prefix of it
-	logits []float32
-	top    []model.Scored
-	ids    []int32
+	batch  [1]model.Input
+	logits []float32 // [V]
+	ids    []int32   // the best tokens, and
+	scores []float32 // their logits
 	stats  Stats
+	ahead  lookahead
 }
 
 // NewSession starts an empty text.
@@ -182,6 +189,7 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 	}
 	s.stats = Stats{PromptTokens: len(s.tokens) - s.cache.Len(), CachedTokens: s.cache.Len()}
 
+	defer s.forgetGuesses()
 	w := writer{decoder: s.m.tokenizer.NewDecoder(s.tokens...), stop: o.Stop}
 	sampler := sample.New(o.Options)
 	start := time.Now()
@@ -216,48 +224,35 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 
 // next computes what the cache lacks, chooses the next token and appends it to the text.
 func (s *Session) next(ctx context.Context, sampler *sample.Sampler, o *GenerateOptions) (Piece, error) {
-	in := model.Input{Cache: s.cache, Tokens: s.tokens[s.cache.Len():]}
-	top := sampler.TopNeeded()
-	if o.Logprobs != 0 {
-		top = 0
-	}
-	if top > 0 {
-		s.top = slices.Grow(s.top[:0], top)[:min(top, s.m.cfg.VocabSize)]
-		in.Top = s.top
+	var p Piece
+	if k := sampler.TopNeeded(); k > 0 && o.Logprobs == 0 {
+		top, err := s.best(ctx, min(k, s.m.cfg.VocabSize), !o.NoLookahead)
+		if err != nil {
+			return p, err
+		}
+		s.ids, s.scores = s.ids[:0], s.scores[:0]
+		for _, t := range top {
+			s.ids, s.scores = append(s.ids, t.ID), append(s.scores, t.Logit)
+		}
+		p.Token = sampler.NextTop(s.ids, s.scores)
 	} else {
 		if s.logits == nil {
 			s.logits = make([]float32, s.m.cfg.VocabSize)
 		}
-		in.Logits = s.logits
-	}
-	if err := s.forward(ctx, in); err != nil {
-		return Piece{}, err
-	}
-	var p Piece
-	if top > 0 {
-		if s.logits == nil || len(s.logits) < len(s.top) {
-			s.logits = make([]float32, s.m.cfg.VocabSize)
+		if err := s.forward(ctx, model.Input{Tokens: s.tokens[s.cache.Len():], Logits: s.logits}); err != nil {
+			return p, err
 		}
-		s.ids = s.ids[:0]
-		for i, t := range s.top {
-			s.ids = append(s.ids, t.ID)
-			s.logits[i] = t.Logit
-		}
-		p.Token = sampler.NextTop(s.ids, s.logits[:len(s.ids)])
-	} else {
-		if o.Logprobs != 0 {
+		p.Token = sampler.Next(s.logits, s.tokens)
+		if o.Logprobs != 0 && p.Token >= 0 {
 			lse := sample.LogSumExp(s.logits)
 			if o.Logprobs > 0 {
 				p.Top = sample.Logprobs(nil, s.logits, lse, o.Logprobs)
 			}
-			p.Token = sampler.Next(s.logits, s.tokens)
 			p.Logprob = float32(float64(s.logits[p.Token]) - lse)
-		} else {
-			p.Token = sampler.Next(s.logits, s.tokens)
 		}
 	}
 	if p.Token < 0 {
-		return Piece{}, errors.New("trit: the constraint leaves no token to choose")
+		return p, errors.New("trit: the constraint leaves no token to choose")
 	}
 	sampler.Accept(p.Token)
 	s.tokens = append(s.tokens, p.Token)
@@ -265,8 +260,9 @@ func (s *Session) next(ctx context.Context, sampler *sample.Sampler, o *Generate
 }
 
 func (s *Session) forward(ctx context.Context, in model.Input) error {
-	batch := [1]model.Input{in}
-	return s.m.engine.Forward(ctx, batch[:])
+	s.batch[0] = in
+	s.batch[0].Cache = s.cache
+	return s.m.engine.Forward(ctx, s.batch[:])
 }
 
 // writer turns tokens into text that may be shown: whole UTF-8, and nothing that could become a stop string.

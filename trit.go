@@ -35,6 +35,13 @@ type Options struct {
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
 	Kernels string
+	// CacheDir is where the CPU backend keeps a copy of the weights in its own layout, so that the next start is
+	// fast; "" keeps none.
+	CacheDir string
+	// Note, when set, hears of what went wrong without stopping anything.
+	Note func(error)
+	// Progress, when set, hears of loading: so many of total matrices are done.
+	Progress func(done, total int)
 	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
 	// not say so, as the "prequantized" revisions of Falcon-E need.
 	Quantize bool
@@ -118,7 +125,7 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	}
 	backend := o.Backend
 	if backend == nil {
-		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels}
+		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
 	}
 	m.engine, err = backend.Load(ctx, m.cfg, set)
 	return err
@@ -151,6 +158,9 @@ func (m *Model) Close() error {
 
 // Path is what was opened.
 func (m *Model) Path() string { return m.path }
+
+// Notes are what was guessed about the files and may be wrong, a line each; for people to read.
+func (m *Model) Notes() []string { return m.weights.Notes() }
 
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }

@@ -15,6 +15,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
@@ -227,13 +228,19 @@ func place(c *model.Config, name string) (entry, bool) {
 	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
 	e := entry{name: name, module: module}
 	switch module {
-	case "model.embed_tokens", "lm_head":
+	case "lm_head":
+		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
+		if c.IsTernary(module) {
+			e.kind = projection
+		}
+		return e, isWeight
+	case "model.embed_tokens":
 		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
 		return e, isWeight
 	case "model.embed_positions":
 		e.kind, e.rows, e.cols = dense, c.MaxContext, c.HiddenSize
 		return e, isWeight
-	case "model.norm":
+	case "model.norm", "lm_head.rms_norm":
 		e.kind, e.cols = vector, c.HiddenSize
 		return e, true
 	}
@@ -289,23 +296,10 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w; it needs %d MB", err, w.total>>20+1)
+		}
 		return nil, fmt.Errorf("convert: %s: %w", dst, err)
-	}
-	return &w.report, nil
-}
-
-// WriteFiles writes the files of a Hugging Face folder to wherever create puts them, such as an
-// archive in memory. Each file is whole when the next one is created.
-func WriteFiles(ctx context.Context, src Source, o Options, create func(name string) (io.Writer, error)) (*Report, error) {
-	w, list, err := newWriter(ctx, src, o)
-	if err != nil {
-		return nil, err
-	}
-	if o.Format.IsGGUF() {
-		return nil, fmt.Errorf("convert: %s is not a folder: %w", o.Format, errors.ErrUnsupported)
-	}
-	if err := w.files(list, create); err != nil {
-		return nil, fmt.Errorf("convert: %w", err)
 	}
 	return &w.report, nil
 }
@@ -322,7 +316,7 @@ func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, er
 		return nil, nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
 	}
 	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
-		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise: %w", o.Format, errors.ErrUnsupported)
+		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
 	}
 	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec}
 	w.report.Format = o.Format

@@ -214,20 +214,15 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 		return nil, err
 	}
 	delete(config, "auto_map") // names Python files that are not here, and transformers has the classes
-	old, _ := config["quantization_config"].(map[string]any)
-	switch {
-	case !c.Ternary || c.Family == "bitnet-1bitllm" && w.o.Format != HFPacked:
-		delete(config, "quantization_config")
-	default:
+	delete(config, "quantization_config")
+	if c.Ternary && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
 		mode := "offline"
 		if w.o.Format != HFPacked {
 			mode = "online"
 		}
 		q := map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
-		if len(c.FloatLinear) > 0 {
-			q["modules_to_not_convert"] = c.FloatLinear
-		} else if v, ok := old["modules_to_not_convert"]; ok {
-			q["modules_to_not_convert"] = v
+		if len(c.FloatLinear) != 1 || c.FloatLinear[0] != "lm_head" { // that one is the default
+			q["modules_to_not_convert"] = append([]string{}, c.FloatLinear...)
 		}
 		if c.InputNorms {
 			q["use_rms_norm"], q["rms_norm_eps"] = true, c.InputNormEps
@@ -352,7 +347,11 @@ func newFolder(dst string, overwrite bool, fill func(create func(name string) (i
 		}
 	}()
 	f := folderWriter{dir: tmp}
-	if err := errors.Join(fill(f.create), f.finish()); err != nil {
+	err = fill(f.create)
+	if last := f.finish(); err == nil {
+		err = last
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {

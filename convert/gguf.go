@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -20,13 +21,24 @@ var archs = map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitne
 var fileTypes = map[Format]uint32{I2S: 40, TQ1: 36, TQ2: 37, F16: 1, BF16: 32, F32: 0}
 
 // kv is the metadata of the file.
-func (w *writer) kv(c *model.Config) (gguf.KV, error) {
+func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
 	arch, ok := archs[c.Family]
 	if !ok {
-		return nil, fmt.Errorf("GGUF has no architecture for %s; take an hf- format", c.Family)
+		return nil, fmt.Errorf("GGUF has no architecture for %s; take an hf- format: %w", c.Family, errors.ErrUnsupported)
 	}
-	if c.Rope.Type == "llama3" {
-		return nil, fmt.Errorf("rope scaling of type llama3 is not written to GGUF; take an hf- format")
+	// What the file could not say, and its readers would get wrong.
+	switch {
+	case c.Rope.Type == "llama3":
+		return nil, fmt.Errorf("rope scaling of type llama3 is not written to GGUF; take an hf- format: %w", errors.ErrUnsupported)
+	case c.InputNorms:
+		return nil, fmt.Errorf("GGUF has no place for the RMSNorm inside each BitLinear of this model; take an hf- format: %w", errors.ErrUnsupported)
+	case c.Ternary && !c.TiedHead && c.IsTernary("lm_head"):
+		return nil, fmt.Errorf("GGUF has no place for a BitLinear head; take an hf- format: %w", errors.ErrUnsupported)
+	}
+	for _, e := range list {
+		if c.Ternary && e.kind == projection && !c.IsTernary(e.module) {
+			return nil, fmt.Errorf("tensor %q is not ternary in this model (modules_to_not_convert), which GGUF cannot say; take an hf- format: %w", e.name, errors.ErrUnsupported)
+		}
 	}
 	name := c.Name
 	if name == "" {
@@ -60,7 +72,7 @@ func (w *writer) kv(c *model.Config) (gguf.KV, error) {
 // gguf writes one file.
 func (w *writer) gguf(dst string, list []entry) error {
 	c := w.src.Config()
-	kv, err := w.kv(c)
+	kv, err := w.kv(c, list)
 	if err != nil {
 		return err
 	}
@@ -84,10 +96,44 @@ func (w *writer) gguf(dst string, list []entry) error {
 		tensors[i] = t
 		byName[name] = e
 	}
+	if roundsScale[w.typ] {
+		scales, err := w.scales(list)
+		if err != nil {
+			return err
+		}
+		if scales != nil {
+			kv.Set(weights.ScalesKey, scales)
+		}
+	}
 	w.report.Bytes, err = atomically(dst, w.o.Overwrite, func(f io.Writer) error {
 		return gguf.Write(f, kv, tensors, func(out io.Writer, t gguf.Tensor) error { return w.tensor(out, byName[t.Name], t.Type) })
 	})
 	return err
+}
+
+// roundsScale are the types that have room for half a scale only.
+var roundsScale = map[gguf.Type]bool{gguf.TQ1_0: true, gguf.TQ2_0: true, gguf.Q2_0: true, gguf.IQ1_BN: true}
+
+// scales are the scales of all ternary tensors in full, in the order of the file; nil when a matrix has more than one.
+func (w *writer) scales(list []entry) ([]float32, error) {
+	var scales []float32
+	for _, e := range list {
+		if !ternaryEntry(w.src.Config(), e) {
+			continue
+		}
+		m, err := w.src.Ternary(e.name, e.rows, e.cols)
+		if err != nil {
+			return nil, err
+		}
+		if len(m.Scale) != 1 {
+			return nil, nil
+		}
+		scales = append(scales, m.Scale[0])
+		if err := w.ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return scales, nil
 }
 
 func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {

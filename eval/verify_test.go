@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,9 @@ func engine(t *testing.T, dir string) model.Engine {
 	cfg, err := model.ParseConfig(set)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if strings.HasSuffix(dir, "-prequantized") { // the folder's configuration does not say that it is ternary
+		cfg.QuantizeMasters()
 	}
 	e, err := model.CPU{}.Load(t.Context(), cfg, set)
 	if err != nil {
@@ -142,5 +146,41 @@ func TestEstimateAndBench(t *testing.T) {
 	}
 	if b := Bandwidth(t.Context(), 1); b < 1e8 || b > 1e13 {
 		t.Errorf("bandwidth %g", b)
+	}
+}
+
+// TestLayerByLayer: an error in one layer shows there and nowhere else.
+func TestLayerByLayer(t *testing.T) {
+	dir := "../testdata/goldens/bitnet-2b4t"
+	ref, err := ReadReference(filepath.Join(dir, "reference.f32.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tol := DefaultTolerance(ref.DType())
+	tol.LayerByLayer = true
+	e := engine(t, dir)
+	if _, err := Verify(t.Context(), e, ref, tol, nil); err == nil || !strings.Contains(err.Error(), "--positions 0") {
+		t.Errorf("a reference of some positions only: %v", err)
+	}
+	ref.Prompts = slices.DeleteFunc(ref.Prompts, func(p Prompt) bool { return len(p.Positions) != len(p.IDs) })
+	r, err := Verify(t.Context(), e, ref, tol, nil)
+	if err != nil || !r.OK() || r.Steps != 0 {
+		t.Fatalf("%v, %+v", err, r)
+	}
+	for i := range ref.Prompts { // as if the reference's first layer were another one
+		h := ref.Prompts[i].Hidden[1]
+		for j := range h {
+			h[j] *= -1
+		}
+	}
+	if r, err = Verify(t.Context(), e, ref, tol, nil); err != nil {
+		t.Fatal(err)
+	}
+	// Layer 1 is wrong; layer 2, fed with what it then was, differs as well; without the reset so would all the rest.
+	if r.Layers[0].Correlation < 0.99999 || r.Layers[1].Correlation > 0 {
+		t.Errorf("embedding %.5f, layer 1 %.5f", r.Layers[0].Correlation, r.Layers[1].Correlation)
+	}
+	if final := r.Layers[len(r.Layers)-1]; final.Correlation < 0.99999 {
+		t.Errorf("the final norm correlates to %.5f: it was not fed with the reference's last layer", final.Correlation)
 	}
 }

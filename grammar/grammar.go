@@ -32,11 +32,11 @@ func errorf(format string, a ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrGrammar}, a...)...)
 }
 
-// Bounds on what a compilation may build: about 100 MB at the worst.
+// Bounds on what a compilation may build: about 50 MB and half a second at the worst.
 const (
-	maxNFA      = 400_000
-	maxStates   = 100_000
-	maxSubset   = 4 << 20 // members of all subsets of one determinisation
+	maxNFA      = 200_000
+	maxStates   = 60_000
+	maxSubset   = 1 << 20 // members of all subsets of one determinisation
 	maxDistance = 1 << 24 // bytes of the shortest text
 	maxMasks    = 32 << 20
 )

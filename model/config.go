@@ -188,6 +188,17 @@ func (r RopeScaling) check() error {
 	return fmt.Errorf("rope_scaling of type %q has impossible numbers: %+v", r.Type, r)
 }
 
+// projections is how many weights the layers' projections have.
+func (c *Config) projections() int64 {
+	D, F := int64(c.HiddenSize), int64(c.IntermediateSize)
+	heads, kv := int64(c.NumHeads*c.HeadDim), int64(c.NumKVHeads*c.HeadDim)
+	feedForward := 3 * D * F
+	if c.Ungated {
+		feedForward = 2 * D * F
+	}
+	return int64(c.NumLayers) * (2*D*heads + 2*D*kv + feedForward)
+}
+
 // KVBytes is the size of the keys and values of one token, in bytes.
 func (c *Config) KVBytes() int64 {
 	return int64(c.NumLayers) * int64(c.NumKVHeads) * int64(c.HeadDim) * 2 * 4

@@ -2,6 +2,8 @@ package model
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
@@ -16,6 +18,13 @@ type CPU struct {
 	// Kernels selects an implementation by name, such as "generic" or "avx2"; "" is the best one this CPU runs.
 	// It holds for the whole process.
 	Kernels string
+	// CacheDir, when set, is where a copy of the weights in this engine's own layout is kept, so that the next start
+	// takes as long as reading it. It is made in the background of the first start; Close waits for it.
+	CacheDir string
+	// Note, when set, hears of what went wrong without stopping anything, such as a cache that cannot be written.
+	Note func(error)
+	// Progress, when set, hears of loading: so many of total matrices are done.
+	Progress func(done, total int)
 }
 
 // Load makes the model resident on the CPU.
@@ -25,16 +34,17 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 			return nil, err
 		}
 	}
-	pool := par.New(b.Threads)
-	p := &cpuProducts{pool: pool}
-	p.work = p.panel
-	return NewDecoder(ctx, c, w, pool, p)
+	st := &store{pool: par.New(b.Threads)}
+	p := &cpuProducts{store: st, sparse: c.Activation == ReLU2}
+	p.work, p.columnWork = p.panel, p.columns
+	return newDecoder(ctx, c, w, st, p, &b)
 }
 
 // cpuProducts multiplies on the pool, a panel of rows at a time.
 type cpuProducts struct {
-	pool     *par.Pool
-	matrices []*ternary.Matrix
+	*store
+	matrices []cpuMatrix
+	sparse   bool // the activations in front of down_proj are mostly zeros
 
 	// What Multiply is at; work reads it.
 	jobs    []cpuJob
@@ -42,25 +52,62 @@ type cpuProducts struct {
 	xsum    []int32
 	scratch [][]byte // one per worker
 	work    func(i, worker int)
+
+	// The same for a product by columns.
+	index     []int32
+	value     []int8
+	columnsOf *cpuMatrix
+	columnsY  []int32 // rows rounded up to kernel.ColumnRows
+
+	columnsScratch []int32
+	columnWork     func(i, worker int)
+}
+
+// cpuMatrix is a matrix, and a copy of it by columns where that may pay.
+type cpuMatrix struct {
+	*ternary.Matrix
+	byColumn []byte // kernel.ColumnBytes(Rows) a column
 }
 
 // cpuJob is one matrix of a Multiply and the number of its first panel among all.
 type cpuJob struct {
-	m     *ternary.Matrix
+	m     *cpuMatrix
 	y     []int32
 	first int
 }
 
-func (p *cpuProducts) Load(_ string, m *ternary.Matrix) (int, error) {
-	p.matrices = append(p.matrices, m)
+// columnsKind is the layout of the copy by columns in the packed copy.
+const columnsKind = "columns 1"
+
+func (p *cpuProducts) Load(name string, m *ternary.Matrix) (int, error) {
+	c := cpuMatrix{Matrix: m}
+	if p.sparse && strings.HasSuffix(name, ".down_proj") {
+		size := m.Cols * kernel.ColumnBytes(m.Rows)
+		data, _, ok := p.piece(name+".columns", columnsKind, m.Rows, m.Cols, size)
+		if !ok {
+			p.pool.For(kernel.Pad16(m.Cols)/kernel.TileCols, 4, func(lo, hi int) {
+				kernel.ColumnsFromT16(data, m.T16, m.Rows, m.Cols, lo*kernel.TileCols, min(hi*kernel.TileCols, m.Cols))
+			})
+			p.made(name+".columns", columnsKind, m.Rows, m.Cols, nil, data)
+		}
+		c.byColumn = data
+	}
+	p.matrices = append(p.matrices, c)
 	return len(p.matrices) - 1, nil
 }
 
+// columnsPay is the share of activations other than zero below which a product by columns is the faster one
+// (SPEED.md).
+const columnsPay = 0.6
+
 func (p *cpuProducts) Multiply(_ context.Context, ids []int, y [][]int32, x []int8, xsum []int32) error {
+	if m := &p.matrices[ids[0]]; m.byColumn != nil && len(xsum) == 1 && p.multiplyColumns(m, y[0], x, xsum) {
+		return nil
+	}
 	p.jobs, p.x, p.xsum = p.jobs[:0], x, xsum
 	panels := 0
 	for i, id := range ids {
-		m := p.matrices[id]
+		m := &p.matrices[id]
 		p.jobs = append(p.jobs, cpuJob{m, y[i], panels})
 		panels += (m.Rows + PanelRows - 1) / PanelRows
 	}
@@ -69,6 +116,39 @@ func (p *cpuProducts) Multiply(_ context.Context, ids []int, y [][]int32, x []in
 	}
 	p.pool.Run(panels, p.work)
 	return nil
+}
+
+// multiplyColumns computes y = Ŵ·x̂ from the columns whose activation is not zero, unless there are too many of them.
+func (p *cpuProducts) multiplyColumns(m *cpuMatrix, y []int32, x []int8, xsum []int32) bool {
+	if len(p.index) < len(x) {
+		p.index, p.value = make([]int32, len(x)), make([]int8, len(x))
+	}
+	n := kernel.Nonzeros(p.index, p.value, x)
+	if float64(n) > columnsPay*float64(len(x)) {
+		return false
+	}
+	rows := (m.Rows + kernel.ColumnRows - 1) / kernel.ColumnRows * kernel.ColumnRows
+	direct := rows == len(y)
+	p.columnsOf, p.columnsY, p.xsum = m, y, xsum
+	if !direct {
+		p.columnsY = slices.Grow(p.columnsScratch[:0], rows)[:rows]
+		p.columnsScratch = p.columnsY
+	}
+	p.index, p.value = p.index[:n], p.value[:n]
+	p.pool.Run(p.pool.Threads(), p.columnWork)
+	p.index, p.value = p.index[:cap(p.index)], p.value[:cap(p.value)]
+	if !direct {
+		copy(y, p.columnsY)
+	}
+	return true
+}
+
+// columns computes one worker's share of the rows, a run of them so that each column is read in one piece.
+func (p *cpuProducts) columns(i, _ int) {
+	blocks, parts := len(p.columnsY)/kernel.ColumnRows, p.pool.Threads()
+	lo, hi := blocks*i/parts*kernel.ColumnRows, blocks*(i+1)/parts*kernel.ColumnRows
+	stride := kernel.ColumnBytes(p.columnsOf.Rows)
+	kernel.TernaryColumns(p.columnsY[lo:hi], p.columnsOf.byColumn[lo/4:], stride, p.index, p.value, p.xsum[0])
 }
 
 // panel computes one panel of one of the current matrices.

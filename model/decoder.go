@@ -9,6 +9,7 @@ import (
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -30,6 +31,10 @@ type decoder struct {
 	layers    []layer
 	dense     bool    // some projection is dense
 	screen    *screen // of the head, nil where it is small
+	store     *store
+	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
+	saving    sync.WaitGroup // of the packed copy
+	loaded    int            // matrices so far
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -136,7 +141,7 @@ type rowAt struct {
 
 // workerScratch is what one worker of the pool needs for itself.
 type workerScratch struct {
-	scores []float32 // [context]
+	scores []float32 // [heads that share a KV head, context]
 	row    []float32 // [max(D, F)] one dequantised row
 	panel  []float32 // [blockTokens, PanelRows]
 }
@@ -144,16 +149,66 @@ type workerScratch struct {
 // NewDecoder makes an engine from weights with the products computed by p. It owns p from now on, and closes it
 // when it fails.
 func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, p Products) (Engine, error) {
-	d := &decoder{cfg: c, pool: pool, products: p, pages: newPagePool(c), rope: newRope(c)}
-	if err := d.load(ctx, w); err != nil {
+	return newDecoder(ctx, c, w, &store{pool: pool}, p, nil)
+}
+
+func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Products, host *CPU) (Engine, error) {
+	d := &decoder{cfg: c, pool: st.pool, products: p, pages: newPagePool(c), rope: newRope(c), store: st, host: host}
+	if host != nil && host.CacheDir != "" && c.projections() >= packedMin {
+		var err error
+		if st.packed, err = openPacked(host.CacheDir, w); err != nil {
+			d.note(err)
+		}
+	}
+	err := d.load(ctx, w)
+	if err == nil && c.ScreenBytes() > 0 {
+		d.screen = newScreen(d.head, st)
+	}
+	if st.packed != nil {
+		st.packed.close()
+	}
+	if err != nil {
+		st.arena.release()
 		return nil, errors.Join(err, p.Close())
 	}
-	if d.head != nil && c.VocabSize >= screenMinVocab {
-		d.screen = newScreen(d.head, pool)
+	if st.packed != nil && st.packed.missed {
+		d.saving.Go(func() {
+			if err := errors.Join(st.packed.save(), removeOldCopies(host.CacheDir, packedKeep)); err != nil {
+				d.note(fmt.Errorf("model: the packed copy of the weights was not written, so the next start is not faster: %w", err))
+			}
+		})
 	}
-	d.workers = make([]workerScratch, pool.Threads())
+	d.workers = make([]workerScratch, d.pool.Threads())
 	d.stages = newStages(d)
 	return d, nil
+}
+
+func (d *decoder) note(err error) {
+	if d.host != nil && d.host.Note != nil {
+		d.host.Note(err)
+	}
+}
+
+// t16Kind is the layout of a ternary matrix in the packed copy.
+const t16Kind = "t16 1"
+
+// ternary reads the matrix of a projection: from the packed copy, else from the model's own files.
+func (d *decoder) ternary(w *weights.Set, name string, rows, cols int) (*ternary.Matrix, error) {
+	if d.host == nil {
+		return w.Ternary(name, rows, cols)
+	}
+	t16, scale, ok := d.store.piece(name, t16Kind, rows, cols, kernel.T16Bytes(rows, cols))
+	if ok && (len(scale) == 1 || len(scale) == rows) {
+		return &ternary.Matrix{Rows: rows, Cols: cols, T16: t16, Scale: scale}, nil
+	}
+	m, err := w.Ternary(name, rows, cols)
+	if err != nil {
+		return nil, err
+	}
+	copy(t16, m.T16)
+	m.T16 = t16
+	d.store.made(name, t16Kind, rows, cols, m.Scale, t16)
+	return m, nil
 }
 
 func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
@@ -260,11 +315,19 @@ func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {
 }
 
 func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
+	if d.loaded++; d.host != nil && d.host.Progress != nil {
+		d.host.Progress(d.loaded, 7*d.cfg.NumLayers)
+	}
 	if d.cfg.floatLinear(l.name) {
 		d.dense = true
 		l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
 	} else {
-		m, e := w.Ternary(l.name+".weight", l.out, l.in)
+		m, e := d.ternary(w, l.name+".weight", l.out, l.in)
+		if errors.Is(e, ternary.ErrMixedScales) { // weights alone were quantised, in groups: they run widened
+			d.dense = true
+			l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
+			return err
+		}
 		if e != nil {
 			return e
 		}
@@ -304,6 +367,9 @@ func (d *decoder) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.saving.Wait()
+	d.screen = nil
+	d.store.arena.release()
 	return d.products.Close()
 }
 
@@ -424,9 +490,10 @@ func (d *decoder) block(ctx context.Context) error {
 	if !c.LearnedPositions {
 		d.rope.grow(longest)
 	}
+	room := longest * (c.NumHeads / c.NumKVHeads)
 	for i := range d.workers {
-		if len(d.workers[i].scores) < longest {
-			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), longest, 256))
+		if len(d.workers[i].scores) < room {
+			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), room, 1024))
 		}
 	}
 	for _, r := range s.runs {

@@ -49,10 +49,14 @@ type Input struct {
 	Logits []float32
 	// Top receives the len(Top) best scores of the last token, exactly, best first; equal scores by lower id.
 	Top []Scored
+	// Each receives the same for each of the last len(Each) tokens, for a caller that guesses ahead. It holds no
+	// more rows than there are tokens; Top is left empty then.
+	Each [][]Scored
 	// Hidden receives the last token's state after the final norm: empty or D.
 	Hidden []float32
 	// Trace, when set, sees the residual stream of this input's tokens, [n, D] per call in order of tokens:
-	// "embed", "layer.0" … after each block, "final" after the final norm.
+	// "embed", "layer.0" … after each block, "final" after the final norm. It may change x, all but "final": what
+	// follows sees what it leaves.
 	Trace func(name string, x []float32)
 }
 
@@ -95,6 +99,18 @@ func panel[T any](y []T, p, t, rows int) (out []T, first, width int) {
 
 func roundUp16(n int) int { return (n + 15) &^ 15 }
 
+// best is where the best tokens after token i of the input go; empty where they are not wanted.
+func (in *Input) best(i int) []Scored {
+	fromEnd := len(in.Tokens) - 1 - i
+	switch {
+	case fromEnd < len(in.Each):
+		return in.Each[len(in.Each)-1-fromEnd]
+	case fromEnd == 0:
+		return in.Top
+	}
+	return nil
+}
+
 func checkInput(in *Input, c *Config) error {
 	if in.Cache == nil {
 		return errors.New("model: an input without a cache")
@@ -115,6 +131,14 @@ func checkInput(in *Input, c *Config) error {
 	}
 	if len(in.Top) > c.VocabSize {
 		return fmt.Errorf("model: the %d best of a vocabulary of %d", len(in.Top), c.VocabSize)
+	}
+	if len(in.Each) > len(in.Tokens) || len(in.Each) > 0 && len(in.Top) > 0 {
+		return fmt.Errorf("model: the best of each of %d tokens, of %d, and of the last one besides", len(in.Each), len(in.Tokens))
+	}
+	for _, top := range in.Each {
+		if len(top) == 0 || len(top) > c.VocabSize {
+			return fmt.Errorf("model: the %d best of a vocabulary of %d", len(top), c.VocabSize)
+		}
 	}
 	if have, room := in.Cache.Len(), in.Cache.Cap(); have+len(in.Tokens) > room {
 		return fmt.Errorf("model: %d tokens after %d of %d: %w", len(in.Tokens), have, room, ErrContextFull)

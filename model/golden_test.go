@@ -156,6 +156,46 @@ func TestGoldens(t *testing.T) {
 	}
 }
 
+// TestGoldensBF16 compares with transformers in bfloat16, whose own rounding is a few thousandths: the logits
+// correlate to 0.999, and where the best tokens differ, they are a near tie.
+func TestGoldensBF16(t *testing.T) {
+	for _, dir := range goldenDirs(t) {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			e := loadCPU(t, dir, 2)
+			ref := readReference(t, filepath.Join(dir, "reference.bf16.safetensors"))
+			V := e.Config().VocabSize
+			for p := range ref.prompts {
+				prompt := fmt.Sprintf("prompt.%d.", p)
+				ids, want := ref.ints[prompt+"ids"], ref.tensors[prompt+"logits"]
+				logits := make([]float32, len(ids)*V)
+				cache, err := e.NewCache(0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := e.Forward(context.Background(), []model.Input{{Cache: cache, Tokens: ids, Logits: logits}}); err != nil {
+					t.Fatal(err)
+				}
+				cache.Close()
+				var rows []float32
+				for i, at := range ref.ints[prompt+"positions"] {
+					row, wantRow := logits[int(at)*V:][:V], want[i*V:][:V]
+					rows = append(rows, row...)
+					diff, span := maxDiff(row, wantRow)
+					if diff > 0.04*span {
+						t.Errorf("%sposition %d: largest difference %g of a range of %g", prompt, at, diff, span)
+					}
+					if got, best := argmax(row), argmax(wantRow); got != best && row[got]-row[best] > 0.02*float32(span) {
+						t.Errorf("%sposition %d: best token %d, want %d, which is %g below it", prompt, at, got, best, row[got]-row[best])
+					}
+				}
+				if r := correlation(rows, want); !(r >= 0.999) {
+					t.Errorf("%slogits: correlation %.6f", prompt, r)
+				}
+			}
+		})
+	}
+}
+
 func compare(t *testing.T, e model.Engine, ref *reference, prompt string) {
 	t.Helper()
 	c := e.Config()
@@ -184,21 +224,11 @@ func compare(t *testing.T, e model.Engine, ref *reference, prompt string) {
 		for _, at := range positions {
 			rows = append(rows, got[int(at)*width:][:width]...)
 		}
-		// Both sides round activations to int8, and their float sums differ in the last bit, so now and then an
-		// activation that lies between two integers goes the other way. That moves a row by one part in 127 of one
-		// of its activations; every other row agrees to float32's last digits.
+		// Both sides round activations to int8, and their float sums differ in the last bit: an activation that lay
+		// between two integers could go the other way. The goldens' seeds are chosen such that none does.
 		diff, span := maxDiff(rows, want)
-		if r := correlation(rows, want); !(r >= 0.99999) || !(diff <= 1e-2*span) {
+		if r := correlation(rows, want); !(r >= 0.99999) || !(diff <= 1e-5*span) {
 			t.Errorf("%s%s: correlation %.7f, largest difference %g of a range of %g", prompt, name, r, diff, span)
-		}
-		tight := 0
-		for i := range positions {
-			if diff, _ := maxDiff(rows[i*width:][:width], want[i*width:][:width]); diff <= 1e-5*span {
-				tight++
-			}
-		}
-		if 2*tight < len(positions) {
-			t.Errorf("%s%s: only %d of %d positions agree to 1e-5 of the range", prompt, name, tight, len(positions))
 		}
 	}
 	check("embed", traces["embed"], ref.tensors[prompt+"hidden.0"], D)

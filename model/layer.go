@@ -230,8 +230,9 @@ func (d *decoder) qkvRows(lo, hi int) {
 	}
 }
 
-// attendHead runs the attention of one row and one KV head, with all the query heads that share it. The order of
-// every sum is that of the sequence, so it does not matter how the prompt was cut.
+// attendHead runs the attention of one row and one KV head, for all the query heads that share it: page by page, so
+// that a page is read from memory once. The order of every sum is that of the sequence, so it does not matter how the
+// prompt was cut.
 func (d *decoder) attendHead(i, worker int) {
 	c, s := d.cfg, &d.s
 	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
@@ -239,22 +240,26 @@ func (d *decoder) attendHead(i, worker int) {
 	at := s.rows[r]
 	n := at.pos + 1
 	scale := float32(1 / math.Sqrt(float64(hd)))
-	scores := d.workers[worker].scores[:n]
-	for h := kvHead * group; h < (kvHead+1)*group; h++ {
-		q := s.q[(r*c.NumHeads+h)*hd:][:hd]
-		for done := 0; done < n; done += pageTokens {
-			m := min(pageTokens, n-done)
-			k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)
-			kernel.AttnScores(scores[done:done+m], q, k[:m*hd], scale)
+	first := (r*c.NumHeads + kvHead*group) * hd
+	q, out := s.q[first:][:group*hd], s.h[first:][:group*hd]
+	scores := d.workers[worker].scores[:group*n] // [group, n]
+	for done := 0; done < n; done += pageTokens {
+		m := min(pageTokens, n-done)
+		k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)[:m*hd]
+		for g := range group {
+			kernel.AttnScores(scores[g*n+done:][:m], q[g*hd:][:hd], k, scale)
 		}
-		sum := kernel.SoftmaxExp(scores, kernel.Max(scores))
-		kernel.Scale(scores, 1/sum)
-		out := s.h[(r*c.NumHeads+h)*hd:][:hd]
-		clear(out)
-		for done := 0; done < n; done += pageTokens {
-			m := min(pageTokens, n-done)
-			v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)
-			kernel.AttnMix(out, scores[done:done+m], v[:m*hd])
+	}
+	for g := range group {
+		p := scores[g*n:][:n]
+		kernel.Scale(p, 1/kernel.SoftmaxExp(p, kernel.Max(p)))
+	}
+	clear(out)
+	for done := 0; done < n; done += pageTokens {
+		m := min(pageTokens, n-done)
+		v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)[:m*hd]
+		for g := range group {
+			kernel.AttnMix(out[g*hd:][:hd], scores[g*n+done:][:m], v)
 		}
 	}
 }

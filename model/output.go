@@ -11,7 +11,7 @@ func (d *decoder) output(ctx context.Context) error {
 	p := &d.stages.dense
 	p.w, p.y = d.head, p.y[:0]
 	x := s.h[:0] // the normed rows that need the head; h is free now and is at least [B, D]
-	tops := s.tops[:0]
+	s.tops = s.tops[:0]
 	s.screened = s.screened[:0]
 	for i := range s.runs {
 		r := &s.runs[i]
@@ -20,7 +20,8 @@ func (d *decoder) output(ctx context.Context) error {
 		all := len(in.Logits) > 0 && len(in.Logits) == len(in.Tokens)*V
 		for t := range r.n {
 			final := last && t == r.n-1
-			wanted := all || final && (len(in.Logits) > 0 || len(in.Top) > 0)
+			tops := in.best(r.first + t)
+			wanted := all || final && len(in.Logits) > 0 || len(tops) > 0
 			if !wanted && !(final && len(in.Hidden) > 0) && in.Trace == nil {
 				continue
 			}
@@ -39,22 +40,21 @@ func (d *decoder) output(ctx context.Context) error {
 			switch {
 			case all:
 				p.y = append(p.y, in.Logits[(r.first+t)*V:][:V])
-			case len(in.Logits) > 0:
+			case final && len(in.Logits) > 0:
 				p.y = append(p.y, in.Logits)
 			case d.screen != nil:
 				d.screen.set(len(s.screened), h)
-				s.screened = append(s.screened, in.Top)
+				s.screened = append(s.screened, tops)
 				x = x[:len(x)-D]
 				continue
 			default:
-				p.y = append(p.y, s.logitsRow(len(tops), V))
+				p.y = append(p.y, s.logitsRow(len(s.tops), V))
 			}
-			if final && len(in.Top) > 0 {
-				tops = append(tops, top{in.Top, p.y[len(p.y)-1]})
+			if len(tops) > 0 {
+				s.tops = append(s.tops, top{tops, p.y[len(p.y)-1]})
 			}
 		}
 	}
-	s.tops = tops
 	if len(s.screened) > 0 {
 		d.screen.best(d.pool, s.screened)
 	}
@@ -66,7 +66,7 @@ func (d *decoder) output(ctx context.Context) error {
 	} else if err := d.ternaryHead(ctx, x, p.y); err != nil {
 		return err
 	}
-	for _, t := range tops {
+	for _, t := range s.tops {
 		best(t.dst, t.logits)
 	}
 	return nil

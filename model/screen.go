@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/kernel"
@@ -64,22 +65,48 @@ const (
 // hoeffding is t/√Σ(s·x̂)² for the probability missed.
 var hoeffding = float32(math.Sqrt(math.Log(2/missed) / 2))
 
-// newScreen makes the screen of a head.
-func newScreen(head *weights.Dense, pool *par.Pool) *screen {
+// newScreen makes the screen of a head, or takes it from the packed copy.
+func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
+	s.fn, s.exact = s.panel, s.rescore
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
-	s.codes, s.scale, s.norm = make([]byte, nc), make([]uint16, ns), make([]float32, rows)
-	pool.For(rows/16, 16, func(lo, hi int) {
+	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
+	var data [3][]byte
+	found := 0
+	for i, size := range [3]int{nc, 2 * ns, 4 * rows} {
+		var ok bool
+		if data[i], _, ok = st.piece(names[i], screenKind, rows, s.cols, size); ok {
+			found++
+		}
+	}
+	s.codes = data[0]
+	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[1][0])), ns)
+	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[2][0])), rows)
+	if found == len(names) {
+		return s
+	}
+	if st.packed != nil {
+		st.packed.forget(screenKind)
+	}
+	st.pool.For(rows/16, 16, func(lo, hi int) {
 		row := make([]float32, s.cols)
 		for r := lo * 16; r < min(hi*16, head.Rows); r++ {
 			head.Row(row, r)
 			s.encode(r, row)
+			if r%256 == 255 {
+				head.Release(r-255, r+1)
+			}
 		}
 	})
-	s.fn, s.exact = s.panel, s.rescore
+	for i, name := range names {
+		st.made(name, screenKind, rows, s.cols, nil, data[i])
+	}
 	return s
 }
+
+// screenKind is the layout of the screen in the packed copy.
+const screenKind = "screen4 1"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {
@@ -102,24 +129,47 @@ func (s *screen) encode(r int, w []float32) {
 		if h != 0 {
 			inv = 1 / kernel.F16(h)
 		}
-		var bits uint64
-		for i, v := range block {
-			if i%4 == 0 {
-				bits = rng.Uint64()
+		for step := 0; step < kernel.ScreenBlock; step += 8 {
+			at, _ := kernel.ScreenIndex(s.cols, r, b+step)
+			dst, src := s.codes[at:at+4], block[step:step+8]
+			dice, more := rng.Uint64(), rng.Uint64()
+			for i := range dst { // columns i and 4+i share a byte
+				dst[i] = grid(src[i], inv, dice) | grid(src[4+i], inv, more)<<4
+				dice >>= 16
+				more >>= 16
 			}
-			u := float32(v*inv) + 7.5 + float32(bits&0xffff)*(1.0/0x10000)
-			bits >>= 16
-			code := min(max(int(u), 0), 15)
-			at, shift := kernel.ScreenIndex(s.cols, r, b+i)
-			s.codes[at] |= byte(code) << shift
 		}
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
 }
 
-// bytes is what one pass reads of the screen.
-func (s *screen) bytes() int64 {
-	return int64(len(s.codes)) + 2*int64(len(s.scale)) + 4*int64(len(s.norm))
+// grid rounds w/s+7.5 down or up, up with the probability that its fraction gives, by the low 16 bits of dice.
+func grid(w, inv float32, dice uint64) byte {
+	u := float32(w*inv) + 7.5 + float32(int32(dice&0xffff))*(1.0/0x10000)
+	return byte(min(max(int32(u), 0), 15))
+}
+
+// ScreenBytes is what the screen of the model's head takes in memory, and what a decoded token reads of the head then;
+// 0 where there is none, and the head is read as it is.
+func (c *Config) ScreenBytes() int64 {
+	if c.VocabSize < screenMinVocab || !c.TiedHead && !c.floatLinear(headName) {
+		return 0
+	}
+	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock
+	codes, scales := kernel.ScreenSizes(rows, cols)
+	return int64(codes) + 2*int64(scales) + 4*int64(rows)
+}
+
+// HeadStats counts what the screen of an engine's head did since loading: tokens answered, and rows of the head that
+// were computed exactly for them. ok is false for an engine without a screen.
+func HeadStats(e Engine) (tokens, rows int64, ok bool) {
+	d, ok := e.(*decoder)
+	if !ok || d.screen == nil {
+		return 0, 0, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.screen.tokens, d.screen.rescored, true
 }
 
 // set quantises x for the i-th query.

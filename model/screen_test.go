@@ -32,7 +32,7 @@ func TestScreenIsExact(t *testing.T) {
 	defer pool.Close()
 	for _, shape := range [][2]int{{1000, 256}, {513, 100}, {3000, 64}} {
 		head := randomHead(shape[0], shape[1], uint64(shape[0]))
-		s := newScreen(head, pool)
+		s := newScreen(head, &store{pool: pool})
 		rng := rand.New(rand.NewPCG(9, 9))
 		for trial := range 30 {
 			var dst [][]Scored
@@ -79,7 +79,7 @@ func TestScreenBounds(t *testing.T) {
 	pool := par.New(1)
 	defer pool.Close()
 	head := randomHead(4096, 512, 4)
-	s := newScreen(head, pool)
+	s := newScreen(head, &store{pool: pool})
 	x := make([]float32, head.Cols)
 	rng := rand.New(rand.NewPCG(5, 5))
 	for i := range x {

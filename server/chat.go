@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -287,7 +288,7 @@ func (m *served) renderForged(messages []tokenizer.Message, o tokenizer.ChatOpti
 }
 
 // toolGrammar makes the grammar that tool_choice asks for, nil for none, and says how replies are read.
-func (s *Server) toolGrammar(m *served, q *chatRequest, c *conversation) (*grammar.Grammar, error) {
+func (s *Server) toolGrammar(ctx context.Context, m *served, q *chatRequest, c *conversation) (*grammar.Grammar, error) {
 	choice := "auto"
 	var named struct {
 		Type     string `json:"type"`
@@ -337,7 +338,7 @@ func (s *Server) toolGrammar(m *served, q *chatRequest, c *conversation) (*gramm
 		list = append(list, grammar.Tool{Name: t.Function.Name, Parameters: t.Function.Parameters})
 		fmt.Fprintf(&key, "\x00%s\x00%s", t.Function.Name, t.Function.Parameters)
 	}
-	g, err := s.grammar(m, "tools", key.String(), func(v *grammar.Vocab) (*grammar.Grammar, error) {
+	g, err := s.grammar(ctx, m, "tools", key.String(), func(v *grammar.Vocab) (*grammar.Grammar, error) {
 		return grammar.ToolCalls(v, c.format, list, choice == "required", several)
 	})
 	if err != nil {
@@ -432,12 +433,12 @@ type chatCompletion struct {
 }
 
 // chatJob makes the job of a chat request and the reader of its replies.
-func (s *Server) chatJob(m *served, q *chatRequest) (*job, toolReader, error) {
+func (s *Server) chatJob(ctx context.Context, m *served, q *chatRequest) (*job, toolReader, error) {
 	var reader toolReader
 	if q.MaxCompletionTokens != nil {
 		q.MaxTokens = q.MaxCompletionTokens
 	}
-	j, err := s.job(m, &q.generate)
+	j, err := s.job(ctx, m, &q.generate)
 	if err != nil {
 		return nil, reader, err
 	}
@@ -464,7 +465,7 @@ func (s *Server) chatJob(m *served, q *chatRequest) (*job, toolReader, error) {
 	if err != nil {
 		return nil, reader, err
 	}
-	g, err := s.toolGrammar(m, q, &c)
+	g, err := s.toolGrammar(ctx, m, q, &c)
 	if err != nil {
 		return nil, reader, err
 	}
@@ -494,7 +495,7 @@ func (s *Server) chatCompletions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	base, reader, err := s.chatJob(m, &q)
+	base, reader, err := s.chatJob(r.Context(), m, &q)
 	if err != nil {
 		return err
 	}

@@ -135,7 +135,8 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, v any) error {
 	case errors.As(err, &api):
 		return api
 	case errors.As(err, &typ):
-		return invalid(typ.Field, "%s must be %s, is a %s", orWord(typ.Field, "the request"), kindName(typ.Type.String()), clip(typ.Value, 40))
+		field := strings.TrimPrefix(typ.Field, "generate.") // an embedded struct
+		return invalid(field, "%s must be %s, is a %s", orWord(field, "the request"), kindName(typ.Type.String()), clip(typ.Value, 40))
 	default:
 		return invalid("", "the request is not valid JSON: %s", clip(err.Error(), 200))
 	}

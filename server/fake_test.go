@@ -2,9 +2,10 @@ package server
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
-	"hash/maphash"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -26,13 +27,14 @@ import (
 // fake is an engine without weights: the scores of the next token are a function of all tokens before it,
 // so that whoever mixes up sequences, positions or shared prefixes gets another text.
 type fake struct {
-	cfg   model.Config
-	tok   *tokenizer.Tokenizer
-	pause time.Duration // per step
-	reply string        // what it says after "<|im_start|>assistant", if anything
-	quiet bool          // never ends by itself
-	fails atomic.Bool
-	panic atomic.Bool
+	cfg     model.Config
+	tok     *tokenizer.Tokenizer
+	pause   time.Duration     // per step
+	reply   string            // what it says when it is the assistant's turn, if anything
+	replies map[string]string // the same, by a part of what was asked
+	quiet   bool              // never ends by itself
+	fails   atomic.Bool
+	panic   atomic.Bool
 
 	open  atomic.Int64 // caches
 	steps atomic.Int64
@@ -48,10 +50,7 @@ type fakeCache struct {
 	closed bool
 }
 
-var (
-	testTokOnce = sync.OnceValues(makeTestTokenizer)
-	hashSeed    = maphash.MakeSeed()
-)
+var testTokOnce = sync.OnceValues(makeTestTokenizer)
 
 const testTemplate = `{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
@@ -127,11 +126,9 @@ func (c *fakeCache) Close() {
 
 // scores fills the logits after tokens.
 func (f *fake) scores(l []float32, tokens []int32) {
-	var h maphash.Hash
-	h.SetSeed(hashSeed)
+	h := fnv.New64a()
 	for _, t := range tokens {
-		h.WriteByte(byte(t))
-		h.WriteByte(byte(t >> 8))
+		h.Write([]byte{byte(t), byte(t >> 8)})
 	}
 	rng := rand.New(rand.NewPCG(h.Sum64(), 1))
 	for i := range l {
@@ -149,23 +146,35 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	if !f.quiet {
 		l[eos] = float32(rng.NormFloat64()) + 3
 	}
-	if f.reply == "" {
+	if f.reply == "" && f.replies == nil {
 		return
 	}
-	start, _ := f.tok.ID("<|im_start|>")
-	at := -1
-	for i, t := range tokens {
-		if t == start {
-			at = i
+	var all []byte
+	for _, t := range tokens {
+		if !f.tok.IsSpecial(t) {
+			all = append(all, f.tok.Bytes(t)...)
 		}
 	}
-	said := f.tok.Decode(tokens[at+1:])
-	said, ok := strings.CutPrefix(said, "assistant\n")
-	if at < 0 || !ok {
+	said, ok := string(all), false
+	for _, mark := range []string{"assistant\n", "Assistant:"} { // with a template, and without
+		if i := strings.LastIndex(said, mark); i >= 0 {
+			said, ok = said[i+len(mark):], true
+		}
+	}
+	if !ok {
+		return
+	}
+	reply, latest := f.reply, -1
+	for k, r := range f.replies {
+		if i := strings.LastIndex(string(all[:len(all)-len(said)]), k); i > latest {
+			reply, latest = r, i
+		}
+	}
+	if reply == "" {
 		return
 	}
 	next := eos
-	if rest, ok := strings.CutPrefix(f.reply, said); ok && rest != "" {
+	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
 		next = f.tok.Encode(rest, tokenizer.EncodeOptions{})[0]
 	}
 	l[next] = 50
@@ -268,9 +277,7 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := httptest.NewUnstartedServer(nil)
-	h.Config = s.HTTPServer()
-	h.Start()
+	h := listen(s)
 	t.Cleanup(func() {
 		h.CloseClientConnections()
 		h.Close()
@@ -284,4 +291,25 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 		}
 	})
 	return s, h
+}
+
+//go:embed server.go
+var routesSource string
+
+func listen(s *Server) *httptest.Server {
+	h := httptest.NewUnstartedServer(nil)
+	h.Config = s.HTTPServer()
+	h.Start()
+	return h
+}
+
+// newTestServer listens for s and returns its address.
+func newTestServer(t testing.TB, s *Server) string {
+	h := listen(s)
+	t.Cleanup(func() {
+		h.CloseClientConnections()
+		h.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return h.URL
 }

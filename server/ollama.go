@@ -146,7 +146,7 @@ func (s *Server) ollamaChat(w http.ResponseWriter, r *http.Request) error {
 		}
 		c.Messages = append(c.Messages, msg)
 	}
-	j, reader, err := s.chatJob(m, &c)
+	j, reader, err := s.chatJob(r.Context(), m, &c)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (s *Server) ollamaGenerate(w http.ResponseWriter, r *http.Request) error {
 	}
 	var j *job
 	if q.Raw {
-		if j, err = s.job(m, &g); err != nil {
+		if j, err = s.job(r.Context(), m, &g); err != nil {
 			return err
 		}
 		ids, err := m.encode(q.Prompt, "prompt", true)
@@ -203,7 +203,7 @@ func (s *Server) ollamaGenerate(w http.ResponseWriter, r *http.Request) error {
 			c.Messages = append(c.Messages, chatMessage{Role: "system", Content: content(q.System)})
 		}
 		c.Messages = append(c.Messages, chatMessage{Role: "user", Content: content(q.Prompt)})
-		if j, _, err = s.chatJob(m, &c); err != nil {
+		if j, _, err = s.chatJob(r.Context(), m, &c); err != nil {
 			return err
 		}
 	}

@@ -232,7 +232,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 		q.MaxTokens = new(int)
 		*q.MaxTokens = 16 // as OpenAI's
 	}
-	base, err := s.job(m, &q.generate)
+	base, err := s.job(r.Context(), m, &q.generate)
 	if err != nil {
 		return err
 	}

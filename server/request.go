@@ -2,11 +2,13 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tritlm/trit/grammar"
 	"github.com/tritlm/trit/sample"
@@ -107,11 +109,11 @@ func (p *prompts) len() int { return len(p.texts) + len(p.tokens) }
 
 // model finds the model that a request names.
 func (s *Server) model(id string) (*served, error) {
-	if id == "" {
-		return s.models[0], nil
-	}
 	if m := s.find(id); m != nil {
 		return m, nil
+	}
+	if id == "" || s.o.AnyModel {
+		return s.models[0], nil
 	}
 	var names []string
 	for _, m := range s.models {
@@ -121,7 +123,7 @@ func (s *Server) model(id string) (*served, error) {
 }
 
 // job checks the common fields and makes a job without a prompt of them.
-func (s *Server) job(m *served, g *generate) (*job, error) {
+func (s *Server) job(ctx context.Context, m *served, g *generate) (*job, error) {
 	j := &job{
 		max: s.o.MaxTokens, stop: g.Stop, stopTokens: g.StopTokenIDs, ignoreEOS: g.IgnoreEOS, logprobs: -1,
 		sampling: sample.Options{
@@ -174,12 +176,12 @@ func (s *Server) job(m *served, g *generate) (*job, error) {
 		return nil, err
 	}
 	var err error
-	j.grammar, err = s.constraint(m, g)
+	j.grammar, err = s.constraint(ctx, m, g)
 	return j, err
 }
 
 // constraint compiles what the request says about the form of its answer.
-func (s *Server) constraint(m *served, g *generate) (*grammar.Grammar, error) {
+func (s *Server) constraint(ctx context.Context, m *served, g *generate) (*grammar.Grammar, error) {
 	var found []string
 	var kind, src string
 	add := func(name, k, text string) {
@@ -231,7 +233,7 @@ func (s *Server) constraint(m *served, g *generate) (*grammar.Grammar, error) {
 	if len(found) > 1 {
 		return nil, invalid(found[1], "%s cannot be used together", strings.Join(found, " and "))
 	}
-	gr, err := s.grammar(m, kind, src, func(v *grammar.Vocab) (*grammar.Grammar, error) {
+	gr, err := s.grammar(ctx, m, kind, src, func(v *grammar.Vocab) (*grammar.Grammar, error) {
 		switch kind {
 		case "object":
 			return grammar.JSONObject(v)
@@ -253,16 +255,31 @@ func (s *Server) constraint(m *served, g *generate) (*grammar.Grammar, error) {
 }
 
 // grammar returns the compiled grammar for a source, from the cache if it was compiled lately.
-func (s *Server) grammar(m *served, kind, src string, compile func(*grammar.Vocab) (*grammar.Grammar, error)) (*grammar.Grammar, error) {
+func (s *Server) grammar(ctx context.Context, m *served, kind, src string, compile func(*grammar.Vocab) (*grammar.Grammar, error)) (*grammar.Grammar, error) {
 	key := kind + "\x00" + src
-	m.mu.Lock()
-	g, v := m.grammars[key], m.vocab
-	m.mu.Unlock()
-	if g != nil {
-		return g, nil
+	look := func() (compiled, *grammar.Vocab, bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		c, ok := m.grammars[key]
+		return c, m.vocab, ok
 	}
-	s.compile.Lock() // it takes memory and time; one after the other
-	defer s.compile.Unlock()
+	if c, _, ok := look(); ok {
+		return c.g, c.err
+	}
+	wait := time.NewTimer(10 * time.Second)
+	defer wait.Stop()
+	select {
+	case s.compile <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-wait.C: // many others are before us
+		return nil, errQueueFull
+	}
+	defer func() { <-s.compile }()
+	c, v, ok := look()
+	if ok {
+		return c.g, c.err
+	}
 	if v == nil {
 		t := m.Tokenizer
 		v = grammar.NewVocab(m.sched.vocab, func(id int32) []byte {
@@ -272,18 +289,15 @@ func (s *Server) grammar(m *served, kind, src string, compile func(*grammar.Voca
 			return t.Bytes(id)
 		}, t.EOS())
 	}
-	g, err := compile(v)
+	c.g, c.err = compile(v)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.vocab = v
-	if err != nil {
-		return nil, err
-	}
 	if len(m.grammars) >= 16 {
 		clear(m.grammars)
 	}
-	m.grammars[key] = g
-	return g, nil
+	m.grammars[key] = c
+	return c.g, c.err
 }
 
 // fit checks a prompt against the context; as much is written as has room after it.

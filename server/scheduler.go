@@ -153,9 +153,10 @@ type scheduler struct {
 	prefixes prefixes
 	pages    ledger
 	batch    []model.Input
-	part     []*sequence // of batch
-	logits   [][]float32 // free buffers [V]
-	ids      [][]int32
+	part     []*sequence   // of batch
+	logits   [][]float32   // free rows of scores
+	echo     []float32     // rows of scores of prompts, of one step
+	echoed   int           // of echo
 	perToken time.Duration // measured time of a token of a prompt
 	turn     int
 	ages     uint64
@@ -439,8 +440,8 @@ func (s *scheduler) release(q *sequence) {
 }
 
 func (s *scheduler) free(q *sequence) {
-	if cap(q.logits) >= s.vocab && len(s.logits) < s.o.MaxBatch {
-		s.logits = append(s.logits, q.logits[:s.vocab])
+	if q.logits != nil && len(s.logits) < s.o.MaxBatch {
+		s.logits = append(s.logits, q.logits)
 	}
 	q.logits = nil
 }
@@ -501,12 +502,14 @@ func (s *scheduler) plan() {
 		}
 	}
 	s.turn++
+	rows := max(s.o.EchoBytes/(4*s.vocab), 1) // of scores, in the whole step
 	for i := range reading {
 		q := reading[(i+s.turn)%len(reading)]
 		share := max(budget/(len(reading)-i), 1)
 		n := min(len(q.tokens)-q.cache.Len(), share)
-		if q.echo { // a row of logits for each token
-			n = min(n, max(1, s.o.EchoBytes/(4*s.vocab)))
+		if q.echo {
+			n = min(n, rows)
+			rows -= n
 		}
 		q.take = n
 		budget -= n
@@ -537,6 +540,7 @@ func (s *scheduler) room() {
 func (s *scheduler) step() {
 	s.plan()
 	s.room()
+	s.echoed = 0
 	s.batch, s.part = s.batch[:0], s.part[:0]
 	read, written := 0, 0
 	for _, q := range s.running {
@@ -549,9 +553,9 @@ func (s *scheduler) step() {
 		q.top, q.hidden = q.top[:0], nil
 		switch {
 		case q.echo && at < len(q.prompt) && q.take > 1:
-			in.Logits = s.buffer(q, q.take)
+			in.Logits = s.rows(q.take)
 		case q.echo && at < len(q.prompt), last && q.max > 0 && (q.logprobs >= 0 || q.topNeeded() == 0):
-			in.Logits = s.buffer(q, 1)
+			in.Logits = s.buffer(q)
 		case last && q.max > 0:
 			n := min(q.topNeeded(), s.vocab)
 			q.top = slices.Grow(q.top, n)[:n]
@@ -618,17 +622,25 @@ func (s *scheduler) forward() (err error) {
 	return s.engine.Forward(s.ctx, s.batch)
 }
 
-func (s *scheduler) buffer(q *sequence, rows int) []float32 {
-	n := rows * s.vocab
-	if cap(q.logits) < n {
-		if rows == 1 && len(s.logits) > 0 {
-			q.logits = s.logits[len(s.logits)-1]
-			s.logits = s.logits[:len(s.logits)-1]
-		} else {
-			q.logits = make([]float32, n)
-		}
+// buffer is a sequence's own row of scores.
+func (s *scheduler) buffer(q *sequence) []float32 {
+	if n := len(s.logits); q.logits == nil && n > 0 {
+		q.logits, s.logits = s.logits[n-1], s.logits[:n-1]
 	}
-	return q.logits[:n]
+	if q.logits == nil {
+		q.logits = make([]float32, s.vocab)
+	}
+	return q.logits
+}
+
+// rows are n rows of scores, for this step only.
+func (s *scheduler) rows(n int) []float32 {
+	n *= s.vocab
+	if len(s.echo)-s.echoed < n { // the first ones of this step keep what they have
+		s.echo, s.echoed = make([]float32, max(n, s.o.EchoBytes/4)), 0
+	}
+	s.echoed += n
+	return s.echo[s.echoed-n : s.echoed]
 }
 
 // each runs f for every sequence of the step, on all processors when there is much to do.

@@ -52,7 +52,7 @@ type Options struct {
 	CacheBytes    int64         // keys and values of all sequences and kept prefixes [1 GiB]
 	PrefillTokens int           // tokens of prompts in one step [512]
 	StepTime      time.Duration // what prompts may add to a step while others write [200 ms]
-	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time, per sequence [32 MiB]
+	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time [64 MiB]
 
 	MaxTokens    int   // written for requests that do not say how many [2048]
 	MaxBody      int64 // bytes of a request [8 MiB]
@@ -61,6 +61,8 @@ type Options struct {
 	QueueTimeout   time.Duration // in the queue [1 min]
 	RequestTimeout time.Duration // for the whole answer [15 min]
 	WriteTimeout   time.Duration // for a client to take what was written [30 s]
+
+	AnyModel bool // requests that name an unknown model get the first one instead of an error
 
 	Keys    []string // bearer keys; none: open to all
 	Origins []string // browser origins besides the server's own, such as https://example.org, or *
@@ -92,7 +94,7 @@ type Server struct {
 
 	draining atomic.Bool
 	panics   *metrics.Counter
-	compile  sync.Mutex // one grammar at a time
+	compile  chan struct{} // held by who compiles a grammar: it takes memory and time
 	started  time.Time
 }
 
@@ -104,7 +106,13 @@ type served struct {
 
 	mu       sync.Mutex
 	vocab    *grammar.Vocab
-	grammars map[string]*grammar.Grammar
+	grammars map[string]compiled // by kind and source
+}
+
+// compiled is a grammar, or why there is none.
+type compiled struct {
+	g   *grammar.Grammar
+	err error
 }
 
 // New starts a server for the models; requests that name none get the first.
@@ -114,7 +122,7 @@ func New(o Options, models ...Model) (*Server, error) {
 	def(&o.CacheBytes, 1<<30)
 	def(&o.PrefillTokens, 512)
 	def(&o.StepTime, 200*time.Millisecond)
-	def(&o.EchoBytes, 32<<20)
+	def(&o.EchoBytes, 64<<20)
 	def(&o.MaxTokens, 2048)
 	def(&o.MaxBody, 8<<20)
 	def(&o.MaxSequences, 128)
@@ -126,7 +134,7 @@ func New(o Options, models ...Model) (*Server, error) {
 	if len(models) == 0 {
 		return nil, errors.New("server: no model")
 	}
-	s := &Server{o: o, set: metrics.NewSet(), started: time.Now()}
+	s := &Server{o: o, set: metrics.NewSet(), started: time.Now(), compile: make(chan struct{}, 1)}
 	s.panics = s.set.NewCounter("trit_http_panics_total")
 	for _, k := range o.Keys {
 		s.keys = append(s.keys, sha256.Sum256([]byte(k)))
@@ -142,7 +150,7 @@ func New(o Options, models ...Model) (*Server, error) {
 		if m.Created.IsZero() {
 			m.Created = s.started
 		}
-		v := &served{Model: m, grammars: map[string]*grammar.Grammar{}}
+		v := &served{Model: m, grammars: map[string]compiled{}}
 		for id := range int32(m.Tokenizer.VocabSize()) {
 			if t := m.Tokenizer.Token(id); t != "" && m.Tokenizer.IsSpecial(id) {
 				v.special = append(v.special, t)
@@ -287,7 +295,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 		s.o.Log.LogAttrs(r.Context(), level, "request", append([]slog.Attr{
 			slog.String("request", w.id), slog.String("method", r.Method), slog.String("path", clip(r.URL.Path, 200)),
-			slog.Int("status", w.code()), slog.Duration("took", time.Since(start)), slog.Int64("bytes", w.bytes), slog.String("client", host(r.RemoteAddr)),
+			slog.Int("status", w.code()), slog.Float64("seconds", time.Since(start).Seconds()), slog.Int64("bytes", w.bytes), slog.String("client", host(r.RemoteAddr)),
 		}, w.attrs...)...)
 	}()
 	if err := s.check(w, r); err != nil {
@@ -395,6 +403,7 @@ func (w *response) WriteHeader(code int) {
 	if w.status == 0 {
 		w.status = code
 	}
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.timeout))
 	w.ResponseWriter.WriteHeader(code)
 }
 

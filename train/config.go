@@ -73,8 +73,13 @@ func (c *Config) Check() error {
 		name   string
 		v, max int
 	}{
-		{"vocabulary", c.VocabSize, 1 << 20}, {"hidden size", c.HiddenSize, 1 << 14}, {"intermediate size", c.IntermediateSize, 1 << 16},
-		{"number of layers", c.NumLayers, 1 << 10}, {"number of heads", c.NumHeads, 1 << 10}, {"number of key-value heads", c.NumKVHeads, 1 << 10}, {"block", c.Block, 1 << 14},
+		{"vocabulary", c.VocabSize, 1 << 20},
+		{"hidden size", c.HiddenSize, 1 << 14},
+		{"intermediate size", c.IntermediateSize, 1 << 16},
+		{"number of layers", c.NumLayers, 1 << 10},
+		{"number of heads", c.NumHeads, 1 << 10},
+		{"number of key-value heads", c.NumKVHeads, 1 << 10},
+		{"block", c.Block, 1 << 14},
 	} {
 		if f.v < 1 || f.v > f.max {
 			return fmt.Errorf("train: %s %d is not in 1..%d", f.name, f.v, f.max)

@@ -19,19 +19,20 @@ import (
 //
 //	hf-packed  a Hugging Face folder, ternary weights as four codes a byte and a scale
 //	hf-bf16    a Hugging Face folder with the master weights in bfloat16, quantised by whoever loads it
-//	i2_s, tq1_0, tq2_0, f16, bf16, f32  one GGUF file of that type
-var Formats = []string{"hf-packed", "hf-bf16", "i2_s", "tq1_0", "tq2_0", "f16", "bf16", "f32"}
+//
+// Package convert makes GGUF files of either.
+var Formats = []string{"hf-packed", "hf-bf16"}
 
 // ExportOptions say what Export writes.
 type ExportOptions struct {
 	Format string // one of Formats
 }
 
-// Export writes the model to path: a folder for hf-…, else a file.
-func (m *Model) Export(path string, vocab *data.Vocab, o ExportOptions) error {
+// Export writes the model to a folder.
+func (m *Model) Export(dir string, vocab *data.Vocab, o ExportOptions) error {
 	switch o.Format {
 	case "hf-packed", "hf-bf16":
-		return m.exportHF(path, vocab, o.Format == "hf-packed")
+		return m.exportHF(dir, vocab, o.Format == "hf-packed")
 	}
 	return fmt.Errorf("train: no export format %q; there are %s", o.Format, strings.Join(Formats, ", "))
 }
@@ -82,6 +83,11 @@ func (m *Model) hfConfig(packed bool) hfConfig {
 			mode = "offline"
 		}
 		h.Quantization = map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
+	} else if c.Arch == "bitnet" { // a model of type bitnet is ternary unless its configuration excepts the projections
+		h.Quantization = map[string]any{
+			"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online",
+			"modules_to_not_convert": []string{"lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+		}
 	}
 	return h
 }

@@ -42,6 +42,8 @@ var ternaryFormats = map[gguf.Type]ternary.Format{
 	gguf.PTQ1_0:   ternary.PTQ1_0,
 	gguf.IQ1_BN:   ternary.IQ1_BN,
 	gguf.IQ2_BN:   ternary.IQ2_BN,
+
+	gguf.IQ2_BN_R4: ternary.IQ2_BN_R4,
 }
 
 // format is the layout of a tensor's codes; ok is false when it holds none.
@@ -108,6 +110,9 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	}
 	m, err := ternary.Unpack(t.data, f, rows, cols)
 	if err != nil {
+		return nil, err
+	}
+	if err := t.exact(m); err != nil {
 		return nil, err
 	}
 	// The arch "bitnet" of llama.cpp may keep the scale in a tensor of its own.
@@ -177,6 +182,7 @@ type Dense struct {
 	U16        []uint16  // F16, BF16
 	Raw        []byte    // block types, row after row
 	rowBytes   int
+	mapped     []byte // the same bytes in the file's mapping, when that is where they are
 }
 
 // Bytes is what the matrix takes in memory.
@@ -204,6 +210,14 @@ func (d *Dense) Row(dst []float32, r int) {
 	}
 }
 
+// Release tells the system that rows [lo, hi) will not be read soon: their pages of the file leave this process's
+// memory, and come back when they are read.
+func (d *Dense) Release(lo, hi int) {
+	if n := len(d.mapped) / d.Rows; n > 0 {
+		release(d.mapped[lo*n : hi*n])
+	}
+}
+
 // mustDequantize is for data whose length was checked when it was opened.
 func mustDequantize(dst []float32, t gguf.Type, src []byte) {
 	if err := gguf.Dequantize(dst, t, src); err != nil {
@@ -220,6 +234,9 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	d, err := s.dense(t, rows, cols)
 	if err != nil {
 		return nil, t.errorf(name, "%w", err)
+	}
+	if len(s.blobs) > 0 && s.blobs[0].unmap != nil && (d.F32 == nil || len(t.data) == 4*rows*cols) {
+		d.mapped = t.data
 	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
 		switch {
@@ -305,7 +322,16 @@ func wholePages(b []byte, page int) []byte {
 	return b[:len(b)/page*page]
 }
 
-// chooseI2S decides how the file's i2_s tensors lie: as told, or as the codes of the first one suggest.
+// i2sNorms are the norms whose channels a projection reads, for the probe of i2_s layouts.
+var i2sNorms = map[string]string{
+	"attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "attn_output": "attn_sub_norm",
+	"ffn_gate": "ffn_norm", "ffn_up": "ffn_norm", "ffn_down": "ffn_sub_norm",
+}
+
+// probeLayers is how many layers the probe looks at: the evidence of a few is clear where there is any.
+const probeLayers = 4
+
+// chooseI2S decides how the file's i2_s tensors lie: as told, or as their codes suggest.
 func (s *Set) chooseI2S(told string) error {
 	layouts := map[string]ternary.Format{"x86": ternary.I2SX86, "arm": ternary.I2SARM, "x4": ternary.I2SX4}
 	if told != "" {
@@ -316,6 +342,30 @@ func (s *Set) chooseI2S(told string) error {
 		s.i2s = f
 		return nil
 	}
-	s.i2s = ternary.I2SX86
+	var probe ternary.I2SProbe
+	found := false
+	for layer := range probeLayers {
+		for part, norm := range i2sNorms {
+			prefix := fmt.Sprintf("blk.%d.", layer)
+			t := s.tensors[prefix+part+".weight"]
+			if t == nil || t.typ != gguf.I2_S || len(t.shape) != 2 {
+				continue
+			}
+			found = true
+			channel, err := s.Vector(prefix+norm+".weight", t.shape[1])
+			if err != nil {
+				channel = nil // the probe works without, and loading reports the norm
+			}
+			probe.Add(t.data, t.shape[0], t.shape[1], channel)
+		}
+	}
+	if !found {
+		return nil
+	}
+	s.i2s, _ = probe.Guess()
+	if s.i2s != ternary.I2SX86 {
+		s.notes = append(s.notes, fmt.Sprintf("the weights look as if they were written as %s, not in the layout of the published files; "+
+			"if the text is nonsense, choose the layout yourself: x86, arm or x4", s.i2s))
+	}
 	return nil
 }

@@ -36,6 +36,7 @@ type Set struct {
 	quant    *Quantization
 	gguf     *gguf.File
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
+	notes    []string
 }
 
 // tensor is where one tensor lies.
@@ -45,6 +46,7 @@ type tensor struct {
 	dtype safetensors.DType // HF only
 	shape []int
 	data  []byte
+	scale float32 // of a ternary tensor in full, 0 when the file does not say: ScalesKey
 }
 
 // Quantization is quantization_config of a Hugging Face config.json.
@@ -212,6 +214,9 @@ func openGGUF(path string, opt *Options) (set *Set, err error) {
 		}
 		s.names = append(s.names, t.Name)
 	}
+	if err := s.readScales(); err != nil {
+		return nil, err
+	}
 	return s, s.chooseI2S(opt.I2SLayout)
 }
 
@@ -255,6 +260,9 @@ func (s *Set) Folder() fs.FS {
 	}
 	return os.DirFS(s.folder.dir)
 }
+
+// Notes are what was guessed about the files and may be wrong, a line each.
+func (s *Set) Notes() []string { return s.notes }
 
 // Names are the tensors as the file calls them, in its order.
 func (s *Set) Names() []string { return s.names }

@@ -15,6 +15,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,9 +48,10 @@ type Options struct {
 const (
 	defaultTimeout = 10 * time.Second
 	defaultClocks  = 20_000_000
-	pollClocks     = 50      // a simulated chip runs this long between two looks at host memory
-	hostBytes      = 4 << 20 // results of one job; larger products run as several
-	gddrStart      = 1 << 20 // the first MiB of each bank is left to the self-test
+	pollClocks     = 50                // a simulated chip runs this long between two looks at host memory
+	hostBytes      = 4<<20 - lineBytes // results of one job, so that all is 4 MiB; larger products run as several
+	lineBytes      = 16 << 10          // in front of them: completion lines of up to 140 tiles, largest magnitudes
+	gddrStart      = 1 << 20           // the first MiB of each bank is left to the self-test
 )
 
 // Device is a chip whose tiles run the product firmware. It is safe for concurrent use; jobs run one at a time.
@@ -61,6 +63,7 @@ type Device struct {
 	tiles  []chip.XY // in the order of their index
 	host   driver.HostMemory
 	out    int // where results start in host
+	maxima int // where a feed-forward's 32 largest magnitudes are
 	job    uint32
 	next   uint64 // first free GDDR address, the same in each bank
 	turn   int    // tile that gets the next matrix's first chunk
@@ -121,9 +124,10 @@ func (d *Device) boot() error {
 		return err
 	}
 	d.tiles = d.c.Place(d.o.Grid)
-	d.out = (len(d.tiles)*kernels.CompletionBytes + 4095) &^ 4095
+	d.maxima = len(d.tiles) * kernels.CompletionBytes
+	d.out = lineBytes
 	var err error
-	if d.host, err = d.m.HostMemory(d.out + hostBytes); err != nil {
+	if d.host, err = d.m.HostMemory(lineBytes + hostBytes); err != nil {
 		return err
 	}
 	clear(d.host.Bytes)
@@ -131,6 +135,10 @@ func (d *Device) boot() error {
 		return err
 	}
 	im := images()
+	var coords []byte
+	for _, t := range d.tiles {
+		coords = binary.LittleEndian.AppendUint32(coords, t.Coord())
+	}
 	for i, t := range d.tiles {
 		if err := d.c.HoldOnExit(t); err != nil {
 			return err
@@ -141,8 +149,9 @@ func (d *Device) boot() error {
 			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32),
 		}
 		err := d.c.Load(t, im)
-		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, 0x1800)))
+		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, kernels.DataAt-kernels.TileAt)))
 		err = errors.Join(err, d.c.Write(t, kernels.TileAt, kernels.Words(&tile)))
+		err = errors.Join(err, d.c.Write(t, kernels.TilesAt, coords))
 		if err = errors.Join(err, d.c.Start(t, chip.AllCores)); err != nil {
 			return err
 		}
@@ -210,9 +219,6 @@ func (d *Device) Close() error {
 	return errors.Join(errs...)
 }
 
-// Chip is the chip underneath.
-func (d *Device) Chip() *chip.Chip { return d.c }
-
 // Tiles is the number of tiles at work.
 func (d *Device) Tiles() int { return len(d.tiles) }
 
@@ -236,14 +242,35 @@ type Matrix struct {
 	Kind       kernels.Kind
 	Rows, Cols int
 	chunks     int
-	bytes      int    // of a chunk
-	base       uint64 // GDDR address of each bank's first reader
-	stride     uint64 // to the next reader
-	turn       int    // the tile that has the first chunk
+	segs       []segment
 }
 
-// Bytes is what the matrix's weights take in GDDR, padding to whole chunks included.
-func (m *Matrix) Bytes() int { return m.chunks * m.bytes }
+// segment is a run of a matrix's columns.
+type segment struct {
+	col, cols int
+	bytes     int    // of a chunk
+	base      uint64 // GDDR address of each bank's first reader
+	stride    uint64 // to the next reader
+	turn      int    // the tile that has the first chunk
+}
+
+// newMatrix describes a matrix that has no place yet.
+func newMatrix(name string, kind kernels.Kind, rows, cols int) *Matrix {
+	m := &Matrix{Name: name, Kind: kind, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows)}
+	first := kernels.Segments(cols)
+	for i, c := range first {
+		end := cols
+		if i+1 < len(first) {
+			end = first[i+1]
+		}
+		s := segment{col: c, cols: end - c, bytes: kernels.TernaryChunkBytes(end - c)}
+		if kind == kernels.Int8 {
+			s.bytes = kernels.Int8ChunkBytes(end - c)
+		}
+		m.segs = append(m.segs, s)
+	}
+	return m
+}
 
 // LoadTernary uploads a ternary matrix in layout T16 (package ternary). Matrices that will be multiplied together
 // are best loaded one after the other: each begins with the tile where the last one ended.
@@ -254,14 +281,23 @@ func (d *Device) LoadTernary(name string, t16 []byte, rows, cols int) (*Matrix, 
 	if rows <= 0 || len(t16) != (rows+15)/16*((cols+15)/16)*64 {
 		return nil, fmt.Errorf("tensix: %s: [%d, %d] in %d bytes of T16", name, rows, cols, len(t16))
 	}
-	m := &Matrix{Name: name, Kind: kernels.Ternary, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.TernaryChunkBytes(cols)}
-	return m, d.upload(m, func(dst []byte, g int) error {
-		kernels.PackTernary(dst, t16, rows, cols, g)
+	m := newMatrix(name, kernels.Ternary, rows, cols)
+	return m, d.upload(m, func(dst []byte, s *segment, g int) error {
+		kernels.PackTernary(dst, t16, rows, cols, s.col, s.cols, g)
 		return nil
 	})
 }
 
-// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row.
+// LoadBeside is LoadTernary with each output on the tile that has the same output of m.
+func (d *Device) LoadBeside(m *Matrix, name string, t16 []byte, rows, cols int) (*Matrix, error) {
+	d.mu.Lock()
+	d.turn = m.segs[0].turn
+	d.mu.Unlock()
+	return d.LoadTernary(name, t16, rows, cols)
+}
+
+// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row; it is called
+// from several goroutines.
 func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r int)) (*Matrix, error) {
 	if err := kernels.CheckInt8(cols); err != nil {
 		return nil, fmt.Errorf("tensix: %s: %w", name, err)
@@ -269,14 +305,15 @@ func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r in
 	if rows <= 0 {
 		return nil, fmt.Errorf("tensix: %s: %d rows", name, rows)
 	}
-	m := &Matrix{Name: name, Kind: kernels.Int8, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.Int8ChunkBytes(cols)}
-	buf := make([]int8, kernels.ChunkRows*cols)
-	return m, d.upload(m, func(dst []byte, g int) error {
+	m := newMatrix(name, kernels.Int8, rows, cols)
+	return m, d.upload(m, func(dst []byte, s *segment, g int) error {
+		one, buf := make([]int8, cols), make([]int8, kernels.ChunkRows*s.cols)
 		n := min(kernels.ChunkRows, rows-kernels.ChunkRows*g)
 		for i := range n {
-			row(buf[i*cols:][:cols], kernels.ChunkRows*g+i)
+			row(one, kernels.ChunkRows*g+i)
+			copy(buf[i*s.cols:][:s.cols], one[s.col:])
 		}
-		if err := kernels.PackInt8(dst, buf[:n*cols], cols); err != nil {
+		if err := kernels.PackInt8(dst, buf[:n*s.cols], s.cols); err != nil {
 			return fmt.Errorf("tensix: %s, rows from %d: %w", name, kernels.ChunkRows*g, err)
 		}
 		return nil
@@ -284,9 +321,9 @@ func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r in
 }
 
 // place says where chunk g lies: it belongs to tile (turn + g) mod T, whose chunks are one behind the other in its bank.
-func (d *Device) place(m *Matrix, g int) (bank int, addr uint64) {
-	i := (m.turn + g) % len(d.tiles)
-	return i % d.c.Banks, m.base + uint64(i/d.c.Banks)*m.stride + uint64(g/len(d.tiles)*m.bytes)
+func (d *Device) place(s *segment, g int) (bank int, addr uint64) {
+	i := (s.turn + g) % len(d.tiles)
+	return i % d.c.Banks, s.base + uint64(i/d.c.Banks)*s.stride + uint64(g/len(d.tiles)*s.bytes)
 }
 
 // reserve finds room for a matrix.
@@ -294,18 +331,21 @@ func (d *Device) reserve(m *Matrix) error {
 	tiles := len(d.tiles)
 	longest := (m.chunks + tiles - 1) / tiles
 	readers := (tiles + d.c.Banks - 1) / d.c.Banks
-	m.base, m.stride, m.turn = d.next, uint64(longest*m.bytes), d.turn
-	need := uint64(readers) * m.stride
-	if d.next+need > chip.BankSize {
-		return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
+	for i := range m.segs {
+		s := &m.segs[i]
+		s.base, s.stride, s.turn = d.next, uint64(longest*s.bytes), d.turn
+		need := uint64(readers) * s.stride
+		if d.next+need > chip.BankSize {
+			return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
+		}
+		d.next = (d.next + need + 4095) &^ 4095
 	}
-	d.next = (d.next + need + 4095) &^ 4095
-	d.turn = (m.turn + m.chunks) % tiles
+	d.turn = (d.turn + m.chunks) % tiles
 	return nil
 }
 
 // upload reserves memory and writes bank after bank, so that the window is aimed once a bank.
-func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
+func (d *Device) upload(m *Matrix, pack func(dst []byte, s *segment, g int) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.failed != nil {
@@ -314,23 +354,55 @@ func (d *Device) upload(m *Matrix, pack func(dst []byte, g int) error) error {
 	if err := d.reserve(m); err != nil {
 		return err
 	}
+	for i := range m.segs {
+		if err := d.uploadSegment(m, &m.segs[i], pack); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uploadSegment packs the chunks of as many tiles as there are processors at a time, then writes them.
+func (d *Device) uploadSegment(m *Matrix, s *segment, pack func(dst []byte, s *segment, g int) error) error {
 	tiles := len(d.tiles)
-	buf := make([]byte, m.stride)
+	var order []int // tiles that have chunks, bank after bank
 	for b := range d.c.Banks {
 		for i := b; i < tiles; i += d.c.Banks {
-			first := (i - m.turn + tiles) % tiles
-			n := 0
-			for g := first; g < m.chunks; g += tiles {
-				if err := pack(buf[n*m.bytes:][:m.bytes], g); err != nil {
-					return err
+			if (i-s.turn+tiles)%tiles < m.chunks {
+				order = append(order, i)
+			}
+		}
+	}
+	type packed struct {
+		buf []byte
+		n   int
+		err error
+	}
+	work := make([]packed, min(runtime.GOMAXPROCS(0), len(order)))
+	for i := range work {
+		work[i].buf = make([]byte, s.stride)
+	}
+	for len(order) > 0 {
+		now := order[:min(len(work), len(order))]
+		order = order[len(now):]
+		var wg sync.WaitGroup
+		for k, i := range now {
+			wg.Go(func() {
+				w := &work[k]
+				w.n, w.err = 0, nil
+				for g := (i - s.turn + tiles) % tiles; g < m.chunks && w.err == nil; g += tiles {
+					w.err = pack(w.buf[w.n:][:s.bytes], s, g)
+					w.n += s.bytes
 				}
-				n++
+			})
+		}
+		wg.Wait()
+		for k, i := range now {
+			if err := work[k].err; err != nil {
+				return err
 			}
-			if n == 0 {
-				continue
-			}
-			_, at := d.place(m, first)
-			if err := d.c.WriteBank(b, at, buf[:n*m.bytes]); err != nil {
+			bank, at := d.place(s, (i-s.turn+tiles)%tiles)
+			if err := d.c.WriteBank(bank, at, work[k].buf[:work[k].n]); err != nil {
 				return err
 			}
 		}
@@ -383,8 +455,10 @@ func (d *Device) MatMul(ctx context.Context, x []int8, tokens, stride int, ps ..
 	d.stats.Products += uint64(len(ps))
 	for t := 0; t < tokens; t += kernels.MaxBatch {
 		n := min(kernels.MaxBatch, tokens-t)
-		if err := d.pass(ctx, x[t*stride:][:n*stride], stride, n, t, tokens, ps); err != nil {
-			return err
+		for seg := range ps[0].M.segs {
+			if err := d.pass(ctx, x[t*stride:][:n*stride], stride, n, t, tokens, ps, seg); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -393,25 +467,26 @@ func (d *Device) MatMul(ctx context.Context, x []int8, tokens, stride int, ps ..
 // slice is a range of chunks of one product that fits, with its job's others, into host memory.
 type slice struct {
 	p      *Product
+	seg    int
 	c, n   int
 	offset int // of the results in host memory
 }
 
-// pass multiplies up to 32 tokens, in as many jobs as their results need host memory.
-func (d *Device) pass(ctx context.Context, x []int8, stride, tokens, first, all int, ps []Product) error {
-	m := ps[0].M
+// pass multiplies one segment of up to 32 tokens, in as many jobs as their results need host memory.
+func (d *Device) pass(ctx context.Context, x []int8, stride, tokens, first, all int, ps []Product, seg int) error {
+	m, s := ps[0].M, &ps[0].M.segs[seg]
 	rows := kernels.Rows(tokens)
-	plan, err := kernels.Plan(m.Kind, rows, m.Cols)
+	plan, err := kernels.Plan(m.Kind, rows, s.cols)
 	if err != nil {
 		return fmt.Errorf("tensix: %s: %w", m.Name, err)
 	}
-	if n := kernels.XBytes(m.Kind, m.Cols, rows); cap(d.x) < n {
+	if n := kernels.XBytes(m.Kind, s.cols, rows); cap(d.x) < n {
 		d.x = make([]byte, n)
 	}
-	if err := kernels.PackX(d.x[:cap(d.x)], m.Kind, x, tokens, m.Cols, stride); err != nil {
+	if err := kernels.PackX(d.x[:cap(d.x)], m.Kind, x[s.col:], tokens, s.cols, stride); err != nil {
 		return fmt.Errorf("tensix: %s: %w", m.Name, err)
 	}
-	d.sendX(m, plan, rows)
+	d.sendX(plan, s.cols)
 	size, room := kernels.OutBytes(rows), len(d.host.Bytes)-d.out
 	var list []slice
 	used := 0
@@ -428,7 +503,7 @@ func (d *Device) pass(ctx context.Context, x []int8, stride, tokens, first, all 
 				list, used = list[:0], 0
 				continue
 			}
-			list = append(list, slice{&ps[i], c, n, d.out + used})
+			list = append(list, slice{&ps[i], seg, c, n, d.out + used})
 			c, used = c+n, used+n*size
 		}
 	}
@@ -454,37 +529,52 @@ func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, t
 
 // sendX multicasts the packed activations. With one token only every eighth row of a block matters: the rest of L1
 // may hold anything, as rows do not mix.
-func (d *Device) sendX(m *Matrix, plan kernels.Job, rows int) {
-	x := d.x[:kernels.XBytes(m.Kind, m.Cols, rows)]
-	if rows > 1 {
+func (d *Device) sendX(plan kernels.Job, cols int) {
+	x := d.x[:kernels.XBytes(plan.Kind, cols, int(plan.Rows))]
+	if plan.Rows > 1 {
 		d.c.Cast(uint64(plan.X), x)
 		d.stats.Sent += uint64(len(x))
 		return
 	}
-	block := len(x) / (kernels.PadK(m.Cols) / 16) // bytes of 8 rows × 16 columns
+	block := len(x) / (kernels.PadK(cols) / 16) // bytes of 8 rows × 16 columns
 	for o := 0; o < len(x); o += block {
 		d.c.Cast(uint64(plan.X)+uint64(o), x[o:o+block/8])
 	}
 	d.stats.Sent += uint64(len(x) / 8)
 }
 
-// run starts one job and waits for every tile's completion line.
+// run describes a job, starts it and waits for it.
 func (d *Device) run(job *kernels.Job, list []slice) error {
-	d.job++
 	job.Parts = uint32(len(list))
-	total := uint32(0)
-	var parts []byte
+	parts, total := d.parts(list)
+	body := kernels.Words(job)
+	d.c.Cast(kernels.PartsAt, parts)
+	d.c.Cast(kernels.JobAt, body)
+	d.stats.Sent += uint64(len(body) + len(parts))
+	if err := d.ring(list[0].p.M.Name, total); err != nil {
+		return err
+	}
+	d.stats.Weights += uint64(total) * uint64(job.ChunkBytes)
+	d.stats.Returned += uint64(total) * uint64(kernels.OutBytes(int(job.Rows)))
+	return nil
+}
+
+// parts describes matrices to the firmware, and counts their chunks.
+func (d *Device) parts(list []slice) (parts []byte, total uint32) {
 	for _, s := range list {
-		m, dst := s.p.M, d.host.NoC+uint64(s.offset)
+		seg, dst := s.p.M.segs[s.seg], d.host.NoC+uint64(s.offset)
 		parts = append(parts, kernels.Words(&kernels.Part{
-			Chunks: uint32(s.n), Weights: uint32(m.base) + uint32(s.c/len(d.tiles)*m.bytes), Stride: uint32(m.stride), Turn: uint32(m.turn),
+			Chunks: uint32(s.n), Weights: uint32(seg.base) + uint32(s.c/len(d.tiles)*seg.bytes), Stride: uint32(seg.stride), Turn: uint32(seg.turn),
 			DstLo: uint32(dst), DstHi: uint32(dst >> 32),
 		})...)
 		total += uint32(s.n)
 	}
-	body := kernels.Words(job)
-	d.c.Cast(kernels.PartsAt, parts)
-	d.c.Cast(kernels.JobAt, body)
+	return parts, total
+}
+
+// ring starts the job that has been described and waits for every tile's completion line.
+func (d *Device) ring(name string, total uint32) error {
+	d.job++
 	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
 	limit := d.limit()
 	var slowest, chunks uint32
@@ -498,18 +588,17 @@ func (d *Device) run(job *kernels.Job, list []slice) error {
 				break
 			}
 			if !limit() {
-				return d.diagnose(list[0].p.M.Name, i)
+				return d.diagnose(name, i)
 			}
 		}
 	}
 	if chunks != total {
-		return fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", list[0].p.M.Name, chunks, total)
+		return fmt.Errorf("tensix: %s: the tiles report %d chunks done of %d", name, chunks, total)
 	}
 	d.stats.Jobs++
 	d.stats.Chunks += uint64(chunks)
-	d.stats.Weights += uint64(chunks) * uint64(job.ChunkBytes)
-	d.stats.Sent += uint64(len(body)+len(parts)) + 4
-	d.stats.Returned += uint64(chunks)*uint64(kernels.OutBytes(int(job.Rows))) + uint64(len(d.tiles))*16
+	d.stats.Sent += 4
+	d.stats.Returned += uint64(len(d.tiles)) * 16
 	d.stats.TileClocks += uint64(slowest)
 	return nil
 }
@@ -525,8 +614,8 @@ func (d *Device) collect(s slice, tokens, first, all int) error {
 			at, room := s.p.at(o+done, first, all)
 			stride, _ := s.p.at(o+done, first+1, all)
 			n := min(outputs-done, room)
-			if err := kernels.UnpackOut(s.p.Y[at:], stride-at, m.Kind, src, tokens, done, n); err != nil {
-				return fmt.Errorf("tensix: %s, chunk %d from tile %v: %w", m.Name, s.c+k, d.tiles[(m.turn+s.c+k)%len(d.tiles)], err)
+			if err := kernels.UnpackOut(s.p.Y[at:], stride-at, m.Kind, src, tokens, done, n, s.seg > 0); err != nil {
+				return fmt.Errorf("tensix: %s, chunk %d from tile %v: %w", m.Name, s.c+k, d.tiles[(m.segs[s.seg].turn+s.c+k)%len(d.tiles)], err)
 			}
 			done += n
 		}

@@ -108,7 +108,7 @@ func TestProductsOnTheSimulator(t *testing.T) {
 		for _, c := range []struct {
 			rows []int
 			cols int
-		}{{[]int{32}, 128}, {[]int{5}, 16}, {[]int{100, 33, 40}, 200}, {[]int{640, 96}, 640}} {
+		}{{[]int{32}, 128}, {[]int{5}, 16}, {[]int{100, 33, 40}, 200}, {[]int{640, 96}, 640}, {[]int{64}, 8640}} {
 			var ms []*Matrix
 			var codes [][]int8
 			for _, r := range c.rows {
@@ -288,7 +288,7 @@ func TestOneFlippedWeightMovesOneOutput(t *testing.T) {
 		}
 		differ(t, "before", before, product(w, x, rows, cols, 1))
 		// byte of the weight in its chunk: see kernels.PackTernary
-		bank, at := d.place(m, n0/32)
+		bank, at := d.place(&m.segs[0], n0/32)
 		i := k0/32*1024 + k0%32/16*512 + n0%32/16*256 + k0%16*16 + n0%16
 		var word [4]byte
 		wordAt := at + uint64(i/4)&^3
@@ -364,10 +364,10 @@ func TestReloadFiftyTimes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if i == 0 {
-				first = m.base
+				first = m.segs[0].base
 			}
-			if m.base != first {
-				t.Fatalf("reload %d: weights at %#x, the first time at %#x", i, m.base, first)
+			if m.segs[0].base != first {
+				t.Fatalf("reload %d: weights at %#x, the first time at %#x", i, m.segs[0].base, first)
 			}
 			for _, tokens := range []int{1, 3, 20, 5, 1} {
 				x := activations(rng, tokens*cols)

@@ -50,7 +50,7 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	if err != nil {
 		return nil, err
 	}
-	if !b.HostHead {
+	if !b.HostHead && !p.head {
 		h, err := loadHead(d, p.pool, c, w)
 		if err != nil {
 			return nil, errors.Join(err, e.Close())
@@ -92,6 +92,7 @@ type products struct {
 	pool     *par.Pool
 	matrices []*Matrix
 	list     []Product
+	head     bool // the output head is ternary and one of the matrices
 }
 
 func (p *products) Load(name string, m *ternary.Matrix) (int, error) {
@@ -100,6 +101,7 @@ func (p *products) Load(name string, m *ternary.Matrix) (int, error) {
 		return 0, err
 	}
 	p.matrices = append(p.matrices, t)
+	p.head = p.head || name == "lm_head"
 	return len(p.matrices) - 1, nil
 }
 

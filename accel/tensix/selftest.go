@@ -15,6 +15,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/accel/tensix/firmware"
 	"github.com/tritlm/trit/accel/tensix/kernels"
+	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/weights"
 )
@@ -55,6 +56,7 @@ func SelfTest(ctx context.Context, m driver.Machine, grid chip.Grid, report func
 	}
 	s.step(report, "one product", func() (string, error) { return s.product(chip.Grid{Columns: 1, Rows: 1}, 64, 256) }, "Unpackers, matrix unit or packer differ from the simulator's. The first suspect is the forced exponent of BFP2 (docs/blackhole.md).")
 	s.step(report, "all tiles", func() (string, error) { return s.product(s.grid, 32*s.grid.Tiles(), 128) }, "The product firmware works on one tile and not on all; the error names the tile.")
+	s.step(report, "feed-forward", s.feedForward, "Tiles cannot work together without the host, or a core's float arithmetic differs from the simulator's. No model needs this rung.")
 	s.step(report, "a layer", s.layer, "Large products fail where small ones work: rings, GDDR addresses or bandwidth.")
 	s.step(report, "a tiny model", s.model, "Products are right and a model is not: this should not happen, please report it.")
 	return s.err
@@ -196,6 +198,11 @@ func (s *selftest) cores() (string, error) {
 		{Core: chip.NCRISC, Addr: firmware.BaseNCRISC, Code: firmware.Image("probe4")},
 	}
 	tiles := s.grid.List()
+	defer func() {
+		for _, t := range tiles {
+			s.fail(s.c.Hold(t))
+		}
+	}()
 	for _, t := range tiles {
 		err := s.c.Load(t, im)
 		err = errors.Join(err, s.c.Write(t, probeBox, make([]byte, 0x300)))
@@ -246,17 +253,17 @@ func (s *selftest) await(ok func() (bool, error)) error {
 // noc has the probe of one tile move data from each bank to the next one, and to the host.
 func (s *selftest) noc() (string, error) {
 	const n = 64 << 10
-	host, err := s.m.HostMemory(hostBytes)
+	host, err := s.m.HostMemory(lineBytes + hostBytes)
 	if err != nil {
 		return "", err
 	}
 	tiles := s.grid.List()
-	defer func() {
-		for _, t := range tiles {
-			s.fail(s.c.Hold(t))
-		}
-	}()
 	orders := 0
+	start := func(t chip.XY) error {
+		err := s.c.Load(t, []chip.Image{{Core: chip.BRISC, Addr: firmware.BaseBRISC, Code: firmware.Image("probe0")}})
+		err = errors.Join(err, s.c.Write(t, probeBox, make([]byte, 0x300)))
+		return errors.Join(err, s.c.Start(t, chip.BRISC))
+	}
 	order := func(t chip.XY, number uint32, src, srcAt, dst uint32, dstAt uint64) error {
 		put := func(at uint64, v ...uint32) error {
 			for i, w := range v {
@@ -285,6 +292,9 @@ func (s *selftest) noc() (string, error) {
 	got := make([]byte, n)
 	for b := range s.c.Banks {
 		t := tiles[(b*7)%len(tiles)]
+		if err := start(t); err != nil {
+			return "", err
+		}
 		number := uint32(2*b + 1)
 		data := pattern(n, uint32(100+b))
 		to := (b + 1) % s.c.Banks
@@ -306,6 +316,9 @@ func (s *selftest) noc() (string, error) {
 		}
 		if want := plusOne(data); !bytes.Equal(host.Bytes[:n], want) {
 			return "", fmt.Errorf("tile %v, bank %d to the host: wrong from byte %#x on; is the IOMMU set up?", t, b, diff(host.Bytes[:n], want))
+		}
+		if err := s.c.Hold(t); err != nil {
+			return "", err
 		}
 	}
 	return fmt.Sprintf("%d transfers of %d KiB: every bank to the next one and to the host", orders, n>>10), nil
@@ -359,7 +372,7 @@ func (s *selftest) multiply(d *Device, rows, cols, tokens int) error {
 			}
 			if got := y[t*rows+r]; got != want {
 				return fmt.Errorf("[%d, %d], %d tokens: output %d of token %d is %d, want %d; it comes from tile %v and GDDR bank %d", rows, cols, tokens, r, t, got, want,
-					d.tiles[(m.turn+r/kernels.ChunkRows)%len(d.tiles)], (m.turn+r/kernels.ChunkRows)%len(d.tiles)%d.c.Banks)
+					d.tiles[(m.segs[0].turn+r/kernels.ChunkRows)%len(d.tiles)], (m.segs[0].turn+r/kernels.ChunkRows)%len(d.tiles)%d.c.Banks)
 			}
 		}
 	}
@@ -382,6 +395,73 @@ func (s *selftest) product(g chip.Grid, rows, cols int) (string, error) {
 		}
 	}
 	return fmt.Sprintf("[%d, %d] on %d tiles, 1, 8 and 32 tokens: every output exact", rows, cols, d.Tiles()), nil
+}
+
+// feedForward has all tiles run a feed-forward block by themselves and meet in between.
+func (s *selftest) feedForward() (string, error) {
+	d, err := s.open(s.grid)
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	const D, F, tokens = 128, 256, 3
+	gate, g := trits(F, D, 1)
+	up, u := trits(F, D, 2)
+	down, w := trits(D, F, 3)
+	norm, sg, su, x := make([]float32, F), make([]float32, tokens), make([]float32, tokens), make([]int8, tokens*D)
+	for i := range norm {
+		norm[i] = 1 + float32(i%7)/8
+	}
+	for i := range x {
+		x[i] = int8(i*37%255 - 127)
+	}
+	for t := range tokens {
+		sg[t], su[t] = 0.001*float32(t+1), 0.002*float32(t+1)
+	}
+	mg, err := d.LoadTernary("gate", g, F, D)
+	if err != nil {
+		return "", err
+	}
+	mu, err := d.LoadBeside(mg, "up", u, F, D)
+	if err != nil {
+		return "", err
+	}
+	mw, err := d.LoadTernary("down", w, D, F)
+	if err != nil {
+		return "", err
+	}
+	f, err := d.NewFFN(mg, mu, mw, norm, 1e-5)
+	if err != nil {
+		return "", err
+	}
+	y, largest := make([]int32, tokens*D), make([]float32, tokens)
+	if err := d.FeedForward(s.ctx, f, x, tokens, D, sg, su, Product{Y: y}, largest); err != nil {
+		return "", err
+	}
+	sum := func(w []int8, cols, r int, x []int8) (n int32) {
+		for k, v := range w[r*cols:][:cols] {
+			n += int32(v) * int32(x[k])
+		}
+		return n
+	}
+	for t := range tokens {
+		a, b, h, q := make([]float32, F), make([]float32, F), make([]float32, F), make([]int8, F)
+		for i := range F {
+			a[i] = float32(sum(gate, D, i, x[t*D:])) * sg[t]
+			b[i] = float32(sum(up, D, i, x[t*D:])) * su[t]
+		}
+		kernel.ReLU2Mul(h, a, b)
+		scale, _ := kernel.RMSNormQuantize(q, h, h, norm, 1e-5)
+		if got := max(largest[t], 1e-5) / 127; got != scale {
+			return "", fmt.Errorf("token %d: the activations' scale is %g, want %g", t, got, scale)
+		}
+		for i := range D {
+			if want := sum(down, F, i, q); y[t*D+i] != want {
+				return "", fmt.Errorf("token %d: output %d is %d, want %d", t, i, y[t*D+i], want)
+			}
+		}
+	}
+	return fmt.Sprintf("squared ReLU, norm, quantisation and three products by %d tiles alone, bit-equal to the host", d.Tiles()), nil
 }
 
 // layer multiplies the matrices of one 2B4T layer, and reports what the card makes of it.

@@ -180,13 +180,10 @@ func ModelSpeed(c *model.Config, batch, context_ int) (Speed, error) {
 	}
 	defer d.Close()
 	reserve := func(kind kernels.Kind, rows, cols int) (*Matrix, error) {
-		x := &Matrix{Kind: kind, Rows: rows, Cols: cols, chunks: kernels.Chunks(rows), bytes: kernels.TernaryChunkBytes(cols)}
-		if kind == kernels.Int8 {
-			x.bytes = kernels.Int8ChunkBytes(cols)
-		}
 		if err := kernels.CheckTernary(cols); err != nil {
 			return nil, err
 		}
+		x := newMatrix("", kind, rows, cols)
 		return x, d.reserve(x)
 	}
 	m.s = Speed{Batch: batch, Context: context_}

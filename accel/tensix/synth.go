@@ -43,8 +43,13 @@ func writeSynth(dir string, s synthShape) error {
 			name       string
 			rows, cols int
 		}{
-			{"self_attn.q_proj", D, D}, {"self_attn.k_proj", KV, D}, {"self_attn.v_proj", KV, D}, {"self_attn.o_proj", D, D},
-			{"mlp.gate_proj", F, D}, {"mlp.up_proj", F, D}, {"mlp.down_proj", D, F},
+			{"self_attn.q_proj", D, D},
+			{"self_attn.k_proj", KV, D},
+			{"self_attn.v_proj", KV, D},
+			{"self_attn.o_proj", D, D},
+			{"mlp.gate_proj", F, D},
+			{"mlp.up_proj", F, D},
+			{"mlp.down_proj", D, F},
 		} {
 			tensors = append(tensors,
 				safetensors.Tensor{Name: p + x.name + ".weight_scale", DType: safetensors.BF16, Shape: []int{1}},

@@ -93,6 +93,9 @@ func (c *conversation) run() error {
 	for {
 		line, err := read()
 		if errors.Is(err, io.EOF) {
+			if c.tty {
+				fmt.Fprintln(c.cmd.ErrOrStderr()) // behind the prompt
+			}
 			return nil
 		}
 		if err != nil {
@@ -120,10 +123,7 @@ func (c *conversation) input() (read func() (string, error), done func()) {
 	if !c.tty {
 		s := bufio.NewScanner(c.cmd.InOrStdin())
 		s.Buffer(nil, 16<<20)
-		return joined(func(string) (string, error) {
-			if err := c.cmd.Context().Err(); err != nil {
-				return "", context.Cause(c.cmd.Context())
-			}
+		return c.joined(func(string) (string, error) {
 			if !s.Scan() {
 				if s.Err() != nil {
 					return "", s.Err()
@@ -162,10 +162,7 @@ func (c *conversation) input() (read func() (string, error), done func()) {
 			return line, err
 		}
 	}
-	// A signal from outside finds the terminal in raw mode.
-	stop := context.AfterFunc(c.cmd.Context(), func() { l.Close() })
-	return joined(prompt), func() {
-		stop()
+	return c.joined(prompt), func() {
 		if err := saveHistory(l, history); err != nil {
 			note(c.cmd, "trit: the history of your lines was not saved: %v", err)
 		}
@@ -173,13 +170,31 @@ func (c *conversation) input() (read func() (string, error), done func()) {
 	}
 }
 
-// joined reads a message that may go on over several lines, each but the last ending in a backslash.
-func joined(line func(prompt string) (string, error)) func() (string, error) {
+// joined reads a message that may go on over several lines, each but the last ending in a backslash. A signal ends
+// the wait for a line.
+func (c *conversation) joined(line func(prompt string) (string, error)) func() (string, error) {
+	type read struct {
+		text string
+		err  error
+	}
+	next := func(prompt string) (string, error) {
+		got := make(chan read, 1)
+		go func() {
+			text, err := line(prompt)
+			got <- read{text, err}
+		}()
+		select {
+		case r := <-got:
+			return r.text, r.err
+		case <-c.cmd.Context().Done():
+			return "", context.Cause(c.cmd.Context())
+		}
+	}
 	return func() (string, error) {
-		text, err := line("> ")
+		text, err := next("> ")
 		for err == nil && strings.HasSuffix(text, `\`) {
 			var more string
-			if more, err = line("… "); err == nil || errors.Is(err, io.EOF) {
+			if more, err = next("… "); err == nil || errors.Is(err, io.EOF) {
 				text = strings.TrimSuffix(text, `\`) + "\n" + more
 			}
 		}
@@ -261,12 +276,14 @@ func (c *conversation) answer(text string) error {
 	switch {
 	case c.cmd.Context().Err() != nil:
 		return context.Cause(c.cmd.Context())
+	case failed != nil && !stopped && !c.tty:
+		return failed // no person is there to go on
 	case errors.Is(failed, trit.ErrContextFull):
 		note(c.cmd, "trit: the conversation does not fit the context of %d tokens any more; /clear begins a new one", c.model.MaxContext())
-		return c.scripted(failed)
+		return nil
 	case failed != nil && !stopped:
-		note(c.cmd, "trit: %v", failed)
-		return c.scripted(failed)
+		note(c.cmd, "%v", failed)
+		return nil
 	}
 	st := c.chat.Stats()
 	line := fmt.Sprintf("%.1f tokens/s, first token after %s", st.DecodeSpeed(), term.Seconds(st.PromptTime))
@@ -275,14 +292,6 @@ func (c *conversation) answer(text string) error {
 	}
 	note(c.cmd, "[%s]", line)
 	return nil
-}
-
-// scripted makes a failed message end a chat that no person is watching.
-func (c *conversation) scripted(err error) error {
-	if c.tty {
-		return nil
-	}
-	return err
 }
 
 // command runs a line that begins with a slash.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ var embeddings = map[string]gguf.Type{"f32": gguf.F32, "f16": gguf.F16, "bf16": 
 type writeFlags struct {
 	format, embedding string
 	overwrite, json   bool
+	doubtful          bool // only --quantize says that the masters are BitNet's
 }
 
 func (f *writeFlags) add(cmd *cobra.Command, flag, def string) {
@@ -45,19 +48,10 @@ func (f *writeFlags) options() (convert.Options, error) {
 		}
 		o.Embedding = t
 	}
-	if names, _ := convert.Formats(); !contains(names, o.Format) {
+	if names, _ := convert.Formats(); !slices.Contains(names, o.Format) {
 		return o, usagef("format %q is not known; known: %s", f.format, strings.Trim(fmt.Sprint(names), "[]"))
 	}
 	return o, nil
-}
-
-func contains[T comparable](list []T, v T) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }
 
 // write writes the model with progress, and says what it wrote.
@@ -74,9 +68,10 @@ func (f *writeFlags) write(cmd *cobra.Command, dst string, src convert.Source, o
 		note(cmd, "trit: tensor %s is left out: trit has no use for it", n)
 	}
 	if len(r.Quantised) > 0 {
-		mean := r.MeanError()
-		note(cmd, "trit: %d masters became ternary, relative error %.3f in the mean", len(r.Quantised), mean)
-		if mean > convert.GaussianError-0.01 {
+		worst := slices.MaxFunc(r.Quantised, func(a, b convert.TensorError) int { return cmp.Compare(a.Relative, b.Relative) })
+		note(cmd, "trit: %d masters became ternary: relative error %.3f in the mean, at most %.3f (%s); --json lists all",
+			len(r.Quantised), r.MeanError(), worst.Relative, worst.Name)
+		if f.doubtful && r.MeanError() > convert.GaussianError-0.01 {
 			note(cmd, "trit: warning: that is as far from ternary as random numbers are (%.3f): these weights do not look trained for BitNet", convert.GaussianError)
 		}
 	}
@@ -103,7 +98,8 @@ func newConvertCmd() *cobra.Command {
 gguf ones; it is complete or not there at all. Ternary codes stay the same bits in every format.
 
 Masters (bf16, f16, f32) become ternary as the model's own arithmetic makes them; the error is reported.
-A model whose configuration does not say that it is BitNet is refused: quantised it would write noise.
+A model whose configuration does not say that it is BitNet is refused, as quantised it would write noise;
+--quantize says that it was trained for it all the same.
 
 Formats:` + list.String(),
 		Example: `  trit convert microsoft/bitnet-b1.58-2B-4T bitnet.gguf --to gguf-i2_s
@@ -128,6 +124,7 @@ Formats:` + list.String(),
 				return err
 			}
 			o.HFConfig = set.HFConfig()
+			w.doubtful = f.Quantize
 			switch {
 			case o.Format.IsGGUF():
 				if o.TokenizerKV, err = tok.GGUF(); err != nil {
@@ -146,7 +143,7 @@ Formats:` + list.String(),
 		},
 	}
 	f.hubFlags.add(cmd)
-	f.addLayout(cmd)
+	f.addFile(cmd)
 	w.add(cmd, "to", "")
 	return cmd
 }

@@ -102,7 +102,7 @@ estimate of the memory that it will take, before anything is loaded.`,
 		},
 	}
 	f.hubFlags.add(cmd)
-	f.addLayout(cmd)
+	f.addFile(cmd)
 	cmd.Flags().BoolVar(&tensors, "tensors", false, "list every tensor")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -159,7 +159,7 @@ func (i *inspection) print(w io.Writer) error {
 	if i.Ternary {
 		arithmetic = "ternary weights, int8 activations (W1.58A8)"
 	}
-	rows := [][]string{
+	rows := [][2]string{
 		{"model", i.Path},
 		{"format", i.Format + ", " + term.Bytes(i.FileBytes) + " of tensors"},
 		{"family", i.Family},
@@ -171,7 +171,7 @@ func (i *inspection) print(w io.Writer) error {
 		{"context", fmt.Sprintf("%d tokens", i.MaxContext)},
 	}
 	for _, t := range i.Types {
-		rows = append(rows, []string{"tensors", fmt.Sprintf("%d of %s, %s", t.Count, t.Type, term.Bytes(t.Bytes))})
+		rows = append(rows, [2]string{"tensors", fmt.Sprintf("%d of %s, %s", t.Count, t.Type, term.Bytes(t.Bytes))})
 	}
 	if t := i.Tokenizer; t != nil {
 		text := fmt.Sprintf("%d tokens, ends at %s", t.Tokens, strings.Join(t.EOS, " "))
@@ -183,28 +183,23 @@ func (i *inspection) print(w io.Writer) error {
 		} else {
 			text += ", no chat template"
 		}
-		rows = append(rows, []string{"tokenizer", text})
+		rows = append(rows, [2]string{"tokenizer", text})
 		for _, warning := range t.Warnings {
-			rows = append(rows, []string{"", "! " + warning})
+			rows = append(rows, [2]string{"", "! " + warning})
 		}
 	}
 	m := i.Memory
-	head := m.Head
-	if i.TiedHead {
-		head = m.Embedding
+	heads := "embedding and head " + term.Bytes(m.Embedding+m.Head)
+	if m.Screen > 0 {
+		heads = fmt.Sprintf("the head's screen %s (embedding and head, %s, stay in the file)", term.Bytes(m.Screen), term.Bytes(m.Embedding+m.Head))
 	}
 	rows = append(rows,
-		[]string{"memory", fmt.Sprintf("≈ %s: projections %s, embedding and head %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Dense), term.Bytes(m.Embedding+m.Head))},
-		[]string{"", fmt.Sprintf("+ %s for each 1000 tokens of context, so %s at %d", term.Bytes(1000*m.KVToken), term.Bytes(i.MemoryTotal), i.MaxContext)},
-		[]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(head))},
+		[2]string{"memory", fmt.Sprintf("≈ %s: projections %s, %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Dense), heads)},
+		[2]string{"", fmt.Sprintf("+ %s for each 1000 tokens of context, so %s at %d", term.Bytes(1000*m.KVToken), term.Bytes(i.MemoryTotal), i.MaxContext)},
+		[2]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(m.HeadPerToken()))},
 	)
-	for r := range rows {
-		rows[r][1] = strings.TrimPrefix(rows[r][1], "")
-	}
-	for _, r := range rows {
-		if _, err := fmt.Fprintf(w, "%-11s %s\n", r[0], r[1]); err != nil {
-			return err
-		}
+	if err := term.Pairs(w, rows); err != nil {
+		return err
 	}
 	if i.Tensors == nil {
 		return nil

@@ -82,7 +82,8 @@ func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	line := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+	// Package trit begins its errors as this program does.
+	line := strings.Join(strings.Fields(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "trit: "), "\n", "; ")), " ")
 	usage := errors.As(err, new(usageError))
 	if usage {
 		line += " (see trit help)"

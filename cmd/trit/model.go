@@ -2,10 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -21,19 +25,35 @@ import (
 type modelFlags struct {
 	hubFlags
 	trit.Options
+	device     string
+	noPackCopy bool
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {
 	f.hubFlags.add(cmd)
+	f.addCompute(cmd)
+	f.addFile(cmd)
+}
+
+// addCompute adds the flags that say how to compute.
+func (f *modelFlags) addCompute(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
 	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
+	addDevice(cmd, &f.device)
+	fl.BoolVar(&f.noPackCopy, "no-packed-copy", false, "keep no copy of a large model's weights in the layout of this program, which makes the next start fast")
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
-	f.addLayout(cmd)
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (f *modelFlags) addLayout(cmd *cobra.Command) {
+func addDevice(cmd *cobra.Command, device *string) {
+	cmd.Flags().StringVar(device, "device", "cpu", deviceHelp)
+	cmd.RegisterFlagCompletionFunc("device", cobra.FixedCompletions([]string{"cpu", "tensix"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// addFile adds the flags that say how to read the files.
+func (f *modelFlags) addFile(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.Quantize, "quantize", false, "take float weights for BitNet masters although the model's configuration does not say so")
 	cmd.Flags().StringVar(&f.I2SLayout, "i2s-layout", "", "how i2_s tensors lie in a GGUF file: x86, arm or x4 (default: found out)")
 	cmd.RegisterFlagCompletionFunc("i2s-layout", cobra.FixedCompletions([]string{"x86", "arm", "x4"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -41,6 +61,12 @@ func (f *modelFlags) addLayout(cmd *cobra.Command) {
 func (f *modelFlags) check() error {
 	if f.Threads < 0 || f.MaxContext < 0 {
 		return usagef("--threads and --context cannot be negative")
+	}
+	if f.Threads > 1024 {
+		return usagef("--threads %d is more than any machine that trit runs on; at most 1024", f.Threads)
+	}
+	if f.Kernels != "" && !slices.Contains(kernel.Tiers(), f.Kernels) {
+		return usagef("--kernels %q is not there on this machine; there are %s", f.Kernels, strings.Join(kernel.Tiers(), ", "))
 	}
 	return nil
 }
@@ -50,18 +76,30 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
+	o := f.Options
+	var err error
+	if o.Backend, err = deviceBackend(f.device, f.Threads); err != nil {
+		return nil, err
+	}
+	if dir, err := os.UserCacheDir(); err == nil && !f.noPackCopy {
+		o.CacheDir = filepath.Join(dir, "trit", "packed")
+	}
+	o.Note = func(err error) { note(cmd, "trit: %v", err) }
 	if ref == "demo" {
-		return openDemo(cmd, &f.Options)
+		return openDemo(cmd, &o)
 	}
 	path, err := f.resolve(cmd, ref)
 	if err != nil {
 		return nil, err
 	}
-	m, err := trit.OpenContext(cmd.Context(), path, &f.Options)
+	bar := progress(cmd, "load", false)
+	o.Progress = func(done, total int) { bar.Set(int64(done), int64(total)) }
+	m, err := trit.OpenContext(cmd.Context(), path, &o)
+	bar.Done()
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range m.Tokenizer().Warnings() {
+	for _, w := range append(m.Notes(), m.Tokenizer().Warnings()...) {
 		note(cmd, "trit: %s: %s", path, w)
 	}
 	return m, nil
@@ -82,6 +120,9 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 		set.Close()
 		return nil, nil, err
 	}
+	if f.Quantize {
+		cfg.QuantizeMasters()
+	}
 	return set, cfg, nil
 }
 
@@ -96,7 +137,6 @@ func tokenizerOf(set *weights.Set) (*tokenizer.Tokenizer, error) {
 // generateFlags are trit.GenerateOptions on the command line.
 type generateFlags struct {
 	trit.GenerateOptions
-	tokens int
 }
 
 func (f *generateFlags) add(cmd *cobra.Command, tokens int) {
@@ -157,7 +197,18 @@ func readPrompt(cmd *cobra.Command, args []string, file string) (string, error) 
 		return "", err
 	}
 	if len(text) > maxPrompt {
-		return "", errors.New("the prompt is larger than 64 MiB")
+		return "", errors.New("the text is larger than 64 MiB")
+	}
+	if !utf8.Valid(text) {
+		at := 0
+		for at < len(text) {
+			r, n := utf8.DecodeRune(text[at:])
+			if r == utf8.RuneError && n == 1 {
+				break
+			}
+			at += n
+		}
+		return "", fmt.Errorf("the text is not valid UTF-8 at byte %d; convert it first", at)
 	}
 	return string(text), nil
 }

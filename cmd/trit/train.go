@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/train"
+	"github.com/tritlm/trit/train/mpi"
 )
 
 // trainFlags are the flags of trit train, and those of its models that trit compare shares.
@@ -26,6 +28,7 @@ type trainFlags struct {
 	layers, heads, kvHeads  int
 	block                   int
 	saveDir, tokenizer      string
+	init                    string
 	valShare                float64
 	threads                 int
 	resume                  bool
@@ -95,9 +98,172 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 	cmd.Flags().StringVar(&f.arch, "model", "llama", "architecture: "+strings.Join(train.Archs, ", "))
 	cmd.Flags().StringVar(&f.precision, "precision", "ternary", strings.Join(train.Precisions, " or "))
 	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/train", "folder of the run")
+	cmd.Flags().StringVar(&f.init, "init", "", "start from this model's float masters (a Hugging Face folder), with its shape and tokenizer")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "continue the run in --save-dir")
 	f.addShape(cmd)
 	f.addOptions(cmd)
+	cmd.AddCommand(newTrainExportCmd())
+	return cmd
+}
+
+func newTrainExportCmd() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "export RUN DIR",
+		Short: "Write a run's model, or a checkpoint's, as a Hugging Face folder",
+		Long: `export writes the best model of a run, or that of a .ckpt file, to the folder DIR:
+
+hf-packed  ternary weights as four codes a byte, as trit and transformers read them (small)
+hf-bf16    the master weights in bfloat16, quantised by whoever loads them (to train on)
+
+trit convert makes a GGUF file of either.`,
+		Args: exactArgs("RUN", "DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := args[0]
+			if st, err := os.Stat(path); err == nil && st.IsDir() {
+				if path = filepath.Join(args[0], "best.ckpt"); !exists(path) {
+					path = filepath.Join(args[0], "last.ckpt")
+				}
+			}
+			c, err := train.OpenCheckpoint(path)
+			if err != nil {
+				return err
+			}
+			pool := par.New(0)
+			defer pool.Close()
+			t, err := c.Load(pool)
+			if err != nil {
+				return err
+			}
+			vocab, err := data.NewVocab(c.Tokenizer)
+			if err != nil {
+				return err
+			}
+			if err := t.Model.Export(args[1], vocab, train.ExportOptions{Format: format}); err != nil {
+				return err
+			}
+			note(cmd, "%s: the model of %s after step %d", args[1], path, c.Steps)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "hf-packed", strings.Join(train.Formats, " or "))
+	return cmd
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func newCompareCmd() *cobra.Command {
+	var f trainFlags
+	var models, precisions []string
+	cmd := &cobra.Command{
+		Use:   "compare [DATA]",
+		Short: "Train several architectures on the same text and compare them",
+		Long: `compare trains every --model in every --precision on DATA (see trit train), with the same batches and options, and
+writes compare.md, compare.html and report.html into --save-dir: parameters, bytes on disk, training memory,
+tokens/s, losses, perplexity and a sample of each. Runs that are there already are continued.`,
+		Example: "  trit compare shakespeare.txt --preset small --max-iters 1000 --lr 1e-3",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.o.Check(); err != nil {
+				return usageError{err}
+			}
+			var cases []train.Config
+			for _, a := range models {
+				for _, p := range precisions {
+					c, err := f.config(cmd, a, p)
+					if err != nil {
+						return err
+					}
+					cases = append(cases, c)
+				}
+			}
+			vocab, ids, err := f.corpus(cmd, args)
+			if err != nil {
+				return err
+			}
+			pool := par.New(f.threads)
+			defer pool.Close()
+			rows, err := train.Compare(cmd.Context(), f.saveDir, cases, f.o, vocab, ids, f.valShare, pool, func(c train.Config, r train.Record) {
+				if r.Val != nil {
+					note(cmd, "%s %s  step %d/%d  loss %.4f  validation %.4f  %.0f tokens/s", c.Arch, c.Precision, r.Step, f.o.MaxIters, r.Loss, *r.Val, r.TokensPerS)
+				}
+			})
+			if err != nil {
+				return err
+			}
+			var runs []string
+			for _, c := range cases {
+				runs = append(runs, filepath.Join(f.saveDir, c.Arch+"-"+c.Precision))
+			}
+			if err := errors.Join(train.WriteTable(f.saveDir, rows), train.Report(f.saveDir, runs)); err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), train.Table(rows))
+			return err
+		},
+	}
+	cmd.Flags().StringSliceVar(&models, "model", train.Archs, "architectures")
+	cmd.Flags().StringSliceVar(&precisions, "precision", train.Precisions, "precisions")
+	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/compare", "folder of the runs and the table")
+	f.addShape(cmd)
+	f.addOptions(cmd)
+	return cmd
+}
+
+func newReportCmd() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "report RUN...",
+		Short: "Write a page with the curves of training runs",
+		Long: `report writes report.html, one page that needs nothing else, with loss.png and loss.svg: losses, learning rate,
+tokens/s, shares of −1, 0 and +1 per layer, how many codes flip per step, and samples.`,
+		Example: "  trit report runs/train\n  trit report runs/compare/llama-ternary runs/compare/llama-float -o report",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				out = args[0]
+			}
+			if err := train.Report(out, args); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(out, "report.html"))
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "folder to write to (default the first RUN)")
+	return cmd
+}
+
+func newDataCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "data",
+		Short:   "Fetch texts to train on",
+		Long:    "Downloads public texts in the form that trit train reads. See the help of each one.",
+		Example: "  trit data shakespeare",
+	}
+	for _, s := range data.Sources {
+		var dir, from, url string
+		sub := &cobra.Command{
+			Use:   s.Name,
+			Short: "Fetch " + s.About,
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				path, err := data.Fetch(cmd.Context(), http.DefaultClient, s, dir, from, url)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), path)
+				return err
+			},
+		}
+		sub.Flags().StringVar(&dir, "dir", "data", "folder to write to")
+		sub.Flags().StringVar(&from, "from", "", "a local copy to take instead of the network")
+		sub.Flags().StringVar(&url, "url", "", "another address (default "+s.URL+")")
+		cmd.AddCommand(sub)
+	}
 	return cmd
 }
 
@@ -129,11 +295,7 @@ func (f *trainFlags) config(cmd *cobra.Command, arch, precision string) (train.C
 
 // corpus reads the text and encodes it.
 func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []int32, error) {
-	path := ""
-	if len(args) > 0 {
-		path = args[0]
-	}
-	text, err := data.ReadText(path, cmd.InOrStdin())
+	text, err := readCorpus(cmd, args)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -156,27 +318,47 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 			v, err = data.NewVocab(b)
 		}
 	}
+	var ids []int32
+	if err == nil {
+		ids, err = encode(v, text)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("--tokenizer %s: %w", f.tokenizer, err)
 	}
-	return v, v.EncodeAll(text), nil
+	return v, ids, nil
 }
 
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	pool := par.New(f.threads)
 	defer pool.Close()
+	var group train.Group
+	if n, _ := strconv.Atoi(os.Getenv("OMPI_COMM_WORLD_SIZE")); n > 1 { // mpirun started this
+		var err error
+		if group, err = mpi.Join(); err != nil {
+			return err
+		}
+		// After an error MPI is left unfinished, so that mpirun ends the other processes.
+		if group.Rank() > 0 {
+			if err := f.follow(cmd, args, pool, group); err != nil {
+				return err
+			}
+			return group.Close()
+		}
+	}
 	var r *train.Run
 	var err error
 	if f.resume {
 		if len(args) > 0 {
 			return usagef("--resume continues with the run's own data; leave %s out", args[0])
 		}
-		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "val-share", "seed", "batch-size", "accumulate"} {
+		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "init", "val-share", "seed", "batch-size", "accumulate"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s cannot change when a run is resumed; start another with another --save-dir", name)
 			}
 		}
 		r, err = train.Resume(f.saveDir, pool, func(o *train.Options) { f.override(cmd, o) })
+	} else if f.init != "" {
+		r, err = f.startFrom(cmd, args, pool)
 	} else {
 		var c train.Config
 		if c, err = f.config(cmd, f.arch, f.precision); err != nil {
@@ -195,6 +377,7 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer r.Close()
+	r.Trainer.Group = group
 	m := r.Trainer.Model
 	c := &m.Config
 	note(cmd, "%s %s: %s parameters, %s of them ternary; %d layers, hidden %d, block %d, vocabulary %d; %d tokens to train on, %d to validate; %d threads",
@@ -203,6 +386,9 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		note(cmd, "continuing after step %d", r.Trainer.Steps)
 	}
 	err = watch(cmd.Context(), cmd.ErrOrStderr(), r)
+	if err == nil && group != nil {
+		err = group.Close()
+	}
 	if errors.Is(err, context.Canceled) {
 		note(cmd, "stopped after step %d and saved; continue with: trit train --save-dir %s --resume", r.Trainer.Steps, f.saveDir)
 		return err
@@ -215,6 +401,105 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		fmt.Fprint(cmd.ErrOrStderr(), plot)
 	}
 	return nil
+}
+
+// follow is what the processes but the first one do under mpirun: the same steps, without files.
+func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, group train.Group) error {
+	var t *train.Trainer
+	var tokens *data.Tokens
+	if f.resume {
+		c, err := train.OpenCheckpoint(filepath.Join(f.saveDir, "last.ckpt"))
+		if err != nil {
+			return err
+		}
+		f.override(cmd, &c.Options)
+		if t, err = c.Load(pool); err != nil {
+			return err
+		}
+		if tokens, err = data.OpenTokens(filepath.Join(f.saveDir, "train.bin")); err != nil {
+			return err
+		}
+		defer tokens.Close()
+	} else {
+		var m *train.Model
+		vocab, ids, err := f.corpus(cmd, args)
+		if err != nil {
+			return err
+		}
+		if f.init != "" {
+			return usagef("--init works with one process; start the run alone, then continue it under mpirun with --resume")
+		}
+		c, err := f.config(cmd, f.arch, f.precision)
+		if err != nil {
+			return err
+		}
+		c.VocabSize = vocab.Size()
+		if m, err = train.New(c, pool, f.o.Seed); err != nil {
+			return err
+		}
+		if t, err = train.NewTrainer(m, f.o); err != nil {
+			return err
+		}
+		tokens = data.NewTokens(ids[:len(ids)-int(float64(len(ids))*f.valShare)], vocab.Size())
+	}
+	t.Group = group
+	for _, err := range t.Run(cmd.Context(), t.Batches(tokens)) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startFrom begins a run from the masters of --init.
+func (f *trainFlags) startFrom(cmd *cobra.Command, args []string, pool *par.Pool) (*train.Run, error) {
+	for _, name := range []string{"model", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "tokenizer"} {
+		if cmd.Flags().Changed(name) {
+			return nil, usagef("--init takes shape and tokenizer from the model; leave --%s out", name)
+		}
+	}
+	if err := f.o.Check(); err != nil {
+		return nil, usageError{err}
+	}
+	precision := ""
+	if cmd.Flags().Changed("precision") {
+		precision = f.precision
+	}
+	m, vocab, err := train.Init(f.init, precision, f.block, pool)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readCorpus(cmd, args)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := encode(vocab, text)
+	if err != nil {
+		return nil, fmt.Errorf("--init %s: %w", f.init, err)
+	}
+	return train.StartFrom(f.saveDir, m, f.o, vocab, ids, f.valShare)
+}
+
+func readCorpus(cmd *cobra.Command, args []string) (string, error) {
+	path := ""
+	if len(args) > 0 {
+		path = args[0]
+	}
+	return data.ReadText(path, cmd.InOrStdin())
+}
+
+// encode encodes text with a vocabulary that was not made from it, which may lack characters.
+func encode(v *data.Vocab, text string) ([]int32, error) {
+	ids := v.EncodeAll(text)
+	back := v.Decode(ids)
+	if back == text {
+		return ids, nil
+	}
+	at := 0
+	for at < len(back) && at < len(text) && back[at] == text[at] {
+		at++
+	}
+	return nil, fmt.Errorf("the tokenizer cannot write the text, first at byte %d: %q; use another tokenizer or remove such signs", at, text[at:min(at+12, len(text))])
 }
 
 // override takes over the options that were given on a resume.

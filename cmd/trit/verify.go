@@ -47,6 +47,7 @@ A different choice of token is excused when the two candidates are as good as eq
 			if cmd.Flags().Changed("near-tie") {
 				t.NearTie = tol.NearTie
 			}
+			t.LayerByLayer = tol.LayerByLayer
 			m, err := f.open(cmd, args[0])
 			if err != nil {
 				return err
@@ -70,7 +71,11 @@ A different choice of token is excused when the two candidates are as good as eq
 				err = printReport(out, r)
 			}
 			if err == nil && !r.OK() {
-				return verifyError{fmt.Errorf("%s: not within the tolerance: %s", r.Model, strings.Join(r.Failures, "; "))}
+				text := strings.Join(r.Failures[:min(3, len(r.Failures))], "; ")
+				if more := len(r.Failures) - 3; more > 0 {
+					text += fmt.Sprintf("; and %d more", more)
+				}
+				return verifyError{fmt.Errorf("%s: not within the tolerance: %s", r.Model, text)}
 			}
 			return err
 		},
@@ -81,6 +86,7 @@ A different choice of token is excused when the two candidates are as good as eq
 	fl.Float64Var(&tol.Correlation, "min-correlation", 0, "least correlation of any layer and of the logits (default by the reference's type)")
 	fl.Float64Var(&tol.MaxDifference, "max-difference", 0, "largest difference of a logit, as a share of the logits' range (default by the reference's type)")
 	fl.Float64Var(&tol.NearTie, "near-tie", 0, "how close two tokens must be for either to count as right, as a share of the logits' range (default by the reference's type)")
+	fl.BoolVar(&tol.LayerByLayer, "layer-by-layer", false, "start each layer from the reference's numbers, so that it is judged alone (needs a reference with --positions 0)")
 	fl.BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
 }

@@ -19,6 +19,7 @@ func SetTier(name string) error {
 }
 
 func tileF32(c []float32, ldc int, a, b []float32, k, add int) { tileF32Generic(c, ldc, a, b, k, add) }
+
 func tileI16(c []float32, ldc int, a, b []uint32, steps int, s []float32, add int) {
 	tileI16Generic(c, ldc, a, b, steps, s, add)
 }

@@ -110,6 +110,126 @@ func matVecF16AVX2(y *float32, w *uint16, x *float32, cols int, rows int)
 //go:noescape
 func matMulF16AVX2(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
 
+// attnMixF32VNNI computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 16, n > 0.
+//
+//go:noescape
+func attnMixF32VNNI(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
+
+// attnMixF32AVX2 computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 8, n > 0.
+//
+//go:noescape
+func attnMixF32AVX2(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
+
+// attnMixF16VNNI computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 16, n > 0.
+//
+//go:noescape
+func attnMixF16VNNI(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
+
+// attnMixF16AVX2 computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 8, n > 0.
+//
+//go:noescape
+func attnMixF16AVX2(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
+
+// addAVX2 is Add.
+//
+//go:noescape
+func addAVX2(y []float32, x []float32)
+
+// scaleAVX2 is Scale.
+//
+//go:noescape
+func scaleAVX2(y []float32, s float32)
+
+// scaleRowAVX2 is ScaleRow.
+//
+//go:noescape
+func scaleRowAVX2(y []float32, acc []int32, s float32)
+
+// rmsScaleAVX2 computes y = w·(x·inv).
+//
+//go:noescape
+func rmsScaleAVX2(y []float32, x []float32, w []float32, inv float32)
+
+// relu2MulAVX2 is ReLU2Mul.
+//
+//go:noescape
+func relu2MulAVX2(y []float32, gate []float32, up []float32)
+
+// expAVX2 is ExpRow.
+//
+//go:noescape
+func expAVX2(y []float32, x []float32)
+
+// siluMulAVX2 is SiLUMul.
+//
+//go:noescape
+func siluMulAVX2(y []float32, gate []float32, up []float32)
+
+// geluTanhAVX2 is GELUTanh.
+//
+//go:noescape
+func geluTanhAVX2(y []float32, x []float32)
+
+// geluAVX2 is GELU.
+//
+//go:noescape
+func geluAVX2(y []float32, x []float32)
+
+// ropeAVX2 is Rope.
+//
+//go:noescape
+func ropeAVX2(x []float32, cos []float32, sin []float32)
+
+// maxAVX2 is Max.
+//
+//go:noescape
+func maxAVX2(x []float32) float32
+
+// sumAVX2 is Sum.
+//
+//go:noescape
+func sumAVX2(x []float32) float32
+
+// softmaxExpAVX2 is SoftmaxExp.
+//
+//go:noescape
+func softmaxExpAVX2(s []float32, max float32) float32
+
+// absMaxAVX2 returns the bits of the largest |x|, as integers: NaN is above infinity.
+//
+//go:noescape
+func absMaxAVX2(x []float32) uint32
+
+// quantizeAVX2 sets q = round(x·inv), the rest of q to 0, and returns their sum. len(q) is Pad16(len(x)).
+//
+//go:noescape
+func quantizeAVX2(q []int8, x []float32, inv float32) int32
+
+// ternaryRowsVNNI is TernaryRows, one row at a time. Of a row's whole cache lines every hop bytes are next, modulo their size.
+//
+//go:noescape
+func ternaryRowsVNNI(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
+
+// ternaryRowsAVX2 is TernaryRows, one row at a time. Of a row's whole cache lines every hop bytes are next, modulo their size.
+//
+//go:noescape
+func ternaryRowsAVX2(y []int32, w []byte, index []int32, x []int8, xsum int32, hop int)
+
+// ternaryColumnsVNNI adds to y the products of 4·groups columns with their activations, 256·blocks rows.
+// next are as many columns that will be needed soon.
+//
+//go:noescape
+func ternaryColumnsVNNI(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
+
+// ternaryColumnsAVX2 is ternaryColumnsVNNI, for at most 8 groups.
+//
+//go:noescape
+func ternaryColumnsAVX2(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
+
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //
 //go:noescape

@@ -1126,7 +1126,7 @@ row_end:
 	RET
 
 // func matMulBF16VNNI(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·matMulBF16VNNI(SB), NOSPLIT, $0-56
 	MOVQ      y+0(FP), AX
 	MOVQ      w+16(FP), CX
@@ -1193,6 +1193,11 @@ tokens:
 	JZ     tokens3_block_end
 
 tokens3_block:
+	LEAQ        (R12)(SI*4), R15
+	PREFETCHT1  (R15)
+	PREFETCHT1  (R15)(SI*1)
+	PREFETCHT1  (R15)(SI*2)
+	PREFETCHT1  (R15)(DI*1)
 	VMOVUPS     (R13), Z25
 	VMOVUPS     (R13)(R8*1), Z26
 	VMOVUPS     (R13)(R8*2), Z27
@@ -1388,6 +1393,11 @@ tokens2:
 	JZ     tokens2_block_end
 
 tokens2_block:
+	LEAQ        (R12)(SI*4), R15
+	PREFETCHT1  (R15)
+	PREFETCHT1  (R15)(SI*1)
+	PREFETCHT1  (R15)(SI*2)
+	PREFETCHT1  (R15)(DI*1)
 	VMOVUPS     (R13), Z17
 	VMOVUPS     (R13)(R8*1), Z18
 	VPMOVZXWD   (R12), Z19
@@ -1533,6 +1543,11 @@ tokens1:
 	JZ     tokens1_block_end
 
 tokens1_block:
+	LEAQ        (R12)(SI*4), R15
+	PREFETCHT1  (R15)
+	PREFETCHT1  (R15)(SI*1)
+	PREFETCHT1  (R15)(SI*2)
+	PREFETCHT1  (R15)(DI*1)
 	VMOVUPS     (R13), Z9
 	VPMOVZXWD   (R12), Z10
 	VPSLLD      $0x10, Z10, Z10
@@ -2240,7 +2255,7 @@ row_end:
 	RET
 
 // func matMulF16VNNI(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·matMulF16VNNI(SB), NOSPLIT, $0-56
 	MOVQ      y+0(FP), AX
 	MOVQ      w+16(FP), CX
@@ -2307,6 +2322,11 @@ tokens:
 	JZ     tokens3_block_end
 
 tokens3_block:
+	LEAQ        (R12)(SI*4), R15
+	PREFETCHT1  (R15)
+	PREFETCHT1  (R15)(SI*1)
+	PREFETCHT1  (R15)(SI*2)
+	PREFETCHT1  (R15)(DI*1)
 	VMOVUPS     (R13), Z25
 	VMOVUPS     (R13)(R8*1), Z26
 	VMOVUPS     (R13)(R8*2), Z27
@@ -2486,6 +2506,11 @@ tokens2:
 	JZ     tokens2_block_end
 
 tokens2_block:
+	LEAQ        (R12)(SI*4), R15
+	PREFETCHT1  (R15)
+	PREFETCHT1  (R15)(SI*1)
+	PREFETCHT1  (R15)(SI*2)
+	PREFETCHT1  (R15)(DI*1)
 	VMOVUPS     (R13), Z17
 	VMOVUPS     (R13)(R8*1), Z18
 	VCVTPH2PS   (R12), Z19
@@ -2615,6 +2640,11 @@ tokens1:
 	JZ     tokens1_block_end
 
 tokens1_block:
+	LEAQ        (R12)(SI*4), R15
+	PREFETCHT1  (R15)
+	PREFETCHT1  (R15)(SI*1)
+	PREFETCHT1  (R15)(SI*2)
+	PREFETCHT1  (R15)(DI*1)
 	VMOVUPS     (R13), Z9
 	VCVTPH2PS   (R12), Z10
 	VFMADD231PS Z9, Z10, Z1

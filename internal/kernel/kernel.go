@@ -30,10 +30,12 @@ type tier struct {
 	name string
 	peak peaks
 
-	ternaryMatVec func(y []int32, w []byte, x []int8, xsum int32)
-	ternaryMatMul func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
-	screen4       func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
-	quantizeRow   func(q []int8, x []float32) (scale float32, sum int32)
+	ternaryMatVec  func(y []int32, w []byte, x []int8, xsum int32)
+	ternaryMatMul  func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
+	screen4        func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+	ternaryRows    func(y []int32, w []byte, index []int32, x []int8, xsum int32)
+	ternaryColumns func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
+	quantizeRow    func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32
 	dotBF16    func(w []uint16, x []float32) float32
@@ -42,9 +44,9 @@ type tier struct {
 	matMulBF16 func(y []float32, stride int, w []uint16, x []float32, tokens int)
 	matMulF16  func(y []float32, stride int, w []uint16, x []float32, tokens int)
 
-	attnScores func(s, q, k []float32, scale float32)
 	softmaxExp func(s []float32, max float32) (sum float32)
-	attnMix    func(out, p, v []float32)
+	attnMixF32 func(out, p []float32, stride int, v []float32, queries int)
+	attnMixF16 func(out, p []float32, stride int, v []uint16, queries int)
 
 	max      func(x []float32) float32
 	sum      func(x []float32) float32

@@ -73,6 +73,15 @@ func eachTier(t *testing.T, test func(t *testing.T)) {
 	}
 }
 
+// forTiers is eachTier for one case of many, whose expected result is computed once.
+func forTiers(test func(tier string)) {
+	defer restoreTier(Tier())
+	for _, name := range Tiers() {
+		restoreTier(name)
+		test(name)
+	}
+}
+
 // vec is a slice of n values that ends where its page ends: the byte behind it faults (on unix). Its front is
 // preceded by a canary. What a kernel reads or writes past the end is a crash, before the front an error.
 func vec[T any](t testing.TB, n int) []T {

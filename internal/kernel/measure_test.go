@@ -24,11 +24,14 @@ type contender struct {
 	f    func()
 }
 
-// race prints each contender's best rate and its ratio to the first one's.
-func race(t *testing.T, list []contender) {
+func measuring(t *testing.T) {
 	if *measure == 0 {
 		t.Skip("no -measure")
 	}
+}
+
+// race prints each contender's best rate and its ratio to the first one's.
+func race(t *testing.T, list []contender) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	times := make([][]time.Duration, len(list))
@@ -53,16 +56,6 @@ func race(t *testing.T, list []contender) {
 	}
 }
 
-// inTier runs f with a tier.
-func inTier(name string, f func()) func() {
-	return func() {
-		old := active
-		restoreTier(name)
-		f()
-		active = old
-	}
-}
-
 // both runs f(0) and f(1) on two threads.
 func both(f func(i int)) func() {
 	return func() {
@@ -82,6 +75,7 @@ func fill[T any](n int, f func(i int) T) []T {
 }
 
 func TestMeasurePeak(t *testing.T) {
+	measuring(t)
 	var list []contender
 	for _, tier := range available[1:] {
 		list = append(list,
@@ -92,6 +86,7 @@ func TestMeasurePeak(t *testing.T) {
 }
 
 func TestMeasureTernaryMatMul(t *testing.T) {
+	measuring(t)
 	const rows, cols = 256, 2560
 	w := fill(T16Bytes(rows, cols), func(i int) byte { return byte(i) & 0x55 })
 	for _, tier := range available[1:] {
@@ -109,6 +104,7 @@ func TestMeasureTernaryMatMul(t *testing.T) {
 
 // The matrix is far larger than L3 and each run reads a piece that the runs before have pushed out.
 func TestMeasureTernaryMatVec(t *testing.T) {
+	measuring(t)
 	const rows, cols = 4096, 2560
 	const piece = rows * cols / 4
 	const pieces = 60 // 150 MB
@@ -141,10 +137,18 @@ func TestMeasureTernaryMatVec(t *testing.T) {
 				tier.ternaryMatVec(y[0][:rows/16], w[:piece/16], x, 0)
 			}})
 	}
+	for _, tier := range available[1:] {
+		for _, tokens := range []int{2, 3, 4, 6, 8, 16} {
+			x := fill(cols*tokens, func(i int) int8 { return int8(i) })
+			y, s, scratch := make([]int32, rows*tokens), make([]int32, tokens), make([]byte, MatMulScratch(cols))
+			list = append(list, contender{fmt.Sprintf("%s %d tokens", tier.name, tokens), piece, "GB/s", func() { tier.ternaryMatMul(y, take(), x, s, scratch) }})
+		}
+	}
 	race(t, list)
 }
 
 func TestMeasureMatMul(t *testing.T) {
+	measuring(t)
 	const rows, cols = 96, 2560
 	wf := fill(rows*cols, func(i int) float32 { return float32(i % 7) })
 	wh := fill(rows*cols, func(i int) uint16 { return uint16(0x3c00 + i%7) })
@@ -165,6 +169,7 @@ func TestMeasureMatMul(t *testing.T) {
 
 // Scores: short rows, from L2.
 func TestMeasureAttnScores(t *testing.T) {
+	measuring(t)
 	const hd, n = 128, 512
 	k := fill(n*hd, func(i int) float32 { return float32(i % 7) })
 	for _, tier := range available[1:] {
@@ -179,6 +184,7 @@ func TestMeasureAttnScores(t *testing.T) {
 }
 
 func TestMeasureMatVec(t *testing.T) {
+	measuring(t)
 	const rows, cols = 512, 2560
 	const piece = rows * cols * 2
 	const pieces = 60 // 157 MB
@@ -207,4 +213,86 @@ func TestMeasureMatVec(t *testing.T) {
 			contender{tier.name + " F32 2 tokens", piece, "GB/s", func() { tier.matMulF32(y, rows, f32(take()), x4[:2*cols], 2) }})
 	}
 	race(t, list)
+}
+
+// The head of the 2B4T shape, in pieces that the runs before have pushed out of L3.
+func TestMeasureScreen4(t *testing.T) {
+	measuring(t)
+	const rows, cols = 2048, 2560
+	nc, ns := ScreenSizes(rows, cols)
+	const pieces = 60
+	codes, scales := hugePages(nc*pieces), make([]uint16, ns*pieces)
+	for i := range codes {
+		codes[i] = byte(i)
+	}
+	x, xs := fill(cols, func(i int) int8 { return int8(i) }), make([]float32, cols/64)
+	y := [2][]float32{make([]float32, rows), make([]float32, rows)}
+	next := 0
+	piece := nc + 2*ns
+	take := func() int {
+		next = (next + 1) % pieces
+		return next
+	}
+	list := []contender{{"read 1 thread", float64(nc), "GB/s", func() { i := take(); ReadAll(codes[i*nc:][:nc]) }}}
+	for _, tier := range available[1:] {
+		list = append(list, contender{tier.name + " 1 thread", float64(piece), "GB/s", func() {
+			i := take()
+			tier.screen4(y[0], y[1], codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs)
+		}}, contender{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
+			tier.screen4(y[0][:rows/8], y[1][:rows/8], codes[:nc/8], scales[:ns/8], x, xs, xs, xs)
+		}})
+	}
+	race(t, list)
+}
+
+// The 2B4T shape's up and down projections, dense and by rows or columns, at shares of zeros: other weights and other
+// zeros each time, so that nothing is in L3.
+func TestMeasureSparse(t *testing.T) {
+	measuring(t)
+	const D, F, layers = 2560, 6912, 60
+	const size = D * F / 4
+	w := hugePages(size * layers)
+	rng := newRand(15)
+	for i := range w {
+		w[i] = byte(i*i>>7) & 0x55
+	}
+	next := 0
+	take := func() []byte {
+		next = (next + 1) % layers
+		return w[next*size:][:size]
+	}
+	for _, tier := range available[1:] {
+		x := fill(F, func(i int) int8 { return int8(i) })
+		y := make([]int32, F)
+		list := []contender{
+			{tier.name + " up, dense", size, "GB/s", func() { tier.ternaryMatVec(y, take(), x[:D], 0) }},
+			{tier.name + " down, dense", size, "GB/s", func() { tier.ternaryMatVec(y[:D], take(), x, 0) }},
+		}
+		for _, zeros := range []int{0, 50, 70, 80, 90} {
+			index, value := make([][]int32, layers), make([][]int8, layers)
+			for l := range layers {
+				s := fill(F, func(i int) int8 {
+					if rng.IntN(100) < zeros {
+						return 0
+					}
+					return int8(i) | 1
+				})
+				index[l], value[l] = make([]int32, F), make([]int8, F)
+				n := Nonzeros(index[l], value[l], s)
+				index[l], value[l] = index[l][:n], value[l][:n]
+			}
+			list = append(list,
+				contender{fmt.Sprintf("%s up, %d%% skipped", tier.name, zeros), size, "GB/s dense", func() {
+					w := take()
+					tier.ternaryRows(y[:len(index[next])], w, index[next], x[:D], 0)
+				}},
+				contender{fmt.Sprintf("%s down, %d%% skipped", tier.name, zeros), size, "GB/s dense", func() {
+					w := take()
+					tier.ternaryColumns(y[:D], w, D/4, index[next], value[next], 0)
+				}})
+		}
+		i, v := make([]int32, F), make([]int8, F)
+		list = append(list, contender{"Nonzeros", size, "GB/s dense", func() { Nonzeros(i, v, x) }})
+		race(t, list)
+	}
 }

@@ -160,7 +160,7 @@ tile_end:
 	RET
 
 // func ternaryMatMulVNNI(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·ternaryMatMulVNNI(SB), NOSPLIT, $0-56
 	MOVL         $0x03030303, AX
 	VPBROADCASTD AX, Z0
@@ -202,6 +202,9 @@ tokens8:
 	JZ     tokens8_step_end
 
 tokens8_step:
+	LEAQ         (R12)(R10*2), R14
+	PREFETCHT1   (R14)
+	PREFETCHT1   (R14)(R10*1)
 	VMOVDQU32    (R12), Z17
 	VMOVDQU32    (R12)(R10*1), Z18
 	VPANDD       Z17, Z0, Z19
@@ -395,6 +398,9 @@ tokens4:
 	JZ     tokens4_step_end
 
 tokens4_step:
+	LEAQ         (R10)(DX*2), R12
+	PREFETCHT1   (R12)
+	PREFETCHT1   (R12)(DX*1)
 	VMOVDQU32    (R10), Z9
 	VMOVDQU32    (R10)(DX*1), Z10
 	VPANDD       Z9, Z0, Z11
@@ -514,6 +520,9 @@ tokens3:
 	JZ     tokens3_step_end
 
 tokens3_step:
+	LEAQ         (R10)(DX*2), R12
+	PREFETCHT1   (R12)
+	PREFETCHT1   (R12)(DX*1)
 	VMOVDQU32    (R10), Z7
 	VMOVDQU32    (R10)(DX*1), Z8
 	VPANDD       Z7, Z0, Z9
@@ -613,6 +622,9 @@ tokens2:
 	JZ     tokens2_step_end
 
 tokens2_step:
+	LEAQ         (BX)(CX*2), R11
+	PREFETCHT1   (R11)
+	PREFETCHT1   (R11)(CX*1)
 	VMOVDQU32    (BX), Z5
 	VMOVDQU32    (BX)(CX*1), Z6
 	VPANDD       Z5, Z0, Z7
@@ -692,6 +704,9 @@ tokens1:
 	JZ     tokens1_step_end
 
 tokens1_step:
+	LEAQ         (BX)(CX*2), R11
+	PREFETCHT1   (R11)
+	PREFETCHT1   (R11)(CX*1)
 	VMOVDQU32    (BX), Z3
 	VMOVDQU32    (BX)(CX*1), Z4
 	VPANDD       Z3, Z0, Z5

@@ -21,7 +21,7 @@ func wantTernary(rows, cols, tokens int, code func(r, c int) byte, x []int8) []i
 }
 
 func packT16(t testing.TB, rows, cols int, code func(r, c int) byte) []byte {
-	w := vec[byte](t, T16Bytes(rows, cols))
+	w := vecOf(t, T16Bytes(rows, cols), func(int) byte { return 0x55 })
 	for r := range rows {
 		for c := range cols {
 			PutT16(w, cols, r, c, code(r, c))
@@ -104,24 +104,28 @@ func TestTernaryMatVecAtMaxCols(t *testing.T) {
 }
 
 func TestTernaryMatMul(t *testing.T) {
-	eachTier(t, func(t *testing.T) {
-		for _, c := range ternaryCases {
-			for _, rows := range []int{16, 32, 48} {
-				for _, cols := range []int{16, 32, 48, 64, 240, 256, 272, 512, 528} {
-					for _, tokens := range []int{1, 2, 3, 4, 5, 7, 8, 9, 15, 23, 67} {
-						if tokens > 9 && cols > 64 && c.name != "random" {
-							continue
-						}
-						w := packT16(t, rows, cols, c.code)
-						x := vecOf(t, tokens*cols, c.x)
-						y := vecOf(t, tokens*rows, func(int) int32 { return 0x55555555 })
-						TernaryMatMul(y, w, x, sums(x, tokens), vec[byte](t, MatMulScratch(cols)))
-						equalInts(t, fmt.Sprintf("%s [%d, %d] · %d tokens", c.name, rows, cols, tokens), y, wantTernary(rows, cols, tokens, c.code, x))
+	for _, c := range ternaryCases {
+		for _, rows := range []int{16, 32, 48} {
+			for _, cols := range []int{16, 32, 48, 64, 240, 256, 272, 512, 528} {
+				for _, tokens := range []int{1, 2, 3, 4, 5, 7, 8, 9, 15, 23, 67} {
+					if tokens > 9 && cols > 64 && c.name != "random" {
+						continue
 					}
+					w := packT16(t, rows, cols, c.code)
+					x := vecOf(t, tokens*cols, c.x)
+					y, scratch := vec[int32](t, tokens*rows), vec[byte](t, MatMulScratch(cols))
+					want := wantTernary(rows, cols, tokens, c.code, x)
+					forTiers(func(tier string) {
+						for i := range y {
+							y[i] = 0x55555555
+						}
+						TernaryMatMul(y, w, x, sums(x, tokens), scratch)
+						equalInts(t, fmt.Sprintf("%s, %s [%d, %d] · %d tokens", tier, c.name, rows, cols, tokens), y, want)
+					})
 				}
 			}
 		}
-	})
+	}
 }
 
 func TestTernaryLengthsPanic(t *testing.T) {
@@ -135,19 +139,6 @@ func TestTernaryLengthsPanic(t *testing.T) {
 	mustPanic(t, "scratch too small", func() { TernaryMatMul(y, w, x, make([]int32, 1), s[1:]) })
 	mustPanic(t, "tokens do not divide", func() { TernaryMatMul(y, w, x, make([]int32, 3), s) })
 	mustPanic(t, "no tokens", func() { TernaryMatMul(y, w, x, nil, s) })
-}
-
-func TestScaleRow(t *testing.T) {
-	rng := newRand(1)
-	eachTier(t, func(t *testing.T) {
-		for n := range 70 {
-			acc := vecOf(t, n, func(int) int32 { return int32(rng.Uint32()) >> rng.IntN(32) })
-			got, want := vec[float32](t, n), make([]float32, n)
-			ScaleRow(got, acc, 0.37)
-			scaleRowGeneric(want, acc, 0.37)
-			equalBits(t, fmt.Sprint("ScaleRow of ", n), got, want)
-		}
-	})
 }
 
 func benchmarkTiers(b *testing.B, f func(b *testing.B)) {

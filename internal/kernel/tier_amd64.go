@@ -22,6 +22,24 @@ func tiers() []*tier {
 	avx2.matMulBF16 = matMulWith(matVecBF16AVX2, matMulBF16AVX2, 2, 32, 2)
 	avx2.dotF16 = dotWith(matVecF16AVX2)
 	avx2.matMulF16 = matMulWith(matVecF16AVX2, matMulF16AVX2, 2, 32, 2)
+	avx2.attnMixF32 = attnMixWith(attnMixF32AVX2, 8, attnMixF32Generic)
+	avx2.attnMixF16 = attnMixWith(attnMixF16AVX2, 8, attnMixF16Generic)
+	avx2.ternaryRows = ternaryRowsWith(ternaryRowsAVX2)
+	avx2.ternaryColumns = ternaryColumnsWith(ternaryColumnsAVX2, 32)
+	avx2.quantizeRow = quantizeRowWith(absMaxAVX2, quantizeAVX2)
+	avx2.softmaxExp = softmaxExpAVX2
+	avx2.max = maxAVX2
+	avx2.sum = sumAVX2
+	avx2.rmsScale = rmsScaleAVX2
+	avx2.siluMul = siluMulAVX2
+	avx2.relu2Mul = relu2MulAVX2
+	avx2.geluTanh = geluTanhAVX2
+	avx2.gelu = geluAVX2
+	avx2.exp = expAVX2
+	avx2.rope = ropeAVX2
+	avx2.add = addAVX2
+	avx2.scale = scaleAVX2
+	avx2.scaleRow = scaleRowAVX2
 	list = append(list, &avx2)
 	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2) {
 		return list
@@ -38,5 +56,9 @@ func tiers() []*tier {
 	vnni.matMulBF16 = matMulWith(matVecBF16VNNI, matMulBF16VNNI, 4, 1, 2)
 	vnni.dotF16 = dotWith(matVecF16VNNI)
 	vnni.matMulF16 = matMulWith(matVecF16VNNI, matMulF16VNNI, 4, 1, 2)
+	vnni.attnMixF32 = attnMixWith(attnMixF32VNNI, 16, avx2.attnMixF32)
+	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
+	vnni.ternaryRows = ternaryRowsWith(ternaryRowsVNNI)
+	vnni.ternaryColumns = ternaryColumnsWith(ternaryColumnsVNNI, 64)
 	return append(list, &vnni)
 }

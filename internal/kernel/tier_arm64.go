@@ -2,4 +2,55 @@
 
 package kernel
 
-func tiers() []*tier { return []*tier{&generic} }
+import "golang.org/x/sys/cpu"
+
+func tiers() []*tier {
+	neon := generic
+	neon.name = "neon"
+	neon.peak = peaks{int8: peakInt8NEON, int8Turn: 16 * 8, f32: peakF32NEON, f32Turn: 16 * 4, read: readNEON}
+	neon.ternaryMatVec = ternaryMatVecNEON
+	neon.ternaryMatMul = ternaryMatMulNEON
+	neon.dotF32 = dotWith(matVecF32NEON)
+	neon.matMulF32 = matMulWith(matVecF32NEON, matMulF32NEON, 2, 32, 4)
+	neon.dotBF16 = dotWith(matVecBF16NEON)
+	neon.matMulBF16 = matMulWith(matVecBF16NEON, matMulBF16NEON, 2, 32, 2)
+	neon.dotF16 = dotWith(matVecF16NEON)
+	neon.matMulF16 = matMulWith(matVecF16NEON, matMulF16NEON, 2, 32, 2)
+	neon.attnMixF32 = attnMixWith(attnMixF32NEON, 8, attnMixF32Generic)
+	neon.attnMixF16 = attnMixWith(attnMixF16NEON, 8, attnMixF16Generic)
+	neon.ternaryRows = ternaryRowsWith(ternaryRowsNEON)
+	neon.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEON, 64)
+	neon.screen4 = screen4NEON
+	neon.quantizeRow = quantizeRowWith(absMaxNEON, quantizeNEON)
+	neon.softmaxExp = softmaxExpNEON
+	neon.max = maxNEON
+	neon.sum = sumNEON
+	neon.rmsScale = rmsScaleNEON
+	neon.siluMul = siluMulNEON
+	neon.relu2Mul = relu2MulNEON
+	neon.geluTanh = geluTanhNEON
+	neon.gelu = geluNEON
+	neon.exp = expNEON
+	neon.rope = ropeNEON
+	neon.add = addNEON
+	neon.scale = scaleNEON
+	neon.scaleRow = scaleRowNEON
+	list := []*tier{&generic, &neon}
+	if !cpu.ARM64.HasASIMDDP {
+		return list
+	}
+	dot := neon
+	dot.name = "neondot"
+	dot.peak.int8, dot.peak.int8Turn = peakInt8NEONDot, 16*16
+	dot.ternaryMatVec = ternaryMatVecNEONDot
+	dot.ternaryMatMul = ternaryMatMulDot
+	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
+	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
+	dot.screen4 = screen4NEONDot
+	return append(list, &dot)
+}
+
+func softmaxExpNEON(s []float32, max float32) float32 {
+	expSubNEON(s, max)
+	return sumNEON(s)
+}

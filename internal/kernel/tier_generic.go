@@ -5,10 +5,12 @@ var generic = tier{
 	name: "generic",
 	peak: peaks{int8: peakInt8Generic, int8Turn: 1, f32: peakF32Generic, f32Turn: 1, read: readGeneric},
 
-	ternaryMatVec: ternaryMatVecGeneric,
-	ternaryMatMul: ternaryMatMulGeneric,
-	screen4:       screen4Generic,
-	quantizeRow:   quantizeRowGeneric,
+	ternaryMatVec:  ternaryMatVecGeneric,
+	ternaryMatMul:  ternaryMatMulGeneric,
+	screen4:        screen4Generic,
+	ternaryRows:    ternaryRowsGeneric,
+	ternaryColumns: ternaryColumnsGeneric,
+	quantizeRow:    quantizeRowGeneric,
 
 	dotF32:     dotF32Generic,
 	dotBF16:    dotBF16Generic,
@@ -17,9 +19,9 @@ var generic = tier{
 	matMulBF16: matMulBF16Generic,
 	matMulF16:  matMulF16Generic,
 
-	attnScores: attnScoresGeneric,
 	softmaxExp: softmaxExpGeneric,
-	attnMix:    attnMixGeneric,
+	attnMixF32: attnMixF32Generic,
+	attnMixF16: attnMixF16Generic,
 
 	max:      maxGeneric,
 	sum:      sumGeneric,

@@ -82,6 +82,20 @@ func Table(w io.Writer, rows [][]string) error {
 	return tw.Flush()
 }
 
+// Pairs writes labels and what they stand for, a line each.
+func Pairs(w io.Writer, rows [][2]string) error {
+	width := 0
+	for _, r := range rows {
+		width = max(width, len([]rune(r[0])))
+	}
+	for _, r := range rows {
+		if _, err := fmt.Fprintf(w, "%-*s  %s\n", width, r[0], r[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Progress shows how far something is: a bar on a terminal, now and then a line elsewhere. What
 // ends within a moment shows nothing. A nil *Progress is silent. Not for several goroutines.
 type Progress struct {

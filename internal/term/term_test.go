@@ -34,6 +34,16 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestPairs(t *testing.T) {
+	var b bytes.Buffer
+	if err := Pairs(&b, [][2]string{{"é", "9 of 10"}, {"", "more"}, {"long", ""}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "é     9 of 10\n      more\nlong  \n"; b.String() != want {
+		t.Errorf("got %q", b.String())
+	}
+}
+
 func TestProgressAwayFromATerminal(t *testing.T) {
 	var b bytes.Buffer
 	p := NewProgress(&b, "pull", true)

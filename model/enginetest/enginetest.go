@@ -25,6 +25,7 @@ func Run(t *testing.T, b model.Backend, path string) {
 	t.Run("fork", s.fork)
 	t.Run("truncate", s.truncate)
 	t.Run("top", s.top)
+	t.Run("each", s.each)
 	t.Run("bad input", s.badInput)
 	t.Run("cancel", s.cancel)
 	t.Run("context full", s.contextFull)
@@ -217,6 +218,26 @@ func (s *suite) top(t *testing.T) {
 	}
 }
 
+// each: the best after each of the last tokens are those that one token at a time gives.
+func (s *suite) each(t *testing.T) {
+	ids := s.text(11, 12)
+	const last, k = 5, 3
+	each := make([][]model.Scored, last)
+	for i := range each {
+		each[i] = make([]model.Scored, k)
+	}
+	forward(t, s.got, model.Input{Cache: cache(t, s.got), Tokens: ids, Each: each})
+	for i := range each {
+		want := make([]model.Scored, k)
+		forward(t, s.got, model.Input{Cache: cache(t, s.got), Tokens: ids[:len(ids)-last+1+i], Top: want})
+		for j := range want {
+			if each[i][j] != want[j] {
+				t.Fatalf("token %d: number %d is %+v, want %+v", i, j, each[i][j], want[j])
+			}
+		}
+	}
+}
+
 func (s *suite) badInput(t *testing.T) {
 	c := cache(t, s.got)
 	for name, batch := range map[string][]model.Input{
@@ -226,6 +247,7 @@ func (s *suite) badInput(t *testing.T) {
 		"token too large":    {{Cache: c, Tokens: []int32{int32(s.cfg.VocabSize)}}},
 		"room for 3 logits":  {{Cache: c, Tokens: []int32{1}, Logits: make([]float32, 3)}},
 		"room for 1 hidden":  {{Cache: c, Tokens: []int32{1}, Hidden: make([]float32, 1)}},
+		"too many of each":   {{Cache: c, Tokens: []int32{1}, Each: make([][]model.Scored, 2)}},
 		"one cache twice":    {{Cache: c, Tokens: []int32{1}}, {Cache: c, Tokens: []int32{2}}},
 		"another's cache":    {{Cache: cache(t, s.want), Tokens: []int32{1}}},
 		"second input wrong": {{Cache: c, Tokens: []int32{1}}, {Tokens: []int32{2}}},

@@ -68,7 +68,8 @@ class BitnetForCausalLM(LlamaForCausalLM):
                 LlamaRMSNorm(layer.mlp.down_proj.in_features, eps=config.rms_norm_eps), layer.mlp.down_proj)
 
     @classmethod
-    def from_pretrained(cls, folder, dtype):
+    def from_pretrained(cls, folder, dtype=None):
+        """dtype None: as the file has it."""
         from safetensors.torch import load_file
 
         with open(os.path.join(folder, "config.json")) as f:
@@ -83,7 +84,7 @@ class BitnetForCausalLM(LlamaForCausalLM):
             if tail:
                 number, _, rest = tail.partition(".")
                 name = f"{head}.layers.{number}.{RENAME.get(rest, rest)}"
-            state[name] = t.to(dtype)
+            state[name] = t.to(dtype or t.dtype)
         if config.tie_word_embeddings:
             state["lm_head.weight"] = state["model.embed_tokens.weight"]
         model.load_state_dict(state, strict=True, assign=True)  # assign: RoPE's inverse frequencies stay float32

@@ -72,7 +72,7 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
     if config["architectures"][0] == "BitnetForCausalLM":
         import onebitllm
 
-        model = onebitllm.BitnetForCausalLM.from_pretrained(folder, dtype=held)
+        model = onebitllm.BitnetForCausalLM.from_pretrained(folder, dtype=None if upcast_per_layer else dtype)
     else:
         from transformers import AutoModelForCausalLM
 
@@ -87,7 +87,7 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
             quantize_online(model)
     model.eval()
     if upcast_per_layer:
-        widen_on_use(model, dtype)
+        widen_on_use(model, folder, dtype)
     return model
 
 
@@ -103,22 +103,35 @@ def quantize_online(model):
             model.set_submodule(name, new)
 
 
-def widen_on_use(model, dtype):
-    """Makes each block, the final norm and the head compute in dtype while resting in bfloat16."""
+def widen_on_use(model, folder, dtype):
+    """Makes each block, the final norm and the head compute in dtype while their weights rest in bfloat16.
 
-    def set_dtype(module, to):
-        for m in module.modules():
-            if isinstance(getattr(m, "dtype", None), type(to)) and "dtype" in m.__dict__:
-                m.dtype = to  # transformers' BitLinear unpacks to its own dtype
-        module.to(to)
+    Tensors that the file holds in another float type (trit writes scales in float32) are read again as they are:
+    through bfloat16 they would be rounded.
+    """
+    from safetensors import safe_open
+
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".safetensors") and not file.startswith("reference"):
+            with safe_open(os.path.join(folder, file), framework="pt") as f:
+                for name in f.keys():
+                    if f.get_slice(name).get_dtype() in ("F32", "F16") and name in state:
+                        state[name].data = f.get_tensor(name).to(dtype)
 
     def before(module, args):
-        set_dtype(module, dtype)
+        for m in module.modules():
+            if "dtype" in m.__dict__:
+                m.dtype = dtype  # transformers' BitLinear unpacks to its own dtype
+            for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]:
+                if t.is_floating_point():
+                    t.resting, t.data = t.data, t.data.to(dtype)
 
     def after(module, args, output):
-        import torch
-
-        set_dtype(module, torch.bfloat16)
+        for t in [*module.parameters(), *module.buffers()]:
+            if t.is_floating_point():
+                t.data = t.resting
+                del t.resting
 
     for module in [*model.model.layers, model.model.norm, model.lm_head]:
         module.register_forward_pre_hook(before)
@@ -170,12 +183,11 @@ def greedy(model, ids, count):
     from transformers import GenerationConfig
 
     config = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=count, eos_token_id=None,
-                              pad_token_id=0, use_cache=True)
+                              pad_token_id=0, use_cache=True, return_dict_in_generate=True, output_logits=True)
     model.generation_config = config  # the folder's own would add its eos ids
     x = torch.tensor([ids])
     with torch.no_grad():
-        out = model.generate(x, attention_mask=torch.ones_like(x), generation_config=config,
-                             return_dict_in_generate=True, output_logits=True)
+        out = model.generate(x, attention_mask=torch.ones_like(x), generation_config=config)
     new = out.sequences[0, len(ids):]
     assert len(new) == count, f"generate stopped after {len(new)} of {count} tokens"
     top = torch.topk(torch.stack([l[0].float() for l in out.logits]), 2, dim=-1)
@@ -185,7 +197,7 @@ def greedy(model, ids, count):
     return new, second, margins
 
 
-def reference(model, prompts, positions=0, greedy_tokens=64, only_last=False):
+def reference(model, prompts, positions=0, greedy_tokens=64):
     """Tensors of the reference file for prompts (lists of ids)."""
     import torch
 
@@ -228,12 +240,23 @@ def metadata(model, folder, dtype, prompts, compiled, texts=()):
 
 
 def write(path, tensors, meta):
-    from safetensors.torch import save_file
+    """A safetensors file with the header in a fixed order (safetensors' own writer shuffles the metadata)."""
+    import torch
 
-    part = path + ".part"
-    save_file(tensors, part, metadata=meta)
-    os.chmod(part, 0o644)
-    os.replace(part, path)
+    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int32: "I32", torch.uint8: "U8"}
+    header, data, at = {"__metadata__": dict(sorted(meta.items()))}, [], 0
+    # Widest elements first, so that every tensor is aligned.
+    for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):
+        t = tensors[name].contiguous()
+        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        data.append(t.flatten().view(torch.uint8).numpy().tobytes())
+        at += t.nbytes
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    with open(path + ".part", "wb") as f:
+        f.write(len(head).to_bytes(8, "little") + head)
+        f.writelines(data)
+    os.replace(path + ".part", path)
 
 
 def read_prompts(args):

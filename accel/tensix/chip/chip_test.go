@@ -54,6 +54,7 @@ func (w *fakeWindow) Close() error              { return nil }
 func (w *fakeWindow) at(off uint64) [3]uint64 {
 	return [3]uint64{uint64(w.t.X), uint64(w.t.Y), w.t.Addr + off}
 }
+
 func (w *fakeWindow) Read(off uint64, b []byte) {
 	for i := 0; i+4 <= len(b); i += 4 {
 		binary.LittleEndian.PutUint32(b[i:], w.f.words[w.at(off+uint64(i))])

@@ -36,38 +36,38 @@ const minDriver = 2
 // lockIndex is the tt-kmd resource lock that says "trit owns the tiles". 0 to 15 are taken by Ethernet cores.
 const lockIndex = 40
 
-// The kernel's structures (tt-kmd ioctl.h), in its order.
+// The kernel's structures (tt-kmd ioctl.h), in its order; fields that are not used here are blank.
 type (
 	ioDeviceInfo struct {
-		inSize, outSize                           uint32
-		vendor, device, subVendor, subsystem, bdf uint16
-		maxDMALog2, domain, _                     uint16
+		inSize, _                 uint32 // sizes of the caller's output and of the kernel's
+		vendor, device, _, _, bdf uint16 // subsystem vendor and device in between
+		maxDMALog2, domain, _     uint16
 	}
 	ioDriverInfo struct {
-		inSize, outSize, version      uint32
-		major, minor, patch, reserved uint8
+		inSize, _, version     uint32
+		major, minor, patch, _ uint8
 	}
 	ioDMABuf struct {
-		size         uint32
-		index, flags uint8
-		_            [2]uint8
-		_            [2]uint64
-		physical     uint64 // out
-		mapping      uint64
-		outSize, _   uint32
-		noc, _       uint64
+		size     uint32
+		_, flags uint8 // index of the buffer, 0
+		_        [2]uint8
+		_        [2]uint64
+		_        uint64 // out: physical address
+		mapping  uint64
+		_, _     uint32 // size
+		noc, _   uint64
 	}
 	ioPin struct {
 		outSize, flags uint32
 		va, size       uint64
-		physical, noc  uint64 // out
+		_, noc         uint64 // out: physical address, NoC address
 	}
 	ioLock struct {
-		outSize, flags uint32
-		index          uint8
-		_              [3]uint8
-		value          uint8 // out
-		_              [3]uint8
+		outSize, _ uint32 // flags: 0 acquires
+		index      uint8
+		_          [3]uint8
+		value      uint8 // out
+		_          [3]uint8
 	}
 	ioAllocTLB struct {
 		size, _         uint64
@@ -76,11 +76,11 @@ type (
 	}
 	ioFreeTLBArg struct{ id uint32 }
 	ioTLBConfig  struct {
-		addr                                   uint64
-		xEnd, yEnd, xStart, yStart             uint16
-		noc, mcast, ordering, linked, staticVC uint8
-		_                                      [3]uint8
-		_                                      [2]uint32
+		addr                       uint64
+		xEnd, yEnd, xStart, yStart uint16
+		_, mcast, ordering, _, _   uint8 // NoC 0, not linked, no static channel
+		_                          [3]uint8
+		_                          [2]uint32
 	}
 	ioSetTLB struct {
 		id, _  uint32
@@ -88,16 +88,16 @@ type (
 		_      uint64 // out
 	}
 	ioCleanup struct {
-		argsz, flags       uint32
-		enabled, x, y, noc uint8
-		_                  uint32
-		addr, data         uint64
+		argsz, _         uint32
+		enabled, x, y, _ uint8 // NoC 0
+		_                uint32
+		addr, data       uint64
 	}
 	ioPower struct {
-		argsz, flags uint32
-		_, validity  uint8
-		powerFlags   uint16
-		settings     [14]uint16
+		argsz, _    uint32
+		_, validity uint8
+		powerFlags  uint16
+		_           [14]uint16 // settings, none valid
 	}
 )
 
@@ -107,7 +107,16 @@ const (
 	powerTensix               // Tensix tiles clocked
 )
 
-const devDir = "/dev/tenstorrent"
+// What tests replace: where device files are, and the system call.
+var (
+	devDir   = "/dev/tenstorrent"
+	sysIoctl = func(f *os.File, req uintptr, arg unsafe.Pointer) error {
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(arg)); e != 0 {
+			return e
+		}
+		return nil
+	}
+)
 
 // card is a Blackhole behind tt-kmd. Opening it reads back what the kernel says about it; no card has run this
 // code yet (see docs/blackhole.md).
@@ -121,10 +130,7 @@ type card struct {
 }
 
 func ioctl[T any](f *os.File, req uintptr, arg *T) error {
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(arg))); e != 0 {
-		return e
-	}
-	return nil
+	return sysIoctl(f, req, unsafe.Pointer(arg))
 }
 
 // Cards lists the device files tt-kmd shows, by number.
@@ -203,7 +209,7 @@ func (c *card) start(path string, use bool) error {
 	}
 	ps := ioPower{argsz: uint32(unsafe.Sizeof(ioPower{})), validity: 4, powerFlags: powerMaxClock | powerGDDR | powerTensix}
 	if err := ioctl(c.f, ioSetPowerState, &ps); err != nil {
-		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.4 or later", ErrOldDriver, path, err)
+		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.6 or later", ErrOldDriver, path, err)
 	}
 	return nil
 }
@@ -335,8 +341,8 @@ func (c *card) HostMemory(n int) (HostMemory, error) {
 	}
 	n = (n + 4095) &^ 4095
 	if n <= c.maxDMA {
-		d := ioDMABuf{size: uint32(n), flags: 2} // flag 2: reachable over the NoC
-		if err := ioctl(c.f, ioAllocateDMABuf, &d); err == nil {
+		d := ioDMABuf{size: uint32(n), flags: 2}                               // flag 2: reachable over the NoC
+		if err := ioctl(c.f, ioAllocateDMABuf, &d); err == nil && d.noc != 0 { // a driver that does not know the flag gives no address
 			mem, err := unix.Mmap(int(c.f.Fd()), int64(d.mapping), n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 			if err != nil {
 				return HostMemory{}, fmt.Errorf("driver: %s: mapping a DMA buffer: %w", c.info.Name, err)

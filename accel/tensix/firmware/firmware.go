@@ -22,6 +22,7 @@ type Program struct {
 	Name, Source string
 	Base, Stack  uint32
 	Defines      []string
+	Float        bool // uses the cores' float instructions, which lack division and square root
 }
 
 // Local memory, and the stack in it, is 8 KiB on BRISC and NCRISC, 4 KiB on the TRISCs.
@@ -42,16 +43,16 @@ const (
 
 // Programs lists every image.
 var Programs = []Program{
-	{"mover", "mover.c", BaseBRISC, stackBig, nil},
-	{"unpack", "unpack.c", BaseTRISC0, stackSmall, nil},
-	{"math", "math.c", BaseTRISC1, stackSmall, nil},
-	{"pack", "pack.c", BaseTRISC2, stackSmall, nil},
-	{"sender", "sender.c", BaseNCRISC, stackBig, nil},
-	{"probe0", "probe.c", BaseBRISC, stackBig, []string{"CORE=0"}},
-	{"probe1", "probe.c", BaseTRISC0, stackSmall, []string{"CORE=1"}},
-	{"probe2", "probe.c", BaseTRISC1, stackSmall, []string{"CORE=2"}},
-	{"probe3", "probe.c", BaseTRISC2, stackSmall, []string{"CORE=3"}},
-	{"probe4", "probe.c", BaseNCRISC, stackBig, []string{"CORE=4"}},
+	{"mover", "mover.c", BaseBRISC, stackBig, nil, false},
+	{"unpack", "unpack.c", BaseTRISC0, stackSmall, nil, false},
+	{"math", "math.c", BaseTRISC1, stackSmall, nil, false},
+	{"pack", "pack.c", BaseTRISC2, stackSmall, nil, false},
+	{"sender", "sender.c", BaseNCRISC, stackBig, nil, true},
+	{"probe0", "probe.c", BaseBRISC, stackBig, []string{"CORE=0"}, false},
+	{"probe1", "probe.c", BaseTRISC0, stackSmall, []string{"CORE=1"}, false},
+	{"probe2", "probe.c", BaseTRISC1, stackSmall, []string{"CORE=2"}, false},
+	{"probe3", "probe.c", BaseTRISC2, stackSmall, []string{"CORE=3"}, false},
+	{"probe4", "probe.c", BaseNCRISC, stackBig, []string{"CORE=4"}, false},
 }
 
 // Image returns an embedded image, whole words.
@@ -89,15 +90,26 @@ func Build(dir string, p Program) ([]byte, error) {
 	}
 	defer os.RemoveAll(tmp)
 	src, elf, bin := filepath.Join(dir, "src"), filepath.Join(tmp, "a.elf"), filepath.Join(tmp, "a.bin")
-	args := []string{
-		"-march=rv32im", "-mabi=ilp32", "-Os", "-ffreestanding", "-nostdlib", "-nostartfiles", "-fno-builtin", "-fno-pic",
-		"-mno-relax", "-msmall-data-limit=0", "-fno-tree-loop-distribute-patterns", "-Wall", "-Werror",
-		fmt.Sprintf("-DSTACK=%#x", p.Stack), "-Wl,-T," + filepath.Join(src, "link.ld"), fmt.Sprintf("-Wl,--defsym=BASE=%#x", p.Base), "-Wl,--build-id=none",
+	march := []string{"-march=rv32im"}
+	if p.Float { // division comes from libgcc's integer routine
+		march = []string{"-march=rv32imf", "-mno-fdiv", "-ffp-contract=off", "-fno-math-errno"}
 	}
+	args := append(march,
+		"-mabi=ilp32", "-Os", "-ffreestanding", "-nostdlib", "-nostartfiles", "-fno-builtin", "-fno-pic",
+		"-mno-relax", "-msmall-data-limit=0", "-fno-tree-loop-distribute-patterns", "-Wall", "-Werror",
+		fmt.Sprintf("-DSTACK=%#x", p.Stack), "-Wl,-T,"+filepath.Join(src, "link.ld"), fmt.Sprintf("-Wl,--defsym=BASE=%#x", p.Base), "-Wl,--build-id=none",
+	)
 	for _, d := range p.Defines {
 		args = append(args, "-D"+d)
 	}
 	args = append(args, "-o", elf, filepath.Join(src, "start.S"), filepath.Join(src, p.Source))
+	if p.Float {
+		lib, err := exec.Command(tool+"gcc", "-march=rv32im", "-mabi=ilp32", "-print-libgcc-file-name").Output()
+		if err != nil {
+			return nil, fmt.Errorf("firmware: %s: libgcc: %w", p.Name, err)
+		}
+		args = append(args, strings.TrimSpace(string(lib)))
+	}
 	if out, err := exec.Command(tool+"gcc", args...).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("firmware: %s: %w\n%s", p.Name, err, out)
 	}

@@ -16,13 +16,18 @@ const (
 
 // L1 addresses, as in firmware/src/job.h.
 const (
-	TileAt  = 0x16000 // Tile
-	JobAt   = 0x16100 // Job
-	BellAt  = 0x16180 // job number; written last
-	PartsAt = 0x17000 // Parts
-	lineAt  = 0x16200
-	DataAt  = 0x18000 // activations, then results, then weights
-	DataEnd = 0x17C000
+	TileAt     = 0x16000 // Tile
+	JobAt      = 0x16100 // Job
+	BellAt     = 0x16180 // job number; written last
+	PartsAt    = 0x17000 // Parts
+	lineAt     = 0x16200
+	VectorAt   = 0x16480 // Vector
+	ScalesAt   = 0x16500 // float32 [2][32]
+	TilesAt    = 0x16A00 // coordinates of all tiles
+	StageBytes = 64      // from one stage's Job to the next
+	StageParts = 16      // Parts of the second stage come after so many
+	DataAt     = 0x18000 // activations, then results, then weights
+	DataEnd    = 0x17C000
 )
 
 // Counter lines.
@@ -61,7 +66,8 @@ type Job struct {
 	X               uint32
 	Out, OutSlots   uint32
 	Ring, RingSlots uint32
-	Parts           uint32
+	Parts, First    uint32
+	More            uint32
 }
 
 // Part is one matrix of a job.
@@ -73,11 +79,23 @@ type Part struct {
 	_               [2]uint32
 }
 
+// Vector is the vector step of a feed-forward block between a job's two stages (firmware/src/vector.h).
+type Vector struct {
+	Tokens, Cols        uint32
+	Eps                 uint32
+	Norm                uint32
+	H, Q, Gather, Table uint32
+	Rect                uint32
+	Master              uint32
+	TilesAt             uint32
+	MaxLo, MaxHi        uint32
+}
+
 // MaxParts is how many matrices a job can have.
 const MaxParts = 32
 
 // Words is the little-endian image of a structure.
-func Words[T Tile | Job | Part](v *T) []byte {
+func Words[T Tile | Job | Part | Vector](v *T) []byte {
 	n := int(unsafe.Sizeof(*v))
 	b := make([]byte, n)
 	for i, w := range unsafe.Slice((*uint32)(unsafe.Pointer(v)), n/4) {

@@ -36,10 +36,10 @@ func CheckTernary(cols int) error {
 	switch {
 	case cols <= 0:
 		return fmt.Errorf("kernels: a matrix with %d columns", cols)
-	case PadK(cols) > MaxK:
-		return fmt.Errorf("kernels: %d columns: the tiles' unpackers reach %d; this model needs the CPU engine", cols, MaxK)
-	case 128*cols >= 1<<24:
-		return fmt.Errorf("kernels: %d columns: sums could pass 2^24, where fp32 stops being exact", cols)
+	case cols >= 1<<24:
+		return fmt.Errorf("kernels: %d columns: sums could pass 2^31; this model needs the CPU engine", cols)
+	case 128*MaxK >= 1<<24: // of one segment, in fp32
+		panic("kernels: a segment's sums could pass 2^24")
 	}
 	return nil
 }
@@ -49,12 +49,20 @@ func CheckInt8(cols int) error {
 	switch {
 	case cols <= 0:
 		return fmt.Errorf("kernels: a matrix with %d columns", cols)
-	case PadK(cols) > MaxK:
-		return fmt.Errorf("kernels: %d columns: the tiles' unpackers reach %d; this model needs the CPU engine", cols, MaxK)
 	case 127*127*cols >= 1<<31:
-		return fmt.Errorf("kernels: %d columns: sums could pass 2^31", cols)
+		return fmt.Errorf("kernels: %d columns of int8: sums could pass 2^31; leave the head to the host", cols)
 	}
 	return nil
+}
+
+// Segments cuts a matrix's columns into runs that the unpackers reach; the host adds their sums.
+func Segments(cols int) (first []int) {
+	n := (PadK(cols) + MaxK - 1) / MaxK
+	step := PadK((cols + n - 1) / n)
+	for c := 0; c < cols; c += step {
+		first = append(first, c)
+	}
+	return first
 }
 
 // TernaryChunkBytes and Int8ChunkBytes are what one chunk takes in GDDR: 2 and 8 bits a weight, padding included.
@@ -67,15 +75,16 @@ func Int8ChunkBytes(cols int) int { return ChunkRows * PadK(cols) }
 //
 //	dst   [TernaryChunkBytes(cols)]  32×32 tiles in order of k; in a tile four 16×16 faces (k lo n lo, k lo n hi,
 //	                                 k hi n lo, k hi n hi); in a face row k, column n; two bits each, 01 = +1, 11 = -1
-//	t16   the matrix [rows, cols] in layout T16 (see internal/kernel): 64 bytes for 16 rows × 16 columns, byte 4r+j
+//	t16   a matrix [rows, all] in layout T16 (see internal/kernel): 64 bytes for 16 rows × 16 columns, byte 4r+j
 //	      has code+1 of row r, column 4i+j in bits 2i, 2i+1
+//	col   the first of the cols columns that are wanted, a multiple of 16
 //
 // A 16×16 face is the transpose of a T16 block. Rows and columns past the matrix become 0.
-func PackTernary(dst, t16 []byte, rows, cols, g int) {
-	if len(dst) != TernaryChunkBytes(cols) {
-		panic("kernels: wrong chunk length")
+func PackTernary(dst, t16 []byte, rows, all, col, cols, g int) {
+	if len(dst) != TernaryChunkBytes(cols) || col%16 != 0 || col+cols > all {
+		panic("kernels: wrong chunk")
 	}
-	steps := (cols + 15) / 16
+	row, first, steps := (all+15)/16, col/16, (cols+15)/16
 	for half := range 2 { // n lo, n hi
 		tile := 2*g + half
 		for s := range PadK(cols) / 16 {
@@ -84,7 +93,7 @@ func PackTernary(dst, t16 []byte, rows, cols, g int) {
 				clear(face)
 				continue
 			}
-			transpose(face, t16[(tile*steps+s)*64:][:64])
+			transpose(face, t16[(tile*row+first+s)*64:][:64])
 		}
 	}
 }
@@ -213,11 +222,12 @@ func OutBytes(rows int) int { return 4 * ChunkRows * rows }
 
 // UnpackOut turns some of a chunk's results into integers.
 //
-//	y    [tokens, stride]  receives outputs first to first+n of the chunk in its first n columns
+//	y    [tokens, stride]  receives outputs first to first+n of the chunk in its first n columns; with add on top of
+//	     what is there
 //	src  [OutBytes]  fp32 or sign-and-magnitude int32: one token contiguous, else [r/8][n half][8][16]
 //
 // A result that is not an integer is an error: the device did not do what it should.
-func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, first, n int) error {
+func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, first, n int, add bool) error {
 	rows := Rows(tokens)
 	for r := range tokens {
 		out := y[r*stride:][:n]
@@ -233,6 +243,9 @@ func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, first, n in
 				if v>>31 != 0 {
 					m = -m
 				}
+				if add {
+					m += out[i]
+				}
 				out[i] = m
 				continue
 			}
@@ -240,6 +253,9 @@ func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, first, n in
 			m := int32(f)
 			if float32(m) != f || m > 1<<24 || m < -1<<24 {
 				return fmt.Errorf("kernels: the device returned %v (%#08x) for output %d of token %d, which is no integer", f, v, o, r)
+			}
+			if add {
+				m += out[i]
 			}
 			out[i] = m
 		}

@@ -38,7 +38,7 @@ func TestPackTernaryAgainstDefinition(t *testing.T) {
 		w := t16(codes, rows, cols)
 		dst := make([]byte, TernaryChunkBytes(cols))
 		for g := range Chunks(rows) {
-			PackTernary(dst, w, rows, cols, g)
+			PackTernary(dst, w, rows, cols, 0, cols, g)
 			for n := range ChunkRows {
 				for k := range PadK(cols) {
 					i := k/32*1024 + k%32/16*512 + n/16*256 + k%16*16 + n%16
@@ -64,7 +64,8 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	}
 	for _, c := range []struct{ name, fields string }{
 		{"tile", "index tiles bank rank host host_lo host_hi"},
-		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts"},
+		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more"},
+		{"vector", "tokens cols eps norm h q gather table rect master tiles_at max_lo max_hi"},
 		{"part", "chunks weights stride turn dst_lo dst_hi pad[2]"},
 	} {
 		m := regexp.MustCompile(`(?s)struct ` + c.name + ` \{(.*?)\};`).FindStringSubmatch(string(src))
@@ -75,7 +76,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		}
 	}
 	for at, pat := range map[uint64]string{
-		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB \(\(volatile struct job \*\)(0x\w+)\)`,
+		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB\(stage\) \(\(volatile struct job \*\)\((0x\w+)`, VectorAt: `VECTOR \(\(volatile struct vector \*\)(0x\w+)\)`, ScalesAt: `SCALES (0x\w+)u`,
 		PartsAt: `PART\(i\) \(\(volatile struct part \*\)\((0x\w+)`, BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
 	} {
 		m := regexp.MustCompile(pat).FindStringSubmatch(string(src))
@@ -131,11 +132,11 @@ func TestExactnessConditionsAreHeld(t *testing.T) {
 		want string
 	}{
 		{CheckTernary(6912), ""},
-		{CheckTernary(MaxK), ""},
-		{CheckTernary(MaxK + 1), "reach 8064"},
+		{CheckTernary(23040), ""},
+		{CheckTernary(1 << 24), "pass 2^31"},
 		{CheckTernary(0), "0 columns"},
 		{CheckInt8(2560), ""},
-		{CheckInt8(9000), "reach 8064"},
+		{CheckInt8(1 << 18), "pass 2^31"},
 	} {
 		if c.want == "" && c.err != nil || c.want != "" && (c.err == nil || !strings.Contains(c.err.Error(), c.want)) {
 			t.Errorf("got %v, want %q", c.err, c.want)
@@ -149,7 +150,7 @@ func TestExactnessConditionsAreHeld(t *testing.T) {
 	if err := PackInt8(make([]byte, Int8ChunkBytes(128)), w, 128); err == nil {
 		t.Error("-128 was accepted as an int8 weight")
 	}
-	if err := UnpackOut(make([]int32, 1), 1, Ternary, []byte{0, 0, 0, 0x3F}, 1, 0, 1); err == nil {
+	if err := UnpackOut(make([]int32, 1), 1, Ternary, []byte{0, 0, 0, 0x3F}, 1, 0, 1, false); err == nil {
 		t.Error("0.5 was accepted as a sum")
 	}
 	for _, rows := range []int{1, 8, 32} {
@@ -169,6 +170,43 @@ func BenchmarkPackTernary(b *testing.B) {
 	dst := make([]byte, TernaryChunkBytes(cols))
 	b.SetBytes(int64(len(dst)))
 	for b.Loop() {
-		PackTernary(dst, w, rows, cols, 1)
+		PackTernary(dst, w, rows, cols, 0, cols, 1)
+	}
+}
+
+// The columns of a segment are what PackTernary packs, and segments cover the matrix once.
+func TestSegmentsCoverTheMatrix(t *testing.T) {
+	for _, cols := range []int{1, 128, 2560, 6912, MaxK, MaxK + 1, 8640, 14336, 23040} {
+		first := Segments(cols)
+		for i, c := range first {
+			end := cols
+			if i+1 < len(first) {
+				end = first[i+1]
+			}
+			if c%16 != 0 || end <= c || PadK(end-c) > MaxK || first[0] != 0 {
+				t.Errorf("%d columns: segments at %v", cols, first)
+			}
+		}
+	}
+	rng := rand.New(rand.NewPCG(3, 3))
+	const rows, cols, col, n = 40, 400, 176, 208
+	codes := make([]int8, rows*cols)
+	part := make([]int8, 0, rows*n)
+	for i := range codes {
+		codes[i] = int8(rng.IntN(3) - 1)
+		if i%cols >= col && i%cols < col+n {
+			part = append(part, codes[i])
+		}
+	}
+	a, b := make([]byte, TernaryChunkBytes(n)), make([]byte, TernaryChunkBytes(n))
+	w, v := t16(codes, rows, cols), t16(part, rows, n)
+	for g := range Chunks(rows) {
+		PackTernary(a, w, rows, cols, col, n, g)
+		PackTernary(b, v, rows, n, 0, n, g)
+		for i := range a {
+			if a[i] != b[i] {
+				t.Fatalf("chunk %d: byte %d is %#x, want %#x", g, i, a[i], b[i])
+			}
+		}
 	}
 }

@@ -13,8 +13,10 @@ import (
 
 type V = reg.VecVirtual
 
-var consts operand.Mem
-var constAt = map[uint32]int{}
+var (
+	consts  operand.Mem
+	constAt = map[uint32]int{}
+)
 
 // c returns the memory operand of a constant broadcast to 8 lanes.
 func c(v float32) operand.Mem { return bits(math.Float32bits(v)) }

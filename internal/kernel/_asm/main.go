@@ -1,7 +1,7 @@
-// Command _asm writes the amd64 kernels of package kernel: one .s file per group of kernels and one Go
-// file with their declarations. Run it with go generate ./internal/kernel.
+// Command _asm writes the assembly of package kernel: a .s file per group of kernels and, per port, one Go file
+// with their declarations. Run it with go generate ./internal/kernel.
 //
-// Facts that hold for all of them: no legacy SSE mnemonic (mixing it with VEX code costs a state change),
+// Facts that hold for all amd64 functions: no legacy SSE mnemonic (mixing it with VEX code costs a state change),
 // VZEROUPPER before every RET, unaligned loads throughout, and nothing is read or written past the end of
 // a slice: tails go through masked moves.
 package main
@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -41,15 +42,27 @@ var groups = []struct {
 	{"ternary_amd64.s", ternary},
 	{"screen_amd64.s", screen},
 	{"dense_amd64.s", dense},
+	{"attention_amd64.s", attention},
+	{"elementwise_amd64.s", elementwise},
+	{"sparse_amd64.s", sparse},
 	{"peak_amd64.s", peak},
 }
 
 func main() {
 	log.SetFlags(0)
 	dir := os.Args[1]
+	writeDecls(filepath.Join(dir, "decl_amd64.go"), writeAMD(dir))
+	writeDecls(filepath.Join(dir, "decl_arm64.go"), writeARM(dir))
+}
+
+var (
+	config  = printer.Config{Name: "go generate ./internal/kernel", Pkg: "kernel"}
+	warning = config.GeneratedWarning()
+)
+
+// writeAMD writes the amd64 kernels and returns their declarations.
+func writeAMD(dir string) []byte {
 	var decls bytes.Buffer
-	cfg := printer.Config{Name: "go generate ./internal/kernel", Pkg: "kernel"}
-	fmt.Fprintf(&decls, "// %s\n\n//go:build !purego\n\npackage kernel\n", cfg.GeneratedWarning())
 	for _, g := range groups {
 		ctx := build.NewContext()
 		ctx.ConstraintExpr("!purego")
@@ -69,17 +82,21 @@ func main() {
 			}
 			fmt.Fprintf(&decls, "//\n//go:noescape\n%s\n", f.Stub())
 		}
-		text, err := printer.NewGoAsm(cfg).Print(file)
+		text, err := printer.NewGoAsm(config).Print(file)
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
 		}
 		write(filepath.Join(dir, g.file), text)
 	}
-	text, err := format.Source(decls.Bytes())
+	return decls.Bytes()
+}
+
+func writeDecls(name string, decls []byte) {
+	text, err := format.Source(fmt.Appendf(nil, "// %s\n\n//go:build !purego\n\npackage kernel\n%s", warning, decls))
 	if err != nil {
 		log.Fatal(err)
 	}
-	write(filepath.Join(dir, "decl_amd64.go"), text)
+	write(name, text)
 }
 
 func write(name string, text []byte) {
@@ -90,7 +107,7 @@ func write(name string, text []byte) {
 
 // checkISA stops when a function needs more than the CPU check of its tier asks for.
 func checkISA(f *ir.Function) {
-	has := []string{"MMX+" /* avo: PREFETCHT0 */, "AVX", "AVX2", "FMA3", "F16C"}
+	has := []string{"MMX+", "CMOV" /* PREFETCHT0, CMOVQ: on every amd64 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if strings.HasSuffix(f.Name, "VNNI") {
 		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
@@ -196,6 +213,8 @@ func (a *asm) splat(t reg.GPVirtual, dst reg.VecVirtual) {
 
 // add moves a pointer.
 func (a *asm) add(r reg.GPVirtual, n int) { a.ADDQ(U32(uint32(n)), r) }
+
+func hex(u uint32) string { return strconv.FormatUint(uint64(u), 16) }
 
 // zero clears a register. avo does not know that VPXORD of a register with itself reads nothing.
 func (a *asm) zero(v reg.VecVirtual) {

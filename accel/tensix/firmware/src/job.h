@@ -25,9 +25,10 @@ struct job {
   u32 x;               // L1: activations
   u32 out, out_slots;  // L1: ring of finished chunks
   u32 ring, ring_slots;  // L1: ring of weight chunks
-  u32 parts;           // matrices
+  u32 parts, first;    // matrices: PART(first) and on
+  u32 more;            // 1: its results go through the vector step into the next stage, JOB(1)
 };
-#define JOB ((volatile struct job *)0x16100)
+#define JOB(stage) ((volatile struct job *)(0x16100 + 64 * (stage)))
 #define BELL 0x16180u  // job number; written last, starts the job
 
 // A matrix of the job. The tiles take its chunks in turn, tile number `turn` the first: so the matrices of a job, one
@@ -56,6 +57,27 @@ enum {
 enum { CORE_MOVER, CORE_UNPACK, CORE_MATH, CORE_PACK, CORE_SENDER };
 enum { READY = 0x7121 };
 
+// The vector step between two stages, in vector.h.
+struct vector {
+  u32 tokens, cols;  // real rows, and columns: 32 times the chunks of each of the two matrices
+  u32 eps;           // of the norm, float32
+  u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]
+  u32 h, q, gather, table;  // L1: [chunks][rows][32] float32; one piece; [owned rows][cols] float32; [tiles][32]
+  u32 rect;          // multicast rectangle of all tiles: start << 12 | end
+  u32 master;        // coordinates of tile 0
+  u32 tiles_at;      // L1: coordinates of all tiles
+  u32 max_lo, max_hi;  // host address for the rows' largest magnitudes
+};
+#define VECTOR ((volatile struct vector *)0x16480)
+#define SCALES 0x16500u     // float32 [2][32]: what a sum of the first and of the second matrix is worth, by row
+#define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r
+#define ARRIVED(i) (0x17400u + 16u * (i))  // on tile 0: the last meeting that tile i came to
+#define RELEASE 0x17D00u    // the last meeting that is over
+#define LARGEST 0x17D80u    // [32] largest magnitudes of all tiles
+#define MINE 0x17E00u       // [32] of this tile
+#define NOTE 0x17E80u       // a line to send
+#define X_READY 0x17F00u    // job whose second stage's activations are there
+
 // This tile's first chunk of a matrix, and how many it has: every `tiles`-th from there on.
 static inline u32 my_first(u32 part) {
   u32 t = TILE->tiles, i = TILE->index, turn = PART(part)->turn;
@@ -65,9 +87,9 @@ static inline u32 my_chunks(u32 part) {
   u32 t = TILE->tiles, c = PART(part)->chunks, i = my_first(part);
   return c > i ? (c - i + t - 1) / t : 0;
 }
-static inline u32 all_chunks(void) {
+static inline u32 all_chunks(u32 stage) {
   u32 n = 0;
-  for (u32 p = 0; p < JOB->parts; p++) n += my_chunks(p);
+  for (u32 p = 0; p < JOB(stage)->parts; p++) n += my_chunks(JOB(stage)->first + p);
   return n;
 }
 static inline u32 out_bytes(u32 rows) { return 128 * rows; }

@@ -31,59 +31,63 @@ int main(void) {
   u32 job = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = all_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
-    if (n) {
-      u32 src = int8 ? 14 : 5, dst = int8 ? 8 : 0;
-      CFG(0) = 0;
-      CFG(1) = src << 17 | src << 21 | dst << 25 | 1u << 29 | 1u << 30 | int8 << 31;
-      CFG(2) = 0;
-      cfg_done(2);
-      INSN(T_STALLWAIT(HOLD_MATH | HOLD_CFG, IDLE_CFG));
-      INSN(T_SEMINIT(2, SEM_DST));
-      if (int8) { INSN(T_SETC16(2, 0)); } else { INSN(T_SETC16(2, 1)); } // ternary: SrcA is bf16 because we say so
-      INSN(T_SETC16(3, 0));
-      INSN(T_SETC16(7, 0));
-      if (wide) {
-        MODIFIER(0, 0, 16, 0, 0);   // next group of tokens
-        MODIFIER(1, 16, 16, 0, 0);  // next face, same k
-        MODIFIER(2, 16, 24, 0, 0);  // next face, next k
-        MODIFIER(3, 16, 8, 0, 1);   // next tile
-        MODIFIER(4, 16, 8, 1, 0);   // the same tile in the next phase
-      } else {
-        MODIFIER(0, 16, 0, 0, 0);   // next face, same k
-        MODIFIER(1, 16, 8, 0, 0);   // next face, next k
-        MODIFIER(3, 16, 8, 0, 1);   // next tile
-        MODIFIER(4, 16, 56, 1, 0);  // the same tile in the next phase: 8 rows back
-      }
-      INSN(T_SETRWC_ZERO);
-    }
-    for (u32 c = 0; c < n; c++) {
-      INSN(T_SEMWAIT(HOLD_MATH | HOLD_SYNC, SEM_DST, WHILE_FULL));
-      INSN(T_STALLWAIT(HOLD_CFG, IDLE_MATH));
-      if (c & 1) { INSN(T_SETC16(1, 512)); } else { INSN(T_SETC16(1, 0)); }  // the other half of Dst
-      INSN(T_ZEROACC16(0));
-      if (wide) {
-        INSN(T_ZEROACC16(1));
-        INSN(T_ZEROACC16(2));
-        INSN(T_ZEROACC16(3));
-        for (u32 k = 0; k < kt; k++) {
-          if (int8) { TILE32(4, 0); TILE32(4, 0); TILE32(4, 0); }
-          TILE32(3, 3);
-        }
-      } else for (u32 k = 0; k < kt; k += 4) {
-        if (int8) {
-          TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 1);
-          TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 1);
-          TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 1);
-          TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 3);
+    for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
+      volatile struct job *j = JOB(stage);
+      if (stage) while (peek(X_READY) != job) {} // the packer may still be at Dst and at the semaphore
+      u32 n = all_chunks(stage), kt = j->kt, wide = j->rows == 32, int8 = j->kind == KIND_INT8;
+      if (n) {
+        u32 src = int8 ? 14 : 5, dst = int8 ? 8 : 0;
+        CFG(0) = 0;
+        CFG(1) = src << 17 | src << 21 | dst << 25 | 1u << 29 | 1u << 30 | int8 << 31;
+        CFG(2) = 0;
+        cfg_done(2);
+        INSN(T_STALLWAIT(HOLD_MATH | HOLD_CFG, IDLE_CFG));
+        INSN(T_SEMINIT(2, SEM_DST));
+        if (int8) { INSN(T_SETC16(2, 0)); } else { INSN(T_SETC16(2, 1)); } // ternary: SrcA is bf16 because we say so
+        INSN(T_SETC16(3, 0));
+        INSN(T_SETC16(7, 0));
+        if (wide) {
+          MODIFIER(0, 0, 16, 0, 0);   // next group of tokens
+          MODIFIER(1, 16, 16, 0, 0);  // next face, same k
+          MODIFIER(2, 16, 24, 0, 0);  // next face, next k
+          MODIFIER(3, 16, 8, 0, 1);   // next tile
+          MODIFIER(4, 16, 8, 1, 0);   // the same tile in the next phase
         } else {
-          TILE8(3, 1); TILE8(3, 1); TILE8(3, 1); TILE8(3, 3);
+          MODIFIER(0, 16, 0, 0, 0);   // next face, same k
+          MODIFIER(1, 16, 8, 0, 0);   // next face, next k
+          MODIFIER(3, 16, 8, 0, 1);   // next tile
+          MODIFIER(4, 16, 56, 1, 0);  // the same tile in the next phase: 8 rows back
         }
+        INSN(T_SETRWC_ZERO);
       }
-      INSN(T_STALLWAIT(HOLD_SYNC, IDLE_MATH | IDLE_SFPU));
-      INSN(T_SEMPOST(SEM_DST));
+      for (u32 c = 0; c < n; c++) {
+        INSN(T_SEMWAIT(HOLD_MATH | HOLD_SYNC, SEM_DST, WHILE_FULL));
+        INSN(T_STALLWAIT(HOLD_CFG, IDLE_MATH));
+        if (c & 1) { INSN(T_SETC16(1, 512)); } else { INSN(T_SETC16(1, 0)); }  // the other half of Dst
+        INSN(T_ZEROACC16(0));
+        if (wide) {
+          INSN(T_ZEROACC16(1));
+          INSN(T_ZEROACC16(2));
+          INSN(T_ZEROACC16(3));
+          for (u32 k = 0; k < kt; k++) {
+            if (int8) { TILE32(4, 0); TILE32(4, 0); TILE32(4, 0); }
+            TILE32(3, 3);
+          }
+        } else for (u32 k = 0; k < kt; k += 4) {
+          if (int8) {
+            TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 1);
+            TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 1);
+            TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 1);
+            TILE8(4, 0); TILE8(4, 0); TILE8(4, 0); TILE8(3, 3);
+          } else {
+            TILE8(3, 1); TILE8(3, 1); TILE8(3, 1); TILE8(3, 3);
+          }
+        }
+        INSN(T_STALLWAIT(HOLD_SYNC, IDLE_MATH | IDLE_SFPU));
+        INSN(T_SEMPOST(SEM_DST));
+      }
+      insn_done();
     }
-    insn_done();
     post(LINE(DONE + CORE_MATH), job);
   }
 }

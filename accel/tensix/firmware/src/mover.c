@@ -21,29 +21,33 @@ int main(void) {
   u32 job = 0, filled = 0;
   for (;;) {
     job = next_job(job);
-    u32 bytes = JOB->chunk_bytes, slots = JOB->ring_slots, bank = TILE->bank;
-    u32 ring = JOB->ring, at = ring, slot = 0, n = all_chunks(), c = 0;
-    for (u32 part = 0; part < JOB->parts; part++) {
-      u32 src = PART(part)->weights + TILE->rank * PART(part)->stride;
-      for (u32 left = my_chunks(part); left; left--, c++) {
-        while (filled + c - peek(LINE(FREED)) >= slots) {}
-        for (u32 o = 0; o < bytes; o += PACKET) {
-          u32 k = bytes - o < PACKET ? bytes - o : PACKET;
-          niu_read(NIU_MOVER, 1 + (c & 1), bank, src + o, 0, at + o, k);
-        }
-        src += bytes, at += bytes;
-        if (++slot == slots) slot = 0, at = ring;
-        if (c > 0 && slots > 1) {
-          while (NIU_OUTSTANDING(1 + ((c - 1) & 1))) {}
-          post(LINE(FILLED), filled + c);
-        }
-        if (c + 1 == n || slots == 1) {
-          while (NIU_OUTSTANDING(1 + (c & 1))) {}
-          post(LINE(FILLED), filled + c + 1);
+    for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
+      volatile struct job *j = JOB(stage);
+      while (peek(LINE(FREED)) != filled) {} // the ring may be cut anew
+      u32 bytes = j->chunk_bytes, slots = j->ring_slots, bank = TILE->bank;
+      u32 ring = j->ring, at = ring, slot = 0, n = all_chunks(stage), c = 0;
+      for (u32 part = j->first; part < j->first + j->parts; part++) {
+        u32 src = PART(part)->weights + TILE->rank * PART(part)->stride;
+        for (u32 left = my_chunks(part); left; left--, c++) {
+          while (filled + c - peek(LINE(FREED)) >= slots) {}
+          for (u32 o = 0; o < bytes; o += PACKET) {
+            u32 k = bytes - o < PACKET ? bytes - o : PACKET;
+            niu_read(NIU_MOVER, 1 + (c & 1), bank, src + o, 0, at + o, k);
+          }
+          src += bytes, at += bytes;
+          if (++slot == slots) slot = 0, at = ring;
+          if (c > 0 && slots > 1) {
+            while (NIU_OUTSTANDING(1 + ((c - 1) & 1))) {}
+            post(LINE(FILLED), filled + c);
+          }
+          if (c + 1 == n || slots == 1) {
+            while (NIU_OUTSTANDING(1 + (c & 1))) {}
+            post(LINE(FILLED), filled + c + 1);
+          }
         }
       }
+      filled += n;
     }
-    filled += n;
     post(LINE(DONE + CORE_MOVER), job);
   }
 }

@@ -6,60 +6,63 @@ int main(void) {
   u32 job = 0, packed = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = all_chunks(), rows = JOB->rows, ring = JOB->out, slots = JOB->out_slots, at = ring, slot = 0;
-    u32 fmt = JOB->kind == KIND_INT8 ? 8 : 0; // int32 or fp32, as the accumulator has it
-    if (n) {
-      CFG(12) = 16 * 4 << 16;  // bytes of a row of Dst
-      CFG(13) = 256 * 4 | 1024 * 4 << 16;
-      CFG(18) = 1;             // Dst is 32 bits wide
-      CFG(20) = 0;
-      CFG(24) = 0xFFFF;        // no masking at edges
-      CFG(28) = 16 << 8;
-      CFG(68) = 4 << 16;
-      CFG(70) = 1 | fmt << 4 | fmt << 8;
-      CFG(71) = 0;
-      cfg_done(71);
-      INSN(T_STALLWAIT(HOLD_PACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
-      INSN(T_SETC16(37, 4));                          // modifier 0: four rows on
-      INSN(T_SETC16(38, 1 << 5 | 1 << 11 | 1 << 13)); // 1: back to row 0
-      INSN(T_SETC16(39, 8));                          // 2: eight rows on
-      INSN(T_SETADCXY_ZERO(UNIT_PACK));
-      INSN(T_SETADCZW_ZERO(UNIT_PACK));
-      INSN(T_SETADCXX(UNIT_PACK, 15));
-    }
-    for (u32 c = 0; c < n; c++) {
-      while (packed - peek(LINE(SENT)) >= slots) {}
-      u32 v = (at >> 4) - 1;
-      PUSH(T_SETDMAREG(8, v));
-      PUSH(T_SETDMAREG(9, v >> 16));
-      PUSH(T_SETDMAREG(10, c & 1 ? 512 : 0));
-      INSN(T_SETDMAREG(11, 0));
-      INSN(T_STALLWAIT(HOLD_CFG, IDLE_THCON | IDLE_PACK));
-      INSN(T_WRCFG(4, 69));
-      INSN(T_WRCFG(5, 180));
-      INSN(T_NOP);
-      INSN(T_NOP);
-      INSN(T_SEMWAIT(HOLD_TDMA | HOLD_PACK, SEM_DST, WHILE_ZERO));
-      if (rows == 1) {  // row 0 of both halves of n
-        INSN(T_PACR(2, 1, 0));
-        INSN(T_PACR(1, 1, 1));
-      } else {          // four rows at a time
-        if (rows == 32) {
-          INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0));
-          INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0));
-          INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0));
-        }
-        INSN(T_PACR(0, 0, 0));
-        INSN(T_PACR(0, 0, 0));
-        INSN(T_PACR(0, 0, 0));
-        INSN(T_PACR(1, 0, 1));
+    for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
+      volatile struct job *j = JOB(stage);
+      u32 n = all_chunks(stage), rows = j->rows, ring = j->out, slots = j->out_slots, at = ring, slot = 0;
+      u32 fmt = j->kind == KIND_INT8 ? 8 : 0; // int32 or fp32, as the accumulator has it
+      if (n) {
+        CFG(12) = 16 * 4 << 16;  // bytes of a row of Dst
+        CFG(13) = 256 * 4 | 1024 * 4 << 16;
+        CFG(18) = 1;             // Dst is 32 bits wide
+        CFG(20) = 0;
+        CFG(24) = 0xFFFF;        // no masking at edges
+        CFG(28) = 16 << 8;
+        CFG(68) = 4 << 16;
+        CFG(70) = 1 | fmt << 4 | fmt << 8;
+        CFG(71) = 0;
+        cfg_done(71);
+        INSN(T_STALLWAIT(HOLD_PACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
+        INSN(T_SETC16(37, 4));                          // modifier 0: four rows on
+        INSN(T_SETC16(38, 1 << 5 | 1 << 11 | 1 << 13)); // 1: back to row 0
+        INSN(T_SETC16(39, 8));                          // 2: eight rows on
+        INSN(T_SETADCXY_ZERO(UNIT_PACK));
+        INSN(T_SETADCZW_ZERO(UNIT_PACK));
+        INSN(T_SETADCXX(UNIT_PACK, 15));
       }
-      INSN(T_STALLWAIT(HOLD_SYNC, IDLE_PACK));
-      INSN(T_SEMGET(SEM_DST));
-      insn_done(); // the chunk is in L1
-      post(LINE(PACKED), ++packed);
-      at += out_bytes(rows);
-      if (++slot == slots) slot = 0, at = ring;
+      for (u32 c = 0; c < n; c++) {
+        while (packed - peek(LINE(SENT)) >= slots) {}
+        u32 v = (at >> 4) - 1;
+        PUSH(T_SETDMAREG(8, v));
+        PUSH(T_SETDMAREG(9, v >> 16));
+        PUSH(T_SETDMAREG(10, c & 1 ? 512 : 0));
+        INSN(T_SETDMAREG(11, 0));
+        INSN(T_STALLWAIT(HOLD_CFG, IDLE_THCON | IDLE_PACK));
+        INSN(T_WRCFG(4, 69));
+        INSN(T_WRCFG(5, 180));
+        INSN(T_NOP);
+        INSN(T_NOP);
+        INSN(T_SEMWAIT(HOLD_TDMA | HOLD_PACK, SEM_DST, WHILE_ZERO));
+        if (rows == 1) {  // row 0 of both halves of n
+          INSN(T_PACR(2, 1, 0));
+          INSN(T_PACR(1, 1, 1));
+        } else {          // four rows at a time
+          if (rows == 32) {
+            INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0));
+            INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0));
+            INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0)); INSN(T_PACR(0, 0, 0));
+          }
+          INSN(T_PACR(0, 0, 0));
+          INSN(T_PACR(0, 0, 0));
+          INSN(T_PACR(0, 0, 0));
+          INSN(T_PACR(1, 0, 1));
+        }
+        INSN(T_STALLWAIT(HOLD_SYNC, IDLE_PACK));
+        INSN(T_SEMGET(SEM_DST));
+        insn_done(); // the chunk is in L1
+        post(LINE(PACKED), ++packed);
+        at += out_bytes(rows);
+        if (++slot == slots) slot = 0, at = ring;
+      }
     }
     post(LINE(DONE + CORE_PACK), job);
   }

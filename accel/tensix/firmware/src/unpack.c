@@ -37,33 +37,37 @@ int main(void) {
   u32 job = 0, freed = 0;
   for (;;) {
     job = next_job(job);
-    u32 n = all_chunks(), kt = JOB->kt, wide = JOB->rows == 32, int8 = JOB->kind == KIND_INT8;
-    u32 bytes = JOB->chunk_bytes, slots = JOB->ring_slots, ring = JOB->ring, at = ring, slot = 0;
-    if (n) {
-      if (int8) configure(14, 14, 0, kt, wide ? kt : kt / 4);
-      else configure(15, 5, 1, kt, wide ? kt : kt / 4);
-      set_base(4, 124, JOB->x);
-    }
-    for (u32 c = 0; c < n; c++) {
-      while ((int)(peek(LINE(FILLED)) - freed) <= 0) {}
-      set_base(5, 76, at);
-      INSN(T_SETADCZW_ZERO(UNIT_A | UNIT_B));
-      INSN(T_STALLWAIT(HOLD_UNPACK, IDLE_THCON));
-      if (wide) for (u32 k = 0; k < kt; k++) {
-        INSN(T_UNPACR(1));
-        INSN(T_UNPACR(0));
-      } else for (u32 k = 0; k < kt; k += 4) {
-        INSN(T_UNPACR(1));
-        INSN(T_UNPACR(0));
-        INSN(T_UNPACR(0));
-        INSN(T_UNPACR(0));
-        INSN(T_UNPACR(0));
+    for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
+      volatile struct job *j = JOB(stage);
+      if (stage) while (peek(X_READY) != job) {}
+      u32 n = all_chunks(stage), kt = j->kt, wide = j->rows == 32, int8 = j->kind == KIND_INT8;
+      u32 bytes = j->chunk_bytes, slots = j->ring_slots, ring = j->ring, at = ring, slot = 0;
+      if (n) {
+        if (int8) configure(14, 14, 0, kt, wide ? kt : kt / 4);
+        else configure(15, 5, 1, kt, wide ? kt : kt / 4);
+        set_base(4, 124, j->x);
       }
-      INSN(T_STALLWAIT(HOLD_SYNC | HOLD_THCON, IDLE_UNPACK_A | IDLE_UNPACK_B));
-      insn_done();
-      post(LINE(FREED), ++freed);
-      at += bytes;
-      if (++slot == slots) slot = 0, at = ring;
+      for (u32 c = 0; c < n; c++) {
+        while ((int)(peek(LINE(FILLED)) - freed) <= 0) {}
+        set_base(5, 76, at);
+        INSN(T_SETADCZW_ZERO(UNIT_A | UNIT_B));
+        INSN(T_STALLWAIT(HOLD_UNPACK, IDLE_THCON));
+        if (wide) for (u32 k = 0; k < kt; k++) {
+          INSN(T_UNPACR(1));
+          INSN(T_UNPACR(0));
+        } else for (u32 k = 0; k < kt; k += 4) {
+          INSN(T_UNPACR(1));
+          INSN(T_UNPACR(0));
+          INSN(T_UNPACR(0));
+          INSN(T_UNPACR(0));
+          INSN(T_UNPACR(0));
+        }
+        INSN(T_STALLWAIT(HOLD_SYNC | HOLD_THCON, IDLE_UNPACK_A | IDLE_UNPACK_B));
+        insn_done();
+        post(LINE(FREED), ++freed);
+        at += bytes;
+        if (++slot == slots) slot = 0, at = ring;
+      }
     }
     post(LINE(DONE + CORE_UNPACK), job);
   }

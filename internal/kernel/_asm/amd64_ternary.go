@@ -138,6 +138,11 @@ func ternaryMatMulVNNI(a *asm) {
 		a.SHRQ(Imm(4), steps)
 		w, xp := a.arg("w"), a.copy(x)
 		a.loop(label+"_step", steps, func() {
+			// The prefetcher does not follow two streams well: the next pair is asked for here, into L2.
+			next := a.GP64()
+			a.LEAQ(at(w, tile, 2, 0), next)
+			a.PREFETCHT1(mem(next, 0))
+			a.PREFETCHT1(at(next, tile, 1, 0))
 			v := [2]reg.VecVirtual{a.ZMM(), a.ZMM()}
 			a.VMOVDQU32(mem(w, 0), v[0])
 			a.VMOVDQU32(at(w, tile, 1, 0), v[1])

@@ -1,0 +1,238 @@
+// The vector step of a feed-forward block, on every tile's NCRISC: two stages' worth of host work done by the tiles,
+//
+//   h = relu(g)^2 * u;  y = w * (h / rms(h));  x = round(127 y / max|y|)
+//
+// in float32 and in the order that internal/kernel defines, so that x is the host's to the last bit:
+//
+//   - the sum of squares has 32 lanes of fused multiply-adds, folded 32 -> 1, and belongs to one tile per row; see
+//     square_add
+//   - mean, 1/sqrt and 127/max are single correctly rounded operations
+//
+// The tiles meet four times. A meeting: everybody tells tile 0, tile 0 tells everybody.
+#ifndef VECTOR_H
+#define VECTOR_H
+#include "job.h"
+
+static void acked(u32 want) { while (NIU_ACKS != want) {} }
+
+static void niu_cast(u32 rect, u32 addr, u32 l1, u32 n) {
+  NIU(NIU_SENDER, 0x00) = l1;
+  NIU(NIU_SENDER, 0x04) = 0;
+  NIU(NIU_SENDER, 0x08) = NIU_SELF;
+  NIU(NIU_SENDER, 0x0C) = addr;
+  NIU(NIU_SENDER, 0x10) = 0;
+  NIU(NIU_SENDER, 0x14) = rect;
+  NIU(NIU_SENDER, 0x18) = 0;
+  NIU(NIU_SENDER, 0x1C) = 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 17; // write, acknowledged by every tile, multicast, this tile too
+  NIU(NIU_SENDER, 0x20) = n;
+  niu_go(NIU_SENDER);
+}
+
+static inline float as_float(u32 u) { union { u32 u; float f; } x = {.u = u}; return x.f; }
+static inline u32 as_bits(float f) { union { float f; u32 u; } x = {.f = f}; return x.u; }
+#define F32(a) as_float(REG(a))
+
+// square_root is correctly rounded; x is positive and normal. The core has no such instruction.
+static float square_root(float x) {
+  u32 b = as_bits(x);
+  int e = (int)(b >> 23) - 127;
+  unsigned long long m = (b & 0x7FFFFF) | 0x800000;
+  m <<= e & 1 ? 26 : 25; // an even power of two is left, and a root of 25 bits
+  e = (e - (e & 1)) / 2;
+  unsigned long long root = 0, rest = 0;
+  for (int i = 0; i < 25; i++) {
+    rest = rest << 2 | (m >> 48 & 3);
+    m = m << 2 & ((1ull << 50) - 1);
+    unsigned long long t = root << 2 | 1;
+    root <<= 1;
+    if (rest >= t) rest -= t, root |= 1;
+  }
+  u32 r = root >> 1, half = root & 1; // a root never lies half-way exactly: half decides
+  r += half;
+  return as_float(((u32)(e + 127) << 23) + (r - 0x800000));
+}
+
+// square_add is fma(x, x, a) with one rounding, for a >= 0. The core's own fused multiply-add cuts the product to 24
+// bits, two more and a sticky one before it adds. That is exact as long as the sum's exponent is the larger one, which
+// it is after the first few columns; else both summands are cut and the result may be a last place off, so integers do
+// it. Squares below 2^-126 count as zero.
+static u32 square_slow(u32 x, u32 a);
+static inline u32 square_add(u32 x, u32 a) {
+  if ((int)(a >> 23) >= 2 * (int)(x >> 23 & 0xFF) - 127) return as_bits(__builtin_fmaf(as_float(x), as_float(x), as_float(a)));
+  return square_slow(x, a);
+}
+static __attribute__((noinline)) u32 square_slow(u32 x, u32 a) {
+  int ex = x >> 23 & 0xFF, ea = a >> 23;
+  u32 m = (x & 0x7FFFFF) | 0x800000, ma = (a & 0x7FFFFF) | 0x800000;
+  if (ex < 64) return a; // the square is below 2^-126
+  unsigned long long p = (unsigned long long)m * m << 14; // 2^60 to 2^62; its last bit is worth 2^low
+  int low = 2 * (ex - 127) - 46 - 14;
+  if (ea) {
+    int d = ea - 150 - low; // how far the last bit of a lies above
+    unsigned long long s;
+    if (d > 38) { // a is so large that bits of the square fall off: remember that there were some
+      int n = d - 38;
+      s = n > 63 ? 1 : p >> n | (p << (64 - n) != 0);
+      p = (unsigned long long)ma << 38;
+      low += n;
+    } else if (d >= 0) {
+      s = (unsigned long long)ma << d;
+    } else {
+      int n = -d;
+      s = n > 24 ? 1 : ma >> n | ((ma & ((1u << n) - 1)) != 0);
+    }
+    p += s;
+  }
+  u32 top = p >> 32; // not 0
+  int n = 39 - __builtin_clz(top) + 1; // so many bits go: 24 stay
+  u32 r = p >> n;
+  unsigned long long rest = p << (64 - n), half = 1ull << 63;
+  if (rest > half || (rest == half && (r & 1))) r++;
+  return ((u32)(low + n + 149) << 23) + r; // r brings its leading bit, which counts the exponent up by one
+}
+
+// where output o (0 to 31) of row r lies in a chunk of results
+static inline u32 out_at(u32 rows, u32 r, u32 o) {
+  return rows == 1 ? o : (r >> 3) * 256 + (o >> 4) * 128 + (r & 7) * 16 + (o & 15);
+}
+
+// meet: what this tile did before is done, and so is everybody else's when it returns. The acknowledgements of what
+// was sent before have been awaited. With fold, tile 0 hands out the largest of the tiles' 32 words at MINE.
+static u32 meet(u32 acks, u32 *meeting, u32 fold) {
+  u32 n = ++*meeting, tiles = TILE->tiles, me = TILE->index;
+  if (fold) {
+    drain(MINE + 124);
+    niu_write(NIU_SENDER, VECTOR->master, VECTOR->table + 128 * me, 0, MINE, 128);
+    acked(++acks);
+  }
+  REG(NOTE) = n;
+  drain(NOTE);
+  niu_write(NIU_SENDER, VECTOR->master, ARRIVED(me), 0, NOTE, 16);
+  acked(++acks);
+  if (me == 0) {
+    for (u32 i = 0; i < tiles; i++) while (peek(ARRIVED(i)) != n) {}
+    if (fold) {
+      see();
+      for (u32 r = 0; r < 32; r++) {
+        u32 m = 0;
+        for (u32 i = 0; i < tiles; i++) {
+          u32 v = REG(VECTOR->table + 128 * i + 4 * r);
+          if (v > m) m = v;
+        }
+        REG(MINE + 4 * r) = m;
+      }
+      drain(MINE + 124);
+      niu_cast(VECTOR->rect, LARGEST, MINE, 128);
+      acks += tiles;
+      niu_write(NIU_SENDER, TILE->host, VECTOR->max_lo, VECTOR->max_hi, MINE, 128);
+      acked(++acks);
+    }
+    niu_cast(VECTOR->rect, RELEASE, NOTE, 16);
+    acks += tiles;
+    acked(acks);
+  }
+  while (peek(RELEASE) != n) {}
+  see();
+  return acks;
+}
+
+static u32 vector_step(u32 job, u32 acks, u32 *meeting) {
+  volatile struct job *j = JOB(0);
+  volatile struct vector *v = VECTOR;
+  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, n = my_chunks(0), first = my_first(0);
+  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out;
+  see();
+  // squared ReLU, and each row to the tile that owns it
+  for (u32 c = 0; c < n; c++) {
+    u32 gate = out + c * stride, up = out + (n + c) * stride;
+    for (u32 r = 0; r < tokens; r++) {
+      float sg = F32(SCALES + 4 * r), su = F32(SCALES + 128 + 4 * r);
+      u32 row = h + c * stride + r * 128;
+      for (u32 o = 0; o < 32; o++) {
+        u32 at = 4 * out_at(rows, r, o);
+        float g = F32(gate + at) * sg, u = F32(up + at) * su;
+        if (g < 0) g = 0;
+        g = g * g;
+        REG(row + 4 * o) = as_bits(g * u);
+      }
+      drain(row + 124);
+      u32 owner = r % tiles, to = REG(v->tiles_at + 4 * owner);
+      niu_write(NIU_SENDER, to, v->gather + r / tiles * cols * 4 + (first + c * tiles) * 128, 0, row, 128);
+      acks++;
+    }
+  }
+  acked(acks);
+  acks = meet(acks, meeting, 0);
+  // 1/rms of this tile's rows, to everybody
+  for (u32 r = TILE->index; r < tokens; r += tiles) {
+    u32 a = v->gather + r / tiles * cols * 4;
+    u32 lane[32];
+    for (u32 i = 0; i < 32; i++) lane[i] = 0;
+    for (u32 k = 0; k < cols; k += 32)
+      for (u32 i = 0; i < 32; i++) lane[i] = square_add(REG(a + 4 * (k + i)), lane[i]);
+    for (u32 half = 16; half; half /= 2)
+      for (u32 i = 0; i < half; i++) lane[i] = as_bits(as_float(lane[i]) + as_float(lane[i + half]));
+    float mean = as_float(lane[0]) / (float)cols;
+    float inv = 1.0f / square_root(mean + as_float(v->eps));
+    REG(NOTE) = as_bits(inv);
+    drain(NOTE);
+    niu_cast(v->rect, INVERSE(r), NOTE, 16);
+    acks += tiles;
+    acked(acks);
+  }
+  acks = meet(acks, meeting, 0);
+  // the norm, and the largest magnitudes; the norm's weights come from the tile's own bank
+  for (u32 r = 0; r < 32; r++) REG(MINE + 4 * r) = 0;
+  for (u32 c = 0; c < n; c++) {
+    u32 w = v->q;
+    niu_read(NIU_SENDER, 3, TILE->bank, v->norm + (first + c * tiles) * 128, 0, w, 128);
+    while (NIU_OUTSTANDING(3)) {}
+    see();
+    for (u32 r = 0; r < tokens; r++) {
+      float inv = F32(INVERSE(r));
+      u32 row = h + c * stride + r * 128, m = REG(MINE + 4 * r);
+      for (u32 o = 0; o < 128; o += 4) {
+        float x = F32(row + o) * inv;
+        u32 b = as_bits(F32(w + o) * x);
+        REG(row + o) = b;
+        b &= 0x7FFFFFFF;
+        if (b > m) m = b;
+      }
+      REG(MINE + 4 * r) = m;
+    }
+  }
+  acks = meet(acks, meeting, 1);
+  // int8 as bf16, 16 columns at a time, straight into everybody's activations
+  u32 x = JOB(1)->x, piece = v->q;
+  for (u32 c = 0; c < n; c++) {
+    u32 k = (first + c * tiles) * 32;
+    for (u32 r = 0; r < tokens; r++) {
+      float a = F32(LARGEST + 4 * r);
+      if (a < 1e-5f) a = 1e-5f;
+      float inv = 127.0f / a;
+      u32 row = h + c * stride + r * 128;
+      for (u32 half = 0; half < 2; half++) {
+        for (u32 o = 0; o < 16; o += 2) {
+          u32 pair = 0;
+          for (u32 i = 0; i < 2; i++) {
+            int q;
+            float p = F32(row + half * 64 + 4 * (o + i)) * inv;
+            __asm__("fcvt.w.s %0, %1, rne" : "=r"(q) : "f"(p));
+            if (q > 127) q = 127;
+            if (q < -128) q = -128;
+            pair |= as_bits((float)q) >> 16 << 16 * i;
+          }
+          REG(piece + 2 * o) = pair;
+        }
+        drain(piece + 28);
+        u32 kk = k + 16 * half;
+        u32 at = rows == 32 ? (kk >> 5) * 1024 + (r >> 3) * 256 + (kk >> 4 & 1) * 128 + (r & 7) * 16 : (kk >> 4) * 128 + r * 16;
+        niu_cast(v->rect, x + 2 * at, piece, 32);
+        acks += tiles;
+        acked(acks); // the piece's place is used again
+      }
+    }
+  }
+  return meet(acks, meeting, 0);
+}
+#endif

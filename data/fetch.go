@@ -1,0 +1,116 @@
+package data
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Source is a public text that Fetch knows.
+type Source struct {
+	Name, About string
+	URL         string
+	SHA256      string // of the text; empty: not checked, as the publisher's file changes
+	File        string // what to name it
+	Size        int64  // roughly, to bound the download
+}
+
+// Sources are the texts by name.
+var Sources = []Source{
+	{
+		Name: "shakespeare", About: "tiny Shakespeare, 1.1 MB of plays (Karpathy, char-rnn)", File: "shakespeare.txt", Size: 1115394,
+		URL:    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+		SHA256: "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+	},
+	{
+		Name: "wikitext-2", About: "WikiText-2 raw, training part, 10.9 MB of articles (Merity et al. 2016)", File: "wikitext-2.txt", Size: 12 << 20,
+		URL: "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/train.txt",
+	},
+}
+
+// Fetch stores a source in dir and returns its path. A file that is there already and has the right content is kept. from,
+// when not empty, is a local copy to take instead of the network; url another address.
+func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url string) (string, error) {
+	path := filepath.Join(dir, s.File)
+	if b, err := os.ReadFile(path); err == nil && s.check(b) == nil {
+		return path, nil
+	}
+	var b []byte
+	var err error
+	if from != "" {
+		if b, err = readFile(from); err != nil {
+			return "", fmt.Errorf("data: %w", err)
+		}
+	} else {
+		if url == "" {
+			url = s.URL
+		}
+		if b, err = download(ctx, client, url, 4*s.Size); err != nil {
+			return "", fmt.Errorf("data: %s: %w; without a network give a copy with --from FILE, or train on any text of your own", s.Name, err)
+		}
+		from = url
+	}
+	if err := s.check(b); err != nil {
+		return "", fmt.Errorf("data: %s: %w", from, err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("data: %w", err)
+	}
+	tmp, err := os.CreateTemp(dir, "."+s.File+".tmp*")
+	if err != nil {
+		return "", fmt.Errorf("data: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+		return "", fmt.Errorf("data: %w", err)
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return "", fmt.Errorf("data: %w", err)
+	}
+	return path, nil
+}
+
+func (s *Source) check(b []byte) error {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return ErrEmpty
+	}
+	if s.SHA256 == "" {
+		return nil
+	}
+	sum := sha256.Sum256(b)
+	if got := hex.EncodeToString(sum[:]); got != s.SHA256 {
+		return fmt.Errorf("sha256 %s, want %s: not the file it should be, or cut off", got, s.SHA256)
+	}
+	return nil
+}
+
+func download(ctx context.Context, client *http.Client, url string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %s", url, res.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("GET %s: larger than %d bytes: not the file it should be", url, limit)
+	}
+	return b, err
+}

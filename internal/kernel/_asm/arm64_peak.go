@@ -1,0 +1,32 @@
+package main
+
+func peakARM(a *arm) {
+	const accs = 16
+	loop := func(name, doc string, body func(acc, x, y int)) {
+		a.fn(name, "(turns int)", 0, name+" "+doc)
+		a.arg("turns", "R0")
+		for i := range accs + 2 {
+			a.zero(i)
+		}
+		a.loop("turn", "R0", func() {
+			for i := range accs {
+				body(i, accs, accs+1)
+			}
+		})
+		a.p("RET")
+	}
+	loop("peakInt8NEON", "does 16·8 int8 multiply-adds a turn.", func(acc, x, y int) { a.smlal(acc, x, y) })
+	loop("peakInt8NEONDot", "does 16·16 int8 multiply-adds a turn.", func(acc, x, y int) { a.sdot(acc, x, y, 0) })
+	loop("peakF32NEON", "does 16·4 float32 multiply-adds a turn.", func(acc, x, y int) { a.fmla(acc, x, y) })
+
+	a.fn("readNEON", "(b []byte)", 0, "readNEON loads b in pieces of 256 bytes.")
+	a.ptr("b", "R0")
+	a.length("b", "R1")
+	a.p("LSR $8, R1")
+	a.loop("turn", "R1", func() {
+		for i := range 16 {
+			a.p("FMOVQ.P 16(R0), F%d", i)
+		}
+	})
+	a.p("RET")
+}

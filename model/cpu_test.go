@@ -1,0 +1,67 @@
+package model
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/ternary"
+)
+
+// TestColumnsAreTheSameProduct: whichever way a product is computed, and however many zeros there are.
+func TestColumnsAreTheSameProduct(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, threads := range []int{1, 2, 5} {
+		for _, shape := range [][2]int{{16, 16}, {40, 100}, {256, 64}, {300, 333}, {2560, 512}} {
+			rows, cols := shape[0], shape[1]
+			codes := make([]int8, rows*cols)
+			for i := range codes {
+				codes[i] = int8(rng.IntN(3) - 1)
+			}
+			m, err := ternary.FromCodes(codes, rows, cols, []float32{1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			st := &store{pool: par.New(threads)}
+			p := &cpuProducts{store: st, sparse: true}
+			p.work, p.columnWork = p.panel, p.columns
+			id, err := p.Load("model.layers.0.mlp.down_proj", m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.matrices[id].byColumn == nil {
+				t.Fatal("no copy by columns")
+			}
+			for _, zeros := range []float64{0, 0.1, 0.5, 0.9, 1} {
+				x := make([]int8, kernel.Pad16(cols))
+				var sum int32
+				for i := range cols {
+					if rng.Float64() >= zeros {
+						x[i] = int8(rng.IntN(255) - 127)
+						sum += int32(x[i])
+					}
+				}
+				got := make([]int32, kernel.Pad16(rows))
+				used := p.multiplyColumns(&p.matrices[id], got, x, []int32{sum})
+				if zeros != 0.5 && used != (zeros > 0.5) { // about half of them, it is left to chance
+					t.Errorf("%v, %.0f%% zeros: by columns %v", shape, 100*zeros, used)
+				}
+				if err := p.Multiply(context.Background(), []int{id}, [][]int32{got}, x, []int32{sum}); err != nil {
+					t.Fatal(err)
+				}
+				want := make([]int32, kernel.Pad16(rows))
+				kernel.TernaryMatVec(want, m.T16, x, sum)
+				if !slices.Equal(got[:rows], want[:rows]) {
+					t.Fatalf("%d threads, %v, %.0f%% zeros: products differ", threads, shape, 100*zeros)
+				}
+			}
+			if err := p.Close(); err != nil {
+				t.Fatal(err)
+			}
+			st.arena.release()
+		}
+	}
+}

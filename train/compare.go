@@ -1,0 +1,167 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"html"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/par"
+)
+
+// Comparison is one row of the table that Compare makes.
+type Comparison struct {
+	Arch, Precision string
+	Params, Ternary int
+	Bytes           int64   // model.safetensors, packed
+	TrainMiB        float64 // what training keeps: parameters, gradients, moments, activations
+	TokensPerS      float64
+	Train           float64 // mean loss of the last tenth of the steps
+	Val             float64
+	Sample          string
+}
+
+// Perplexity is e to the validation loss.
+func (c *Comparison) Perplexity() float64 { return math.Exp(c.Val) }
+
+// Compare trains each case on the same tokens with the same options, below dir, continuing runs that
+// are there, and tells of every step.
+func Compare(ctx context.Context, dir string, cases []Config, o Options, vocab *data.Vocab, ids []int32, valShare float64, pool *par.Pool, tell func(c Config, r Record)) ([]Comparison, error) {
+	var rows []Comparison
+	for _, c := range cases {
+		row, err := compareOne(ctx, filepath.Join(dir, c.Arch+"-"+c.Precision), c, o, vocab, ids, valShare, pool, tell)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, *row)
+	}
+	return rows, nil
+}
+
+func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *data.Vocab, ids []int32, valShare float64, pool *par.Pool, tell func(Config, Record)) (*Comparison, error) {
+	var r *Run
+	var err error
+	if _, e := os.Stat(filepath.Join(dir, lastName)); e == nil {
+		r, err = Resume(dir, pool, func(p *Options) { p.MaxIters = o.MaxIters })
+		if err == nil {
+			was := r.Trainer.Model.Config
+			c.VocabSize = vocab.Size()
+			if was != c {
+				r.Close()
+				return nil, fmt.Errorf("train: %s holds a run of another shape (%d layers, hidden %d); choose another folder", dir, was.NumLayers, was.HiddenSize)
+			}
+		}
+	} else {
+		r, err = Start(dir, c, o, vocab, ids, valShare, pool)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if err := r.Do(ctx, func(rec Record) { tell(c, rec) }); err != nil {
+		return nil, err
+	}
+	m := r.Trainer.Model
+	row := &Comparison{Arch: c.Arch, Precision: c.Precision, Params: m.NumParams(), Ternary: m.NumTernary(), Val: r.Trainer.Best, TrainMiB: float64(r.Trainer.Bytes()) / (1 << 20)}
+	if st, err := os.Stat(filepath.Join(dir, "model.safetensors")); err == nil {
+		row.Bytes = st.Size()
+	}
+	recs, err := ReadMetrics(dir)
+	if err != nil {
+		return nil, err
+	}
+	tokens, seconds, n := 0.0, 0.0, 0
+	for _, rec := range recs {
+		tokens += rec.TokensPerS * rec.Seconds
+		seconds += rec.Seconds
+		if rec.Step > r.Trainer.Steps*9/10 {
+			row.Train += rec.Loss
+			n++
+		}
+		if rec.Sample != "" {
+			row.Sample = rec.Sample
+		}
+	}
+	row.Train /= float64(max(n, 1))
+	row.TokensPerS = tokens / max(seconds, 1e-9)
+	return row, nil
+}
+
+// Bytes is what the trainer holds: parameters, gradients, two moments, codes and activations.
+func (t *Trainer) Bytes() int64 {
+	n := int64(len(t.Model.w)) * 16
+	n += int64(t.Model.NumTernary())
+	if t.state != nil {
+		n += t.state.bytes()
+	}
+	return n
+}
+
+func (s *State) bytes() int64 {
+	n := len(s.n) + len(s.h) + len(s.dx) + len(s.dn) + len(s.dh) + len(s.dq) + len(s.dk) + len(s.dv)
+	for _, x := range append(append([][]float32{}, s.x...), s.mid...) {
+		n += len(x)
+	}
+	var q int64
+	for i := range s.layers {
+		k := &s.layers[i]
+		n += len(k.q) + len(k.k) + len(k.v) + len(k.p) + len(k.att) + len(k.gate) + len(k.up)
+		q += k.in1.Bytes() + k.in2.Bytes() + k.in3.Bytes() + k.in4.Bytes()
+	}
+	return 4*int64(n) + q
+}
+
+var columns = []string{"architecture", "precision", "parameters", "ternary", "bytes on disk", "training MiB", "tokens/s", "training loss", "validation loss", "perplexity"}
+
+func (c *Comparison) cells() []string {
+	return []string{
+		c.Arch, c.Precision, fmt.Sprint(c.Params), fmt.Sprint(c.Ternary), fmt.Sprint(c.Bytes), fmt.Sprintf("%.0f", c.TrainMiB), fmt.Sprintf("%.0f", c.TokensPerS),
+		fmt.Sprintf("%.4f", c.Train), fmt.Sprintf("%.4f", c.Val), fmt.Sprintf("%.3f", c.Perplexity()),
+	}
+}
+
+// Table is the comparison in Markdown, samples below it.
+func Table(rows []Comparison) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat(" --- |", len(columns)))
+	for i := range rows {
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(rows[i].cells(), " | "))
+	}
+	for _, r := range rows {
+		if r.Sample != "" {
+			fmt.Fprintf(&b, "\n%s %s:\n\n    %s\n", r.Arch, r.Precision, strings.ReplaceAll(strings.TrimSpace(r.Sample), "\n", "\n    "))
+		}
+	}
+	return b.String()
+}
+
+// WriteTable writes compare.md and compare.html into dir.
+func WriteTable(dir string, rows []Comparison) error {
+	if err := WriteFile(filepath.Join(dir, "compare.md"), func(w io.Writer) error { _, err := io.WriteString(w, Table(rows)); return err }); err != nil {
+		return err
+	}
+	var b strings.Builder
+	b.WriteString("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>trit compare</title><style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}pre{background:#f6f6f4;padding:.8rem}</style><h1>Comparison</h1><table><tr>")
+	for _, c := range columns {
+		fmt.Fprintf(&b, "<th>%s", c)
+	}
+	b.WriteString("</tr>\n")
+	for i := range rows {
+		b.WriteString("<tr>")
+		for _, c := range rows[i].cells() {
+			fmt.Fprintf(&b, "<td>%s", html.EscapeString(c))
+		}
+		b.WriteString("</tr>\n")
+	}
+	b.WriteString("</table>\n")
+	for _, r := range rows {
+		fmt.Fprintf(&b, "<h2>%s %s</h2><pre>%s</pre>\n", r.Arch, r.Precision, html.EscapeString(r.Sample))
+	}
+	b.WriteString("</html>\n")
+	return WriteFile(filepath.Join(dir, "compare.html"), func(w io.Writer) error { _, err := io.WriteString(w, b.String()); return err })
+}

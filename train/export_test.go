@@ -1,0 +1,272 @@
+package train_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/train"
+)
+
+// trained makes a model that has moved away from its initial values.
+func trained(t *testing.T, arch, precision string) (*train.Trainer, *data.Vocab, *data.Tokens) {
+	t.Helper()
+	pool := par.New(2)
+	t.Cleanup(pool.Close)
+	text := data.Builtin()
+	vocab, err := data.Chars(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := train.Preset("tiny", arch, precision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.HiddenSize, c.IntermediateSize = 128, 256
+	c.VocabSize = vocab.Size()
+	m, err := train.New(c, pool, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := train.DefaultOptions()
+	o.BatchSize, o.MaxIters, o.LR = 4, 30, 2e-3
+	tr, err := train.NewTrainer(m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := data.NewTokens(vocab.EncodeAll(text), vocab.Size())
+	for _, err := range tr.Run(context.Background(), tr.Batches(tokens)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tr, vocab, tokens
+}
+
+func correlation(a, b []float32) float64 {
+	var ma, mb, ab, aa, bb float64
+	for i := range a {
+		ma += float64(a[i]) / float64(len(a))
+		mb += float64(b[i]) / float64(len(a))
+	}
+	for i := range a {
+		x, y := float64(a[i])-ma, float64(b[i])-mb
+		ab, aa, bb = ab+x*y, aa+x*x, bb+y*y
+	}
+	return ab / math.Sqrt(aa*bb)
+}
+
+func logitsOfTrainer(tr *train.Trainer, ids []int32) []float32 {
+	m := tr.Model
+	V := m.Config.VocabSize
+	s := m.NewState(1, len(ids))
+	all := make([]float32, len(ids)*V)
+	for i := range ids {
+		m.Logits(s, ids, i, all[i*V:(i+1)*V])
+	}
+	return all
+}
+
+func testIDs(V int) []int32 {
+	r := rand.New(rand.NewPCG(1, 1))
+	ids := make([]int32, 24)
+	for i := range ids {
+		ids[i] = int32(r.IntN(V))
+	}
+	return ids
+}
+
+// TestExportedModelIsTheTrainedOne: train, export, trit.Open, the same logits. The packed folder holds the very codes of
+// training and embeddings in bfloat16; the bf16 folder rounds the masters too.
+func TestExportedModelIsTheTrainedOne(t *testing.T) {
+	for _, arch := range train.Archs {
+		for _, precision := range train.Precisions {
+			tr, vocab, _ := trained(t, arch, precision)
+			ids := testIDs(vocab.Size())
+			want := logitsOfTrainer(tr, ids)
+			for _, format := range train.Formats {
+				t.Run(fmt.Sprint(arch, "/", precision, "/", format), func(t *testing.T) {
+					dir := t.TempDir()
+					if err := tr.Model.Export(dir, vocab, train.ExportOptions{Format: format}); err != nil {
+						t.Fatal(err)
+					}
+					m, err := trit.Open(dir, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer m.Close()
+					if m.Config().Ternary != (precision == "ternary") && arch != "bitnet" {
+						t.Errorf("Ternary is %v", m.Config().Ternary)
+					}
+					cache, err := m.Engine().NewCache(0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer cache.Close()
+					got := make([]float32, len(want))
+					if err := m.Engine().Forward(context.Background(), []model.Input{{Cache: cache, Tokens: ids, Logits: got}}); err != nil {
+						t.Fatal(err)
+					}
+					if c := correlation(got, want); !(c >= 0.9999) {
+						t.Errorf("correlation with the trainer's logits %.6f, want 0.9999", c)
+					} else {
+						t.Logf("correlation %.7f", c)
+					}
+					if s := "the fox"; m.Tokenizer().Decode(vocab.EncodeAll(s)) != s {
+						t.Errorf("the tokenizer does not give %q back", s)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestInitContinuesFromMasters: a bf16 folder comes back with the same logits and goes on training.
+func TestInitContinuesFromMasters(t *testing.T) {
+	for _, arch := range train.Archs {
+		for _, precision := range train.Precisions {
+			tr, vocab, tokens := trained(t, arch, precision)
+			dir := t.TempDir()
+			if err := tr.Model.Export(dir, vocab, train.ExportOptions{Format: "hf-bf16"}); err != nil {
+				t.Fatal(err)
+			}
+			m, v, err := train.Init(dir, "", 0, tr.Model.Pool())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Config != tr.Model.Config || v.Size() != vocab.Size() {
+				t.Errorf("%s %s: configuration %+v, was %+v", arch, precision, m.Config, tr.Model.Config)
+			}
+			again, err := train.NewTrainer(m, tr.Options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids := testIDs(vocab.Size())
+			if c := correlation(logitsOfTrainer(again, ids), logitsOfTrainer(tr, ids)); c < 0.9999 {
+				t.Errorf("%s %s: correlation %.6f", arch, precision, c)
+			}
+			for s, err := range again.Run(context.Background(), again.Batches(tokens)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s.Loss > 3.5 {
+					t.Errorf("%s %s: continued at loss %.3f", arch, precision, s.Loss)
+				}
+				break
+			}
+			if precision == "ternary" {
+				packed := t.TempDir()
+				if err := tr.Model.Export(packed, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := train.Init(packed, "", 0, tr.Model.Pool()); err == nil || !strings.Contains(err.Error(), "masters") {
+					t.Errorf("packed weights as masters: %v", err)
+				}
+			}
+		}
+	}
+}
+
+// TestTransformersReadsExports compares with Hugging Face transformers, run by the Python that TRIT_TEST_PYTHON names.
+func TestTransformersReadsExports(t *testing.T) {
+	python := os.Getenv("TRIT_TEST_PYTHON")
+	if python == "" {
+		t.Skip("TRIT_TEST_PYTHON names no Python with torch and transformers")
+	}
+	const sentence = "the fox\nruns, twice."
+	root := t.TempDir()
+	type export struct{ arch, precision, format string }
+	var exports []export
+	want := map[export][]float32{}
+	var args struct {
+		Dirs []string
+		IDs  []int32
+		Text string
+	}
+	args.Text = sentence
+	var vocab *data.Vocab
+	for _, arch := range []string{"llama", "bitnet"} {
+		for _, precision := range train.Precisions {
+			var tr *train.Trainer
+			tr, vocab, _ = trained(t, arch, precision)
+			args.IDs = testIDs(vocab.Size())
+			for _, format := range train.Formats {
+				e := export{arch, precision, format}
+				dir := filepath.Join(root, strings.Join([]string{arch, precision, format}, "-"))
+				if err := tr.Model.Export(dir, vocab, train.ExportOptions{Format: format}); err != nil {
+					t.Fatal(err)
+				}
+				exports, args.Dirs = append(exports, e), append(args.Dirs, dir)
+				want[e] = logitsOfTrainer(tr, args.IDs)
+			}
+		}
+	}
+	script := filepath.Join(root, "logits.py")
+	if err := os.WriteFile(script, []byte(hfLogits), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := json.Marshal(args)
+	cmd := exec.Command(python, script, string(in))
+	cmd.Env = append(os.Environ(), "TORCHDYNAMO_DISABLE=1") // eager: the same arithmetic without compiling it
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	var results []struct {
+		Logits []float32
+		IDs    []int32
+		Text   string
+		Linear string
+	}
+	at := strings.LastIndex(string(out), "[{\"Logits")
+	if at < 0 {
+		t.Fatalf("no result in %.300s", out)
+	}
+	if err := json.Unmarshal(out[at:], &results); err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range exports {
+		res := results[i]
+		if e.precision == "ternary" && res.Linear != "AutoBitLinear" {
+			t.Errorf("%v: transformers made the projections %s", e, res.Linear)
+		}
+		c := correlation(res.Logits, want[e])
+		t.Logf("%v: correlation %.7f, %s", e, c, res.Linear)
+		if !(c >= 0.9999) {
+			t.Errorf("%v: correlation with transformers %.6f, want 0.9999", e, c)
+		}
+		if w := vocab.EncodeAll(sentence); fmt.Sprint(res.IDs) != fmt.Sprint(w) || res.Text != sentence {
+			t.Errorf("%v: transformers encodes %v and decodes %q, trit encodes %v", e, res.IDs, res.Text, w)
+		}
+	}
+}
+
+const hfLogits = `
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+arg = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+res = []
+for dir in arg["Dirs"]:
+    m = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32).eval()
+    torch.nn.Module.float(m)  # packed weights are unpacked to the dtype of the file
+    with torch.no_grad():
+        y = m(torch.tensor([arg["IDs"]])).logits[0].flatten().tolist()
+    t = AutoTokenizer.from_pretrained(dir)
+    ids = t.encode(arg["Text"])
+    res.append({"Logits": y, "IDs": ids, "Text": t.decode(ids), "Linear": type(m.model.layers[0].self_attn.q_proj).__name__})
+print(json.dumps(res))
+`

@@ -1,0 +1,193 @@
+package train
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/par"
+)
+
+func TestReportIsOneWholePage(t *testing.T) {
+	dir := t.TempDir()
+	r := startTiny(t, dir, "bitnet", "ternary", nil)
+	if err := r.Do(context.Background(), func(Record) {}); err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	if err := Report(out, []string{dir}); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(out, "report.html"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"loss, nats per token", "learning rate", "tokens per second", "share of weights that are 0", "share of weights that are +1", "share of codes that one step changes", "Sample after step 20", "<polyline"} {
+		if !bytes.Contains(page, []byte(want)) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+	if m := regexp.MustCompile(`(?i)(src|href)\s*=|url\(|@import|<script`).Find(page); m != nil {
+		t.Errorf("the page asks for another file: %s", m)
+	}
+	if bytes.Contains(page, []byte("NaN")) {
+		t.Error("the page shows NaN")
+	}
+	f, err := os.Open(filepath.Join(out, "loss.png"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if img, err := png.Decode(f); err != nil || img.Bounds().Dx() < 300 {
+		t.Errorf("loss.png: %v", err)
+	}
+	plot, err := Plot(dir, 60, 10)
+	if err != nil || strings.Count(plot, "\n") != 12 || !strings.Contains(plot, "o") {
+		t.Errorf("terminal plot: %v\n%s", err, plot)
+	}
+	if err := Report(out, []string{t.TempDir()}); err == nil {
+		t.Error("a folder without a run was reported")
+	}
+}
+
+// TestEventFilesAreTFRecords reads the event file back as TensorBoard does: length, checksum, data, checksum.
+func TestEventFilesAreTFRecords(t *testing.T) {
+	dir := t.TempDir()
+	r := startTiny(t, dir, "llama", "ternary", func(o *Options) { o.MaxIters = 3 })
+	if err := r.Do(context.Background(), func(Record) {}); err != nil {
+		t.Fatal(err)
+	}
+	names, _ := filepath.Glob(filepath.Join(dir, "events.out.tfevents.*"))
+	if len(names) != 1 {
+		t.Fatalf("%d event files", len(names))
+	}
+	b, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	masked := func(p []byte) uint32 {
+		c := crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli))
+		return (c>>15 | c<<17) + 0xa282ead8
+	}
+	n := 0
+	for len(b) > 0 {
+		l := int(binary.LittleEndian.Uint64(b))
+		if binary.LittleEndian.Uint32(b[8:]) != masked(b[:8]) || binary.LittleEndian.Uint32(b[12+l:]) != masked(b[12:12+l]) {
+			t.Fatalf("record %d: checksum", n)
+		}
+		if n == 0 && !bytes.Contains(b[12:12+l], []byte("brain.Event:2")) {
+			t.Error("no file version")
+		}
+		if n > 0 && !bytes.Contains(b[12:12+l], []byte("loss/train")) {
+			t.Errorf("record %d has no loss", n)
+		}
+		b = b[16+l:]
+		n++
+	}
+	if n != 4 {
+		t.Errorf("%d records, want 4", n)
+	}
+}
+
+func TestCompareFillsTheTable(t *testing.T) {
+	pool := par.New(2)
+	defer pool.Close()
+	body := strings.Repeat(text, 20)
+	vocab, err := data.Chars(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []Config
+	for _, a := range Archs {
+		for _, p := range Precisions {
+			c, _ := Preset("tiny", a, p)
+			cases = append(cases, c)
+		}
+	}
+	o := DefaultOptions()
+	o.BatchSize, o.MaxIters, o.LR, o.EvalEvery, o.EvalBatches, o.SampleTokens = 4, 10, 3e-3, 5, 2, 10
+	dir := t.TempDir()
+	for range 2 { // the second time the runs are there already
+		rows, err := Compare(context.Background(), dir, cases, o, vocab, vocab.EncodeAll(body), 0.1, pool, func(Config, Record) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) != 6 {
+			t.Fatalf("%d rows", len(rows))
+		}
+		for _, r := range rows {
+			if r.Params == 0 || r.Bytes == 0 || r.TrainMiB == 0 || r.TokensPerS == 0 || r.Train == 0 || math.IsInf(r.Val, 0) || r.Sample == "" || (r.Ternary > 0) != (r.Precision == "ternary") {
+				t.Errorf("a cell is empty: %+v", r)
+			}
+		}
+		for i := 0; i < 6; i += 2 {
+			if rows[i].Bytes*2 > rows[i+1].Bytes {
+				t.Errorf("%s: ternary %d bytes, float %d", rows[i].Arch, rows[i].Bytes, rows[i+1].Bytes)
+			}
+		}
+		if err := WriteTable(dir, rows); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(Table(rows), "\n| "); n < 7 {
+			t.Errorf("table of %d lines", n)
+		}
+	}
+}
+
+func TestSchedules(t *testing.T) {
+	o := DefaultOptions()
+	o.LR, o.MinLR, o.Warmup, o.MaxIters, o.WeightDecay = 1, 0.1, 10, 110, 0.1
+	for _, c := range []struct {
+		schedule string
+		n        int
+		lr, wd   float64
+	}{
+		{"constant", 0, 0.1, 0.1},
+		{"constant", 9, 1, 0.1},
+		{"constant", 109, 1, 0.1},
+		{"cosine", 10, 1, 0.1},
+		{"cosine", 60, 0.55, 0.1},
+		{"cosine", 110, 0.1, 0.1},
+		{"two-stage", 10, 1, 0.1},
+		{"two-stage", 54, 0.56, 0.1},
+		{"two-stage", 60, 0.5 * 2 / 3, 0},
+		{"two-stage", 109, 0.1, 0},
+	} {
+		o.Schedule = c.schedule
+		if lr, wd := o.At(c.n); math.Abs(lr-c.lr) > 1e-9 || wd != c.wd {
+			t.Errorf("%s at %d: %g, %g; want %g, %g", c.schedule, c.n, lr, wd, c.lr, c.wd)
+		}
+	}
+}
+
+// TestResultsDoNotDependOnThreads: one and three threads give the same bits, in float too.
+func TestResultsDoNotDependOnThreads(t *testing.T) {
+	for _, precision := range Precisions {
+		var all [][]float32
+		for _, threads := range []int{1, 3} {
+			pool := par.New(threads)
+			m, err := New(tinyConfig("bitnet", precision), pool, 5)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids, target := randomBatch(4, 6*10, 11)
+			m.Gradient(m.NewState(6, 10), ids, target, 1)
+			all = append(all, append([]float32(nil), m.g...))
+			pool.Close()
+		}
+		for i := range all[0] {
+			if all[0][i] != all[1][i] {
+				t.Fatalf("%s: gradient %d differs", precision, i)
+			}
+		}
+	}
+}
