@@ -116,8 +116,10 @@ func exercise(t *testing.T, tok *Tokenizer) {
 
 func FuzzTokenizerJSON(f *testing.F) {
 	f.Add([]byte(small))
-	for _, stage := range []string{`{"type":"Split","pattern":{"Regex":"\\s+|a(?=b)"},"behavior":"MergedWithNext","invert":true}`,
-		`{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"Punctuation","behavior":"Contiguous"},{"type":"Metaspace","prepend_scheme":"first"}]}`} {
+	for _, stage := range []string{
+		`{"type":"Split","pattern":{"Regex":"\\s+|a(?=b)"},"behavior":"MergedWithNext","invert":true}`,
+		`{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"Punctuation","behavior":"Contiguous"},{"type":"Metaspace","prepend_scheme":"first"}]}`,
+	} {
 		f.Add([]byte(strings.Replace(small, `{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}`, stage, 1)))
 	}
 	f.Add([]byte(strings.NewReplacer(`"normalizer":null`, `"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]}`,

@@ -130,8 +130,10 @@ func (t *Tokenizer) postJSON() json.RawMessage {
 	for _, id := range slices.Concat(t.before, t.after) {
 		special[t.Token(id)] = object{"id": t.Token(id), "ids": []int32{id}, "tokens": []string{t.Token(id)}}
 	}
-	r, err := json.Marshal(object{"type": "TemplateProcessing", "single": around(a),
-		"pair": around(a, object{"Sequence": object{"id": "B", "type_id": 1}}), "special_tokens": special})
+	r, err := json.Marshal(object{
+		"type": "TemplateProcessing", "single": around(a),
+		"pair": around(a, object{"Sequence": object{"id": "B", "type_id": 1}}), "special_tokens": special,
+	})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

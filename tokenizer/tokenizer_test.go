@@ -282,9 +282,12 @@ func TestKnownBadTemplate(t *testing.T) {
 	texts[128000], texts[128001], texts[128009] = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 	types[128000], types[128001] = 3, 3
 	kv := gguf.KV{
-		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.tokens", Value: texts},
-		{Key: "tokenizer.ggml.token_type", Value: types}, {Key: "tokenizer.ggml.merges", Value: []string{}},
-		{Key: "tokenizer.ggml.bos_token_id", Value: uint32(128000)}, {Key: "tokenizer.ggml.eos_token_id", Value: uint32(128001)},
+		{Key: "tokenizer.ggml.model", Value: "gpt2"},
+		{Key: "tokenizer.ggml.tokens", Value: texts},
+		{Key: "tokenizer.ggml.token_type", Value: types},
+		{Key: "tokenizer.ggml.merges", Value: []string{}},
+		{Key: "tokenizer.ggml.bos_token_id", Value: uint32(128000)},
+		{Key: "tokenizer.ggml.eos_token_id", Value: uint32(128001)},
 		{Key: "tokenizer.chat_template", Value: "{% for m in messages %}Human: {{ m.content }}\n\nBITNETAssistant: {% endfor %}"},
 	}
 	tok, err := FromGGUF(kv)
