@@ -65,8 +65,10 @@ func (p *parts) assemble() (*Tokenizer, error) {
 			return nil, bad("%s: token %s has ids %d and %d", p.what, shorten(tok.text), other, i)
 		}
 	}
-	b := &bpe{byteLevel: hasByteLevel(t.pre), whole: p.flags.IgnoreMerges, fallback: p.flags.ByteFallback, unk: -1,
-		fuseUnk: p.flags.FuseUnk, prefix: p.flags.Prefix, suffix: p.flags.Suffix}
+	b := &bpe{
+		byteLevel: hasByteLevel(t.pre), whole: p.flags.IgnoreMerges, fallback: p.flags.ByteFallback, unk: -1,
+		fuseUnk: p.flags.FuseUnk, prefix: p.flags.Prefix, suffix: p.flags.Suffix,
+	}
 	if b.byteLevel && (b.prefix != "" || b.suffix != "") {
 		return nil, unsupported("%s: byte-level vocabulary with a subword prefix or suffix", p.what)
 	}
@@ -80,6 +82,7 @@ func (p *parts) assemble() (*Tokenizer, error) {
 	if b.merges, err = p.merges(texts, index); err != nil {
 		return nil, err
 	}
+	p.merges = nil // and what it holds
 	if err = t.placeAdded(index, p.what); err != nil {
 		return nil, err
 	}

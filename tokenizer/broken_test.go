@@ -136,7 +136,8 @@ func TestBrokenSentencePiece(t *testing.T) {
 
 func TestBrokenGGUF(t *testing.T) {
 	good := gguf.KV{
-		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "gpt-2"},
+		{Key: "tokenizer.ggml.model", Value: "gpt2"},
+		{Key: "tokenizer.ggml.pre", Value: "gpt-2"},
 		{Key: "tokenizer.ggml.tokens", Value: []string{"a", "b", "ab"}},
 		{Key: "tokenizer.ggml.token_type", Value: []int32{1, 1, 1}},
 		{Key: "tokenizer.ggml.merges", Value: []string{"a b"}},

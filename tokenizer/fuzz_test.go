@@ -33,6 +33,8 @@ func fuzzTokenizers(t testing.TB) map[string]*Tokenizer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sp.bos, sp.end, sp.before = 1, 2, []int32{1}
+	sp.setEOS(sp.end)
 	return map[string]*Tokenizer{"bpe": bpe, "spm": sp, "bytes": NewBytes()}
 }
 
@@ -114,8 +116,10 @@ func exercise(t *testing.T, tok *Tokenizer) {
 
 func FuzzTokenizerJSON(f *testing.F) {
 	f.Add([]byte(small))
-	for _, stage := range []string{`{"type":"Split","pattern":{"Regex":"\\s+|a(?=b)"},"behavior":"MergedWithNext","invert":true}`,
-		`{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"Punctuation","behavior":"Contiguous"},{"type":"Metaspace","prepend_scheme":"first"}]}`} {
+	for _, stage := range []string{
+		`{"type":"Split","pattern":{"Regex":"\\s+|a(?=b)"},"behavior":"MergedWithNext","invert":true}`,
+		`{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"Punctuation","behavior":"Contiguous"},{"type":"Metaspace","prepend_scheme":"first"}]}`,
+	} {
 		f.Add([]byte(strings.Replace(small, `{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}`, stage, 1)))
 	}
 	f.Add([]byte(strings.NewReplacer(`"normalizer":null`, `"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]}`,
@@ -133,7 +137,7 @@ func FuzzTokenizerJSON(f *testing.F) {
 				exercise(t, again)
 			}
 		}
-		tok.json = nil // write it anew
+		tok.json = "" // write it anew
 		out, err := tok.JSON()
 		if err != nil {
 			t.Fatal(err)

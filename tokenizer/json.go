@@ -49,7 +49,8 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	// The model is most of the file: it is cut out first, so that its megabytes are read once.
 	var f jsonFile
 	var model, vocab, merges json.RawMessage
-	rest := take(string(data), map[string]*json.RawMessage{"model": &model})
+	text := string(data)
+	rest := take(text, map[string]*json.RawMessage{"model": &model})
 	if err := json.Unmarshal(rest, &f); err != nil {
 		return nil, bad("tokenizer.json: %w", err)
 	}
@@ -61,8 +62,10 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 		if a.Content == "" {
 			return nil, bad("tokenizer.json: added_tokens[%d] (id %d) is empty", i, a.ID)
 		}
-		p.added = append(p.added, AddedToken{ID: a.ID, Content: a.Content, Special: a.Special,
-			SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized})
+		p.added = append(p.added, AddedToken{
+			ID: a.ID, Content: a.Content, Special: a.Special,
+			SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized,
+		})
 	}
 	var m jsonModel
 	if err := decode(take(string(model), map[string]*json.RawMessage{"vocab": &vocab, "merges": &merges}), "model", &m); err != nil {
@@ -89,7 +92,7 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.json = data
+	t.json = text
 	return t, nil
 }
 

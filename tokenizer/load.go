@@ -225,8 +225,10 @@ func (t *Tokenizer) configure(c *config, f *files) error {
 
 	// transformers' Llama and Gemma classes put BOS and EOS around a text by these two flags,
 	// whatever the post-processor says; the other classes have them only without one.
-	fixed := slices.Contains([]string{"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer",
-		"CodeLlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"}, c.Class)
+	fixed := slices.Contains([]string{
+		"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer",
+		"CodeLlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast",
+	}, c.Class)
 	if fixed || len(t.before)+len(t.after) == 0 {
 		addBOS := c.AddBOS != nil && *c.AddBOS || c.AddBOS == nil && fixed
 		addEOS := c.AddEOS != nil && *c.AddEOS

@@ -315,10 +315,9 @@ type reNode struct {
 }
 
 type reParser struct {
-	src   string
-	at    int
-	fold  bool
-	depth int
+	src  string
+	at   int
+	fold bool
 }
 
 var errPatternEnd = errors.New("ends too early")

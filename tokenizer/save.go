@@ -41,8 +41,8 @@ func (t *Tokenizer) Save(dir string) error {
 
 // JSON returns the tokenizer as a tokenizer.json.
 func (t *Tokenizer) JSON() ([]byte, error) {
-	if t.json != nil {
-		return t.json, nil
+	if t.json != "" {
+		return []byte(t.json), nil
 	}
 	m := t.model.(*bpe)
 	var b bytes.Buffer
@@ -130,8 +130,10 @@ func (t *Tokenizer) postJSON() json.RawMessage {
 	for _, id := range slices.Concat(t.before, t.after) {
 		special[t.Token(id)] = object{"id": t.Token(id), "ids": []int32{id}, "tokens": []string{t.Token(id)}}
 	}
-	r, err := json.Marshal(object{"type": "TemplateProcessing", "single": around(a),
-		"pair": around(a, object{"Sequence": object{"id": "B", "type_id": 1}}), "special_tokens": special})
+	r, err := json.Marshal(object{
+		"type": "TemplateProcessing", "single": around(a),
+		"pair": around(a, object{"Sequence": object{"id": "B", "type_id": 1}}), "special_tokens": special,
+	})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

@@ -97,8 +97,10 @@ func parseTiktoken(data []byte, c *config, special []string) (*Tokenizer, error)
 			if err != nil || a.Content == "" {
 				return nil, bad("tokenizer_config.json: added_tokens_decoder: %s", shorten(key))
 			}
-			p.added = append(p.added, AddedToken{ID: int32(id), Content: a.Content, Special: a.Special,
-				SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized})
+			p.added = append(p.added, AddedToken{
+				ID: int32(id), Content: a.Content, Special: a.Special,
+				SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized,
+			})
 		}
 		slices.SortFunc(p.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
 	case ranks == llama3Ranks:

@@ -45,7 +45,7 @@ type Tokenizer struct {
 
 	templates templates
 	parts     *parts // how to write the tokenizer again
-	json      []byte // the tokenizer.json it came from, nil when from another format
+	json      string // the tokenizer.json it came from, "" when from another format
 	config    []byte // the tokenizer_config.json beside it
 	jinja     []byte // the chat_template.jinja beside it
 	warnings  []string

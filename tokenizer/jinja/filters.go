@@ -237,7 +237,7 @@ func init() {
 			case Undefined:
 				return &List{}, nil
 			}
-			return nil, errors.New("Can only get item pairs from a mapping.")
+			return nil, errors.New("only a mapping has item pairs")
 		},
 		"join": func(x *exec, v any, a *callArgs) (any, error) {
 			items, err := x.iterate(v)

@@ -37,7 +37,7 @@ func init() {
 			out := &List{}
 			for i := start; step > 0 && i < stop || step < 0 && i > stop; i += step {
 				if len(out.Items) >= 100000 {
-					return nil, errors.New("Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).")
+					return nil, errors.New("range too big: more than 100000 items")
 				}
 				out.Items = append(out.Items, i)
 				if next := i + step; (next > i) != (step > 0) {
@@ -121,7 +121,7 @@ var unsafeMethods = map[string][]string{
 func method(v any, name string) (any, bool, error) {
 	kind := typeName(v)
 	if slices.Contains(unsafeMethods[kind], name) {
-		return nil, false, fmt.Errorf("access to attribute '%s' of '%s' object is unsafe.", name, kind)
+		return nil, false, fmt.Errorf("access to attribute '%s' of '%s' object is unsafe", name, kind)
 	}
 	var fn func(x *exec, a *callArgs) (any, error)
 	switch v := v.(type) {

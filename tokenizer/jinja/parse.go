@@ -232,6 +232,7 @@ func (p *parser) op(s string) bool {
 	}
 	return false
 }
+
 func (p *parser) word(s string) bool {
 	if p.isName(s) {
 		p.i++
@@ -239,11 +240,13 @@ func (p *parser) word(s string) bool {
 	}
 	return false
 }
+
 func (p *parser) needOp(s string) {
 	if !p.op(s) {
 		p.failf("expected %q, got %s", s, p.peek())
 	}
 }
+
 func (p *parser) needName() string {
 	if t := p.next(); t.kind == tName {
 		return t.text

@@ -3,8 +3,9 @@
     python tools/reference/tokenizer_check.py DIR
 
 DIR holds texts.json (a list of strings) and folders with a tokenizer.json and
-tokenizer_config.json, and .gguf files that hold a vocabulary only. Prints one JSON object:
-{"NAME": [[ids of text 0], …], "NAME transformers": …, "NAME.gguf": …}. The test TestOtherPrograms runs it.
+tokenizer_config.json, .gguf files that hold a vocabulary only, and train.txt, a text to train 1500 byte-level BPE tokens on.
+Prints one JSON object: {"NAME": [[ids of text 0], …], "NAME transformers": …, "NAME.gguf": …, "trained": [tokens]}.
+The test TestOtherPrograms runs it.
 """
 
 import json
@@ -36,6 +37,15 @@ def main():
             only = set("ab c\n\"\\äß世界😀-") if g.stem == "wide" else None
             out[g.name] = [m.tokenize(t.encode(), add_bos=False, special=False)
                            if only is None or set(t) <= only else [] for t in texts]
+    text = (root / "train.txt").read_text()
+    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tok.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+        tokenizers.pre_tokenizers.Split(tokenizers.Regex(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"),
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.train_from_iterator([text], tokenizers.trainers.BpeTrainer(
+        vocab_size=1500, min_frequency=2, show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    out["trained"] = [tok.id_to_token(i) for i in range(tok.get_vocab_size())]
     json.dump(out, sys.stdout)
 
 
