@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -56,15 +57,35 @@ func race(t *testing.T, list []contender) {
 	}
 }
 
-// both runs f(0) and f(1) on two threads.
+// both runs f(0) and f(1) on two threads. The second one spins between runs, so that some runs have both cores to
+// themselves on a machine that others use.
 func both(f func(i int)) func() {
+	partner.Do(func() {
+		go func() {
+			runtime.LockOSThread()
+			for seen := uint32(0); ; {
+				if n := posted.Load(); n != seen {
+					seen = n
+					partnerWork(1)
+					finished.Store(n)
+				}
+			}
+		}()
+	})
 	return func() {
-		var wg sync.WaitGroup
-		wg.Go(func() { f(1) })
+		partnerWork = f
+		n := posted.Add(1)
 		f(0)
-		wg.Wait()
+		for finished.Load() != n {
+		}
 	}
 }
+
+var (
+	partner          sync.Once
+	partnerWork      func(i int)
+	posted, finished atomic.Uint32
+)
 
 func fill[T any](n int, f func(i int) T) []T {
 	v := make([]T, n)
