@@ -15,6 +15,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,9 +48,10 @@ type Options struct {
 const (
 	defaultTimeout = 10 * time.Second
 	defaultClocks  = 20_000_000
-	pollClocks     = 50      // a simulated chip runs this long between two looks at host memory
-	hostBytes      = 4 << 20 // results of one job; larger products run as several
-	gddrStart      = 1 << 20 // the first MiB of each bank is left to the self-test
+	pollClocks     = 50       // a simulated chip runs this long between two looks at host memory
+	hostBytes      = 4 << 20  // results of one job; larger products run as several
+	lineBytes      = 16 << 10 // in front of them: completion lines of up to 140 tiles, largest magnitudes
+	gddrStart      = 1 << 20  // the first MiB of each bank is left to the self-test
 )
 
 // Device is a chip whose tiles run the product firmware. It is safe for concurrent use; jobs run one at a time.
@@ -123,9 +125,9 @@ func (d *Device) boot() error {
 	}
 	d.tiles = d.c.Place(d.o.Grid)
 	d.maxima = len(d.tiles) * kernels.CompletionBytes
-	d.out = (d.maxima + 128 + 4095) &^ 4095
+	d.out = lineBytes
 	var err error
-	if d.host, err = d.m.HostMemory(d.out + hostBytes); err != nil {
+	if d.host, err = d.m.HostMemory(lineBytes + hostBytes); err != nil {
 		return err
 	}
 	clear(d.host.Bytes)
@@ -305,7 +307,8 @@ func (d *Device) LoadBeside(m *Matrix, name string, t16 []byte, rows, cols int) 
 	return d.LoadTernary(name, t16, rows, cols)
 }
 
-// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row.
+// LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row; it is called
+// from several goroutines.
 func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r int)) (*Matrix, error) {
 	if err := kernels.CheckInt8(cols); err != nil {
 		return nil, fmt.Errorf("tensix: %s: %w", name, err)
@@ -314,8 +317,8 @@ func (d *Device) LoadInt8(name string, rows, cols int, row func(dst []int8, r in
 		return nil, fmt.Errorf("tensix: %s: %d rows", name, rows)
 	}
 	m := newMatrix(name, kernels.Int8, rows, cols)
-	one, buf := make([]int8, cols), make([]int8, kernels.ChunkRows*cols)
 	return m, d.upload(m, func(dst []byte, s *segment, g int) error {
+		one, buf := make([]int8, cols), make([]int8, kernels.ChunkRows*s.cols)
 		n := min(kernels.ChunkRows, rows-kernels.ChunkRows*g)
 		for i := range n {
 			row(one, kernels.ChunkRows*g+i)
@@ -370,24 +373,47 @@ func (d *Device) upload(m *Matrix, pack func(dst []byte, s *segment, g int) erro
 	return nil
 }
 
+// uploadSegment packs the chunks of as many tiles as there are processors at a time, then writes them.
 func (d *Device) uploadSegment(m *Matrix, s *segment, pack func(dst []byte, s *segment, g int) error) error {
 	tiles := len(d.tiles)
-	buf := make([]byte, s.stride)
+	var order []int // tiles that have chunks, bank after bank
 	for b := range d.c.Banks {
 		for i := b; i < tiles; i += d.c.Banks {
-			first := (i - s.turn + tiles) % tiles
-			n := 0
-			for g := first; g < m.chunks; g += tiles {
-				if err := pack(buf[n*s.bytes:][:s.bytes], s, g); err != nil {
-					return err
+			if (i-s.turn+tiles)%tiles < m.chunks {
+				order = append(order, i)
+			}
+		}
+	}
+	type packed struct {
+		buf []byte
+		n   int
+		err error
+	}
+	work := make([]packed, min(runtime.GOMAXPROCS(0), len(order)))
+	for i := range work {
+		work[i].buf = make([]byte, s.stride)
+	}
+	for len(order) > 0 {
+		now := order[:min(len(work), len(order))]
+		order = order[len(now):]
+		var wg sync.WaitGroup
+		for k, i := range now {
+			wg.Go(func() {
+				w := &work[k]
+				w.n, w.err = 0, nil
+				for g := (i - s.turn + tiles) % tiles; g < m.chunks && w.err == nil; g += tiles {
+					w.err = pack(w.buf[w.n:][:s.bytes], s, g)
+					w.n += s.bytes
 				}
-				n++
+			})
+		}
+		wg.Wait()
+		for k, i := range now {
+			if err := work[k].err; err != nil {
+				return err
 			}
-			if n == 0 {
-				continue
-			}
-			_, at := d.place(s, first)
-			if err := d.c.WriteBank(b, at, buf[:n*s.bytes]); err != nil {
+			bank, at := d.place(s, (i-s.turn+tiles)%tiles)
+			if err := d.c.WriteBank(bank, at, work[k].buf[:work[k].n]); err != nil {
 				return err
 			}
 		}

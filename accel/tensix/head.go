@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
@@ -48,9 +49,12 @@ const maxTop = 1024
 //	s_v = max|w_v|/127, r_v = round(w_v/s_v)
 func newHead(d *Device, pool *par.Pool, w *weights.Dense) (*head, error) {
 	h := &head{d: d, pool: pool, w: w, scale: make([]float32, w.Rows), norm: make([]float32, w.Rows), rest: make([]float32, w.Rows)}
-	row := make([]float32, w.Cols)
+	rows := sync.Pool{New: func() any { b := make([]float32, w.Cols); return &b }}
 	var err error
 	h.m, err = d.LoadInt8("output head", w.Rows, w.Cols, func(dst []int8, r int) {
+		p := rows.Get().(*[]float32)
+		defer rows.Put(p)
+		row := *p
 		w.Row(row, r)
 		var largest float32
 		for _, v := range row {

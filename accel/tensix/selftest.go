@@ -253,7 +253,7 @@ func (s *selftest) await(ok func() (bool, error)) error {
 // noc has the probe of one tile move data from each bank to the next one, and to the host.
 func (s *selftest) noc() (string, error) {
 	const n = 64 << 10
-	host, err := s.m.HostMemory(hostBytes)
+	host, err := s.m.HostMemory(lineBytes + hostBytes)
 	if err != nil {
 		return "", err
 	}

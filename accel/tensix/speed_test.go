@@ -1,9 +1,14 @@
 package tensix
 
 import (
+	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 
+	"github.com/tritlm/trit/accel/tensix/chip"
+	"github.com/tritlm/trit/accel/tensix/driver"
+	"github.com/tritlm/trit/accel/tensix/kernels"
 	"github.com/tritlm/trit/model"
 )
 
@@ -35,4 +40,44 @@ func TestSpeedModelCounts(t *testing.T) {
 		t.Error("the speed model does not say what it is")
 	}
 	t.Log("\n" + b.String())
+}
+
+// mute is a machine whose tiles never say that they run.
+type mute struct{ *counter }
+
+type muteWindow struct{ driver.Window }
+
+func (m mute) Window(size uint64, wc bool) (driver.Window, error) {
+	w, err := m.counter.Window(size, wc)
+	return &muteWindow{w}, err
+}
+
+func (w *muteWindow) Read(off uint64, b []byte) {
+	w.Window.Read(off, b)
+	if binary.LittleEndian.Uint32(b) == kernels.Ready {
+		clear(b)
+	}
+}
+
+func TestDeadTileIsNamed(t *testing.T) {
+	m := mute{&counter{columns: 2, banks: 8, tiles: 20}}
+	_, err := Open(m, Options{Clocks: 1000})
+	if !errors.Is(err, ErrDeadTile) || !strings.Contains(err.Error(), "of tile (") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Open(m, Options{Grid: chip.Grid{Columns: 3, Rows: 1}}); err == nil || !strings.Contains(err.Error(), "harvested") {
+		t.Errorf("a grid that the chip does not have: %v", err)
+	}
+}
+
+// A model that is too large is refused before anything is written.
+func TestMemoryIsBounded(t *testing.T) {
+	d, err := Open(&counter{columns: 12, banks: 8, tiles: 120}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.reserve(newMatrix("huge", kernels.Int8, 8<<20, 4096)); !errors.Is(err, ErrMemory) {
+		t.Errorf("34 GB in 32: %v", err)
+	}
 }

@@ -107,7 +107,16 @@ const (
 	powerTensix               // Tensix tiles clocked
 )
 
-const devDir = "/dev/tenstorrent"
+// What tests replace: where device files are, and the system call.
+var (
+	devDir   = "/dev/tenstorrent"
+	sysIoctl = func(f *os.File, req uintptr, arg unsafe.Pointer) error {
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(arg)); e != 0 {
+			return e
+		}
+		return nil
+	}
+)
 
 // card is a Blackhole behind tt-kmd. Opening it reads back what the kernel says about it; no card has run this
 // code yet (see docs/blackhole.md).
@@ -121,10 +130,7 @@ type card struct {
 }
 
 func ioctl[T any](f *os.File, req uintptr, arg *T) error {
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(arg))); e != 0 {
-		return e
-	}
-	return nil
+	return sysIoctl(f, req, unsafe.Pointer(arg))
 }
 
 // Cards lists the device files tt-kmd shows, by number.
