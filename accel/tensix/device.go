@@ -48,10 +48,10 @@ type Options struct {
 const (
 	defaultTimeout = 10 * time.Second
 	defaultClocks  = 20_000_000
-	pollClocks     = 50       // a simulated chip runs this long between two looks at host memory
-	hostBytes      = 4 << 20  // results of one job; larger products run as several
-	lineBytes      = 16 << 10 // in front of them: completion lines of up to 140 tiles, largest magnitudes
-	gddrStart      = 1 << 20  // the first MiB of each bank is left to the self-test
+	pollClocks     = 50                // a simulated chip runs this long between two looks at host memory
+	hostBytes      = 4<<20 - lineBytes // results of one job, so that all is 4 MiB; larger products run as several
+	lineBytes      = 16 << 10          // in front of them: completion lines of up to 140 tiles, largest magnitudes
+	gddrStart      = 1 << 20           // the first MiB of each bank is left to the self-test
 )
 
 // Device is a chip whose tiles run the product firmware. It is safe for concurrent use; jobs run one at a time.

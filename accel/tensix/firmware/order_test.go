@@ -552,7 +552,7 @@ type testJob struct {
 // runTile runs jobs on tile `index` of `tiles` and returns the rules broken.
 func runTile(seed uint64, patch func(name string, code []byte)) []string {
 	rng := rand.New(rand.NewPCG(seed, 99))
-	const tiles, hostBase = 5, 0x1_FFFF_F000 // results cross a 4 GiB line
+	const tiles, hostBase = 5, 0x1_FFFF_FF80 // completion lines and results cross a 4 GiB line
 	index := rng.IntN(tiles)
 	m := newTile(rng, 1|2<<6, patch)
 	m.hostBase, m.host = hostBase, make([]byte, 1<<20)

@@ -49,8 +49,8 @@ int main(void) {
     REG(SCRATCH + 8) = CLOCK - start;
     REG(SCRATCH + 12) = ~job;
     drain(SCRATCH + 12);
-    u32 line = TILE->index * 64;
-    niu_write(NIU_SENDER, host, TILE->host_lo + line, TILE->host_hi, SCRATCH, 16);
+    u32 line = TILE->index * 64, end = TILE->host_lo + line;
+    niu_write(NIU_SENDER, host, end, TILE->host_hi + (end < line), SCRATCH, 16);
     acked(++acks);
   }
 }
