@@ -42,6 +42,7 @@ var may = []struct {
 	{"convert", "model weights tokenizer ternary gguf safetensors", ""},
 	{"eval", ". data model weights tokenizer sample safetensors gguf ternary internal/kernel", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"server/...", "server/... . grammar model sample tokenizer", "github.com/VictoriaMetrics/metrics"},
+	{"bench/...", "", ""},
 	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner golang.org/x/term"},
 }
 

@@ -28,12 +28,12 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 TESTS = ("tg64", "pp128", "pp512")
@@ -45,6 +45,19 @@ TESTS = ("tg64", "pp128", "pp512")
 def run(command):
     print("+", " ".join(command), file=sys.stderr, flush=True)
     subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def measured(command):
+    """Runs command; returns its standard output and its peak memory in MB."""
+    with tempfile.TemporaryFile("w+") as err:
+        p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True)
+        out = p.stdout.read()
+        _, status, usage = os.wait4(p.pid, 0)
+        p.returncode = os.waitstatus_to_exitcode(status)
+        if p.returncode:
+            err.seek(0)
+            raise subprocess.CalledProcessError(p.returncode, command, out, err.read())
+    return out, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 class Models:
@@ -122,31 +135,29 @@ def rename_architecture(src, dst, old, new):
 
 
 def bench_trit(trit, model, threads):
-    got = {}
-    for prompt in (128, 512):
-        out = subprocess.run([trit, "bench", model, "--json", "--prompt", str(prompt), "--tokens", "64",
-                              "--threads", str(threads)], check=True, capture_output=True, text=True).stdout
+    got = {"peak_mb": 0}
+    for test, prompt, tokens in (("tg64", 1, 64), ("pp128", 128, 1), ("pp512", 512, 1)):
+        out, peak = measured([trit, "bench", model, "--json", "--prompt-tokens", str(prompt), "--tokens", str(tokens),
+                              "--threads", str(threads), "--repeats", "1", "--no-bandwidth"])
         r = json.loads(out)
-        got[f"pp{prompt}"] = r["prompt_tokens_per_second"]
-        got.setdefault("tg64", r["decode_tokens_per_second"])
-        got["peak_mb"] = max(got.get("peak_mb", 0), r["peak_bytes"] / 1e6)
+        got[test] = r["decode_tokens_per_second"] if test == "tg64" else r["prompt_tokens_per_second"]
+        got["peak_mb"] = max(got["peak_mb"], peak)
     return got
 
 
 def bench_llama_bench(binary, model, extra, threads):
-    out = subprocess.run([binary, "-m", model, "-p", "128,512", "-n", "64", "-t", str(threads), "-r", "1", "-o", "json",
-                          *extra], check=True, capture_output=True, text=True).stdout
-    got = {}
-    for r in json.loads(out[out.index("["):]):
+    out, peak = measured([binary, "-m", model, "-p", "128,512", "-n", "64", "-t", str(threads), "-r", "1", "-o", "json", *extra])
+    got = {"peak_mb": peak}
+    # Some builds print warnings between the lines of their JSON.
+    for r in json.loads("\n".join(line for line in out.splitlines() if line[:1] in " []{}")):
         got[f"tg{r['n_gen']}" if r["n_gen"] else f"pp{r['n_prompt']}"] = r["avg_ts"]
     return got
 
 
 def child(kind, model, threads):
     """The engines that are Python libraries run in a process of their own, so that memory is theirs alone."""
-    out = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", kind, model, "--threads", str(threads)],
-                         check=True, capture_output=True, text=True).stdout
-    return json.loads(out.strip().splitlines()[-1])
+    out, peak = measured([sys.executable, os.path.abspath(__file__), "--child", kind, model, "--threads", str(threads)])
+    return json.loads(out.strip().splitlines()[-1]) | {"peak_mb": peak}
 
 
 def timed(tokens, f):
@@ -269,9 +280,7 @@ def main():
     p.add_argument("--child", nargs=2, metavar=("KIND", "MODEL"), help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.child:
-        got = CHILDREN[args.child[0]](args.child[1], args.threads)
-        got["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform != "darwin" else 1e6)
-        print(json.dumps(got))
+        print(json.dumps(CHILDREN[args.child[0]](args.child[1], args.threads)))
         return
     if not args.trit:
         p.error("--trit is needed")

@@ -96,10 +96,44 @@ func (w *writer) gguf(dst string, list []entry) error {
 		tensors[i] = t
 		byName[name] = e
 	}
+	if roundsScale[w.typ] {
+		scales, err := w.scales(list)
+		if err != nil {
+			return err
+		}
+		if scales != nil {
+			kv.Set(weights.ScalesKey, scales)
+		}
+	}
 	w.report.Bytes, err = atomically(dst, w.o.Overwrite, func(f io.Writer) error {
 		return gguf.Write(f, kv, tensors, func(out io.Writer, t gguf.Tensor) error { return w.tensor(out, byName[t.Name], t.Type) })
 	})
 	return err
+}
+
+// roundsScale are the types that have room for half a scale only.
+var roundsScale = map[gguf.Type]bool{gguf.TQ1_0: true, gguf.TQ2_0: true, gguf.Q2_0: true, gguf.IQ1_BN: true}
+
+// scales are the scales of all ternary tensors in full, in the order of the file; nil when a matrix has more than one.
+func (w *writer) scales(list []entry) ([]float32, error) {
+	var scales []float32
+	for _, e := range list {
+		if !ternaryEntry(w.src.Config(), e) {
+			continue
+		}
+		m, err := w.src.Ternary(e.name, e.rows, e.cols)
+		if err != nil {
+			return nil, err
+		}
+		if len(m.Scale) != 1 {
+			return nil, nil
+		}
+		scales = append(scales, m.Scale[0])
+		if err := w.ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return scales, nil
 }
 
 func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {

@@ -40,13 +40,17 @@ var presets = []struct {
 		Family: "llama", HiddenSize: 4096, IntermediateSize: 14336, NumLayers: 32, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 128256, MaxContext: 8192, NormEps: 1e-5, RopeTheta: 500000, Activation: model.SiLU,
 	}},
-	{"tiny", "2B4T's block at 1/1000 of its size", model.Config{
+	{"tiny", "2B4T's block, small", model.Config{
 		Family: "bitnet", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.ReLU2, TiedHead: true, SubNorms: true,
 	}},
 	{"tiny-llama", "Llama's block at the same size", model.Config{
 		Family: "llama", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.SiLU,
+	}},
+	{"tiny-1bitllm", "1bitLLM's block at the same size", model.Config{
+		Family: "bitnet-1bitllm", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 4, HeadDim: 64,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: model.SiLU, TiedHead: true, SubNorms: true,
 	}},
 }
 
@@ -164,7 +168,9 @@ func (r *Random) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 			}
 		}
 	})
-	return ternary.FromCodes(codes, rows, cols, []float32{float32(scale)})
+	// As published: a bfloat16 number, so that a program that keeps scales in that type computes the same.
+	published := math.Float32frombits(math.Float32bits(float32(scale)) &^ 0xffff)
+	return ternary.FromCodes(codes, rows, cols, []float32{published})
 }
 
 // zeroShift is how much likelier −1 must be than +1 in gate_proj for its output to be ≤ 0 with

@@ -21,29 +21,41 @@ type Memory struct {
 	Dense     int64 `json:"dense"`     // projections that stay floats
 	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
 	Head      int64 `json:"head"`      // 0 when tied
+	Screen    int64 `json:"screen"`    // of the head, at 4 bits; with it embedding and head stay in the file, read by row
 	Norms     int64 `json:"norms"`     // and biases
 	KVToken   int64 `json:"kv_per_token"`
 }
 
 // Weights is everything but the KV cache.
-func (m Memory) Weights() int64 { return m.Ternary + m.Dense + m.Embedding + m.Head + m.Norms }
+func (m Memory) Weights() int64 {
+	if m.Screen > 0 {
+		return m.Ternary + m.Dense + m.Screen + m.Norms
+	}
+	return m.Ternary + m.Dense + m.Embedding + m.Head + m.Norms
+}
 
 // Total is the memory with room for so many tokens.
 func (m Memory) Total(tokens int) int64 { return m.Weights() + m.KVToken*int64(tokens) }
 
-// PerToken is how many bytes of weights and cache one decoded token reads behind so many others: all but the
-// embedding table, of which it reads a row unless it is the head too.
-func (m Memory) PerToken(before int) int64 {
-	head := m.Head
-	if head == 0 {
-		head = m.Embedding
+// HeadPerToken is how many bytes one decoded token reads of the head.
+func (m Memory) HeadPerToken() int64 {
+	switch {
+	case m.Screen > 0:
+		return m.Screen
+	case m.Head > 0:
+		return m.Head
 	}
-	return m.Ternary + m.Dense + head + m.Norms + m.KVToken*int64(before)
+	return m.Embedding
+}
+
+// PerToken is how many bytes of weights and cache one decoded token reads behind so many others.
+func (m Memory) PerToken(before int) int64 {
+	return m.Ternary + m.Dense + m.HeadPerToken() + m.Norms + m.KVToken*int64(before)
 }
 
 // Estimate computes Memory from names and shapes alone.
 func Estimate(c *model.Config, set *weights.Set) Memory {
-	m := Memory{KVToken: c.KVBytes()}
+	m := Memory{KVToken: c.KVBytes(), Screen: c.ScreenBytes()}
 	for _, name := range set.Names() {
 		hf := name
 		if set.GGUF() != nil {

@@ -163,7 +163,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && d.head != nil && c.VocabSize >= screenMinVocab {
+	if err == nil && c.ScreenBytes() > 0 {
 		d.screen = newScreen(d.head, pool, &d.arena, d.packed)
 	}
 	if d.packed != nil {

@@ -99,6 +99,9 @@ func newScreen(head *weights.Dense, pool *par.Pool, a *arena, p *packed) *screen
 		for r := lo * 16; r < min(hi*16, head.Rows); r++ {
 			head.Row(row, r)
 			s.encode(r, row)
+			if r%256 == 255 {
+				head.Release(r-255, r+1)
+			}
 		}
 	})
 	if p != nil {
@@ -153,9 +156,27 @@ func grid(w, inv float32, dice uint64) byte {
 	return byte(min(max(int32(u), 0), 15))
 }
 
-// bytes is what one pass reads of the screen.
-func (s *screen) bytes() int64 {
-	return int64(len(s.codes)) + 2*int64(len(s.scale)) + 4*int64(len(s.norm))
+// ScreenBytes is what the screen of the model's head takes in memory, and what a decoded token reads of the head then;
+// 0 where there is none, and the head is read as it is.
+func (c *Config) ScreenBytes() int64 {
+	if c.VocabSize < screenMinVocab || !c.TiedHead && !c.floatLinear(headName) {
+		return 0
+	}
+	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock
+	codes, scales := kernel.ScreenSizes(rows, cols)
+	return int64(codes) + 2*int64(scales) + 4*int64(rows)
+}
+
+// HeadStats counts what the screen of an engine's head did since loading: tokens answered, and rows of the head that
+// were computed exactly for them. ok is false for an engine without a screen.
+func HeadStats(e Engine) (tokens, rows int64, ok bool) {
+	d, ok := e.(*decoder)
+	if !ok || d.screen == nil {
+		return 0, 0, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.screen.tokens, d.screen.rescored, true
 }
 
 // set quantises x for the i-th query.

@@ -295,7 +295,5 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	return s, h
 }
 
-var chatOptionsForTest = tokenizer.ChatOptions{}
-
 //go:embed server.go
 var routesSource string

@@ -335,7 +335,7 @@ func TestForgedControlTokens(t *testing.T) {
 			n++
 		}
 	}
-	if _, err := f.tok.Chat(nil, chatOptionsForTest); err == nil && n != 1 {
+	if n != 1 {
 		t.Errorf("%d ends of turn; one is the template's", n)
 	}
 }

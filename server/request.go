@@ -107,11 +107,11 @@ func (p *prompts) len() int { return len(p.texts) + len(p.tokens) }
 
 // model finds the model that a request names.
 func (s *Server) model(id string) (*served, error) {
-	if id == "" {
-		return s.models[0], nil
-	}
 	if m := s.find(id); m != nil {
 		return m, nil
+	}
+	if id == "" || s.o.AnyModel {
+		return s.models[0], nil
 	}
 	var names []string
 	for _, m := range s.models {

@@ -62,6 +62,8 @@ type Options struct {
 	RequestTimeout time.Duration // for the whole answer [15 min]
 	WriteTimeout   time.Duration // for a client to take what was written [30 s]
 
+	AnyModel bool // requests that name an unknown model get the first one instead of an error
+
 	Keys    []string // bearer keys; none: open to all
 	Origins []string // browser origins besides the server's own, such as https://example.org, or *
 	Hosts   []string // values of the Host header, without port, that are answered; none: all
@@ -287,7 +289,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 		s.o.Log.LogAttrs(r.Context(), level, "request", append([]slog.Attr{
 			slog.String("request", w.id), slog.String("method", r.Method), slog.String("path", clip(r.URL.Path, 200)),
-			slog.Int("status", w.code()), slog.Duration("took", time.Since(start)), slog.Int64("bytes", w.bytes), slog.String("client", host(r.RemoteAddr)),
+			slog.Int("status", w.code()), slog.Float64("seconds", time.Since(start).Seconds()), slog.Int64("bytes", w.bytes), slog.String("client", host(r.RemoteAddr)),
 		}, w.attrs...)...)
 	}()
 	if err := s.check(w, r); err != nil {

@@ -132,6 +132,52 @@ func TestExportedModelIsTheTrainedOne(t *testing.T) {
 	}
 }
 
+// TestInitContinuesFromMasters: a bf16 folder comes back with the same logits and goes on training.
+func TestInitContinuesFromMasters(t *testing.T) {
+	for _, arch := range train.Archs {
+		for _, precision := range train.Precisions {
+			tr, vocab, tokens := trained(t, arch, precision)
+			dir := t.TempDir()
+			if err := tr.Model.Export(dir, vocab, train.ExportOptions{Format: "hf-bf16"}); err != nil {
+				t.Fatal(err)
+			}
+			m, v, err := train.Init(dir, "", 0, tr.Model.Pool())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Config != tr.Model.Config || v.Size() != vocab.Size() {
+				t.Errorf("%s %s: configuration %+v, was %+v", arch, precision, m.Config, tr.Model.Config)
+			}
+			again, err := train.NewTrainer(m, tr.Options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids := testIDs(vocab.Size())
+			if c := correlation(logitsOfTrainer(again, ids), logitsOfTrainer(tr, ids)); c < 0.9999 {
+				t.Errorf("%s %s: correlation %.6f", arch, precision, c)
+			}
+			for s, err := range again.Run(context.Background(), again.Batches(tokens)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s.Loss > 3.5 {
+					t.Errorf("%s %s: continued at loss %.3f", arch, precision, s.Loss)
+				}
+				break
+			}
+			if precision == "ternary" {
+				packed := t.TempDir()
+				if err := tr.Model.Export(packed, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := train.Init(packed, "", 0, tr.Model.Pool()); err == nil || !strings.Contains(err.Error(), "masters") {
+					t.Errorf("packed weights as masters: %v", err)
+				}
+			}
+		}
+	}
+}
+
 // TestTransformersReadsExports compares with Hugging Face transformers, run by the Python that TRIT_TEST_PYTHON names.
 func TestTransformersReadsExports(t *testing.T) {
 	python := os.Getenv("TRIT_TEST_PYTHON")

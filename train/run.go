@@ -82,39 +82,62 @@ type Share struct {
 	Flipped float64 `json:"flipped"` // share of codes changed by one step
 }
 
-// Start makes the folder of a new run. valShare of the tokens, from the end, are for validation. A folder that
-// holds a run already is an error: continue it with Resume, or choose another.
+// Start makes the folder of a new run of a new model. valShare of the tokens, from the end, are for validation. A
+// folder that holds a run already is an error: continue it with Resume, or choose another.
 func Start(dir string, c Config, o Options, vocab *data.Vocab, ids []int32, valShare float64, pool *par.Pool) (*Run, error) {
-	if !(valShare >= 0 && valShare < 1) {
-		return nil, fmt.Errorf("train: --val-share %g: must be at least 0 and less than 1", valShare)
-	}
 	c.VocabSize = vocab.Size()
-	if err := c.Check(); err != nil {
+	if err := startable(dir, c, o, ids, valShare); err != nil {
 		return nil, err
-	}
-	if err := o.Check(); err != nil {
-		return nil, err
-	}
-	cut := len(ids) - int(float64(len(ids))*valShare)
-	for _, n := range []int{cut, len(ids) - cut} {
-		if n <= c.Block && n > 0 {
-			return nil, fmt.Errorf("train: %d tokens for training and %d for validation, a block of %d needs %d: %w; use a smaller --block, more text, or another --val-share",
-				cut, len(ids)-cut, c.Block, c.Block+1, data.ErrShort)
-		}
-	}
-	if cut == 0 {
-		return nil, fmt.Errorf("train: %w", data.ErrEmpty)
-	}
-	if _, err := os.Stat(filepath.Join(dir, lastName)); err == nil {
-		return nil, fmt.Errorf("train: %s holds a run already; continue it with --resume, or choose another --save-dir", dir)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
 	}
 	m, err := New(c, pool, o.Seed)
 	if err != nil {
 		return nil, err
 	}
+	return StartFrom(dir, m, o, vocab, ids, valShare)
+}
+
+// startable reports what keeps a run from starting, before anything large is allocated.
+func startable(dir string, c Config, o Options, ids []int32, valShare float64) error {
+	if !(valShare >= 0 && valShare < 1) {
+		return fmt.Errorf("train: --val-share %g: must be at least 0 and less than 1", valShare)
+	}
+	if err := c.Check(); err != nil {
+		return err
+	}
+	if err := o.Check(); err != nil {
+		return err
+	}
+	if len(ids) == 0 {
+		return fmt.Errorf("train: %w", data.ErrEmpty)
+	}
+	cut := split(len(ids), valShare)
+	for _, n := range []int{cut, len(ids) - cut} {
+		if n <= c.Block && n > 0 {
+			return fmt.Errorf("train: %d tokens for training and %d for validation, a block of %d needs %d: %w; use a smaller --block, more text, or another --val-share",
+				cut, len(ids)-cut, c.Block, c.Block+1, data.ErrShort)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, lastName)); err == nil {
+		return fmt.Errorf("train: %s holds a run already; continue it with --resume, or choose another --save-dir", dir)
+	}
+	return nil
+}
+
+func split(n int, valShare float64) int { return n - int(float64(n)*valShare) }
+
+// StartFrom is Start with a model that is there, such as Init's.
+func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, valShare float64) (*Run, error) {
+	c := m.Config
+	if vocab.Size() != c.VocabSize {
+		return nil, fmt.Errorf("train: the model has a vocabulary of %d, the tokenizer %d", c.VocabSize, vocab.Size())
+	}
+	if err := startable(dir, c, o, ids, valShare); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	cut := split(len(ids), valShare)
 	t, err := NewTrainer(m, o)
 	if err != nil {
 		return nil, err
@@ -136,7 +159,7 @@ func Start(dir string, c Config, o Options, vocab *data.Vocab, ids []int32, valS
 	}
 	err = r.write(Record{First: &Header{
 		Config: c, Options: o, Params: m.NumParams(), Ternary: m.NumTernary(),
-		TrainTokens: r.Train.Len(), ValTokens: r.Val.Len(), Threads: pool.Threads(),
+		TrainTokens: r.Train.Len(), ValTokens: r.Val.Len(), Threads: m.env.Pool.Threads(),
 	}})
 	if err != nil {
 		r.Close()
@@ -287,7 +310,7 @@ func (r *Run) Do(ctx context.Context, tell func(Record)) error {
 	r.snapshot()
 	for s, err := range t.Run(ctx, t.Batches(r.Train)) {
 		if err != nil {
-			if ctx.Err() != nil && saved != t.Steps {
+			if (ctx.Err() != nil || errors.Is(err, context.Canceled)) && saved != t.Steps {
 				err = errors.Join(err, save())
 			}
 			return err

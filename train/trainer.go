@@ -31,8 +31,33 @@ type Trainer struct {
 	Steps   int     // done so far
 	Best    float64 // lowest validation loss so far; +Inf before the first
 
+	// Group, when set, shares each batch with other processes that train the same model.
+	Group Group
+
 	m, v  []float32 // AdamW's moments
 	state *State
+}
+
+// Group is a set of processes that train one model together (data parallel). All make the same calls in the same
+// order. Sums run in the order of the ranks, so they are the same on all and in every run.
+type Group interface {
+	Rank() int // of this process, from 0
+	Size() int
+	Sum(x []float32) error        // x becomes the sum over all processes
+	SumScalars(x []float64) error // likewise
+	Close() error
+}
+
+// part is this process's share of a batch.
+func (t *Trainer) part(b data.Batch) (data.Batch, error) {
+	n, r := t.Group.Size(), t.Group.Rank()
+	if b.B%n != 0 {
+		return b, fmt.Errorf("train: a batch of %d sequences cannot be shared by %d processes; make --batch-size a multiple", b.B, n)
+	}
+	b.B /= n
+	k := b.B * b.S
+	b.IDs, b.Targets = b.IDs[r*k:(r+1)*k], b.Targets[r*k:(r+1)*k]
+	return b, nil
 }
 
 // ErrNotFinite is returned, wrapped, when a loss or gradient stops being a number. The parameters are
@@ -72,12 +97,19 @@ func (t *Trainer) Run(ctx context.Context, batches iter.Seq2[data.Batch, error])
 		}
 		var s Step
 		start, k := time.Now(), 0
+		size := 1
+		if t.Group != nil {
+			size = t.Group.Size()
+		}
 		for b, err := range batches {
-			if err == nil {
+			if err == nil && t.Group == nil {
 				err = ctx.Err()
 			}
 			if err == nil {
 				err = t.check(b)
+			}
+			if err == nil && t.Group != nil {
+				b, err = t.part(b)
 			}
 			if err != nil {
 				yield(Step{}, err)
@@ -87,12 +119,18 @@ func (t *Trainer) Run(ctx context.Context, batches iter.Seq2[data.Batch, error])
 				s = Step{N: t.Steps + 1}
 				t.Model.ZeroGrad()
 			}
-			s.Loss += t.Model.Gradient(t.activations(b.B, b.S), b.IDs, b.Targets, 1/float64(o.Accumulate)) / float64(o.Accumulate)
-			s.Tokens += len(b.IDs)
+			share := float64(o.Accumulate * size)
+			s.Loss += t.Model.Gradient(t.activations(b.B, b.S), b.IDs, b.Targets, 1/share) / share
+			s.Tokens += len(b.IDs) * size
 			if k++; k < o.Accumulate {
 				continue
 			}
 			k = 0
+			stop, err := t.share(ctx, &s)
+			if err != nil {
+				yield(s, err)
+				return
+			}
 			if err := t.update(&s); err != nil {
 				yield(s, err)
 				return
@@ -102,9 +140,30 @@ func (t *Trainer) Run(ctx context.Context, batches iter.Seq2[data.Batch, error])
 			if !yield(s, nil) || t.Steps >= o.MaxIters {
 				return
 			}
+			if stop {
+				yield(Step{}, context.Canceled)
+				return
+			}
 			start = time.Now()
 		}
 	}
+}
+
+// share sums gradients and loss over the group, and finds out whether any of it was asked to stop: all of it then stops
+// after this step.
+func (t *Trainer) share(ctx context.Context, s *Step) (stop bool, err error) {
+	if t.Group == nil {
+		return false, nil
+	}
+	v := []float64{s.Loss, 0}
+	if ctx.Err() != nil {
+		v[1] = 1
+	}
+	if err := t.Group.SumScalars(v); err != nil {
+		return false, err
+	}
+	s.Loss = v[0]
+	return v[1] > 0, t.Group.Sum(t.Model.g)
 }
 
 func (t *Trainer) check(b data.Batch) error {

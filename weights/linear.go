@@ -112,6 +112,9 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	if err != nil {
 		return nil, err
 	}
+	if err := t.exact(m); err != nil {
+		return nil, err
+	}
 	// The arch "bitnet" of llama.cpp may keep the scale in a tensor of its own.
 	if extra, err := s.scalar(name + "_scale"); err == nil {
 		for i := range m.Scale {
@@ -179,6 +182,7 @@ type Dense struct {
 	U16        []uint16  // F16, BF16
 	Raw        []byte    // block types, row after row
 	rowBytes   int
+	mapped     []byte // the same bytes in the file's mapping, when that is where they are
 }
 
 // Bytes is what the matrix takes in memory.
@@ -206,6 +210,14 @@ func (d *Dense) Row(dst []float32, r int) {
 	}
 }
 
+// Release tells the system that rows [lo, hi) will not be read soon: their pages of the file leave this process's
+// memory, and come back when they are read.
+func (d *Dense) Release(lo, hi int) {
+	if n := len(d.mapped) / d.Rows; n > 0 {
+		release(d.mapped[lo*n : hi*n])
+	}
+}
+
 // mustDequantize is for data whose length was checked when it was opened.
 func mustDequantize(dst []float32, t gguf.Type, src []byte) {
 	if err := gguf.Dequantize(dst, t, src); err != nil {
@@ -222,6 +234,9 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	d, err := s.dense(t, rows, cols)
 	if err != nil {
 		return nil, t.errorf(name, "%w", err)
+	}
+	if len(s.blobs) > 0 && s.blobs[0].unmap != nil && (d.F32 == nil || len(t.data) == 4*rows*cols) {
+		d.mapped = t.data
 	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
 		switch {

@@ -46,6 +46,7 @@ type tensor struct {
 	dtype safetensors.DType // HF only
 	shape []int
 	data  []byte
+	scale float32 // of a ternary tensor in full, 0 when the file does not say: ScalesKey
 }
 
 // Quantization is quantization_config of a Hugging Face config.json.
@@ -212,6 +213,9 @@ func openGGUF(path string, opt *Options) (set *Set, err error) {
 			data:  b.data[t.Offset : t.Offset+t.Size],
 		}
 		s.names = append(s.names, t.Name)
+	}
+	if err := s.readScales(); err != nil {
+		return nil, err
 	}
 	return s, s.chooseI2S(opt.I2SLayout)
 }

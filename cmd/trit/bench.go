@@ -9,6 +9,7 @@ import (
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/term"
+	"github.com/tritlm/trit/model"
 )
 
 // benchmark is what bench --json prints.
@@ -25,6 +26,8 @@ type benchmark struct {
 	Bandwidth       float64 `json:"bandwidth_bytes_per_second,omitempty"`
 	ShareOfMaximum  float64 `json:"bandwidth_share,omitempty"`
 	MemoryEstimated int64   `json:"memory_estimate_bytes"`
+	HeadRows        float64 `json:"head_rows_per_token,omitempty"` // computed exactly, of the vocabulary
+	Vocabulary      int     `json:"vocabulary"`
 }
 
 func newBenchCmd() *cobra.Command {
@@ -77,6 +80,10 @@ Speeds are medians over the repeats, with the least and the most.`,
 			mem := eval.Estimate(m.Config(), m.Weights())
 			b.BytesPerToken = mem.PerToken(o.Prompt + o.Tokens/2)
 			b.MemoryEstimated = mem.Total(o.Prompt + o.Tokens)
+			b.Vocabulary = m.Config().VocabSize
+			if tokens, rows, ok := model.HeadStats(m.Engine()); ok && tokens > 0 {
+				b.HeadRows = float64(rows) / float64(tokens)
+			}
 			b.BytesPerSecond = float64(b.BytesPerToken) * b.Decode
 			if !noBandwidth {
 				b.Bandwidth = eval.Bandwidth(cmd.Context(), b.Threads)
@@ -108,6 +115,9 @@ func (b *benchmark) rows() [][]string {
 		{"prompt", fmt.Sprintf("%.1f tokens/s (%.1f to %.1f) over %d tokens", b.Prompt, b.PromptMin, b.PromptMax, b.PromptTokens)},
 		{"decode", fmt.Sprintf("%.1f tokens/s (%.1f to %.1f) over %d tokens", b.Decode, b.DecodeMin, b.DecodeMax, b.Tokens)},
 		{"per token", fmt.Sprintf("%s read, %s/s", term.Bytes(b.BytesPerToken), term.Bytes(int64(b.BytesPerSecond)))},
+	}
+	if b.HeadRows > 0 {
+		rows = append(rows, []string{"head", fmt.Sprintf("%.0f of %d rows computed exactly a token; a 4-bit screen ruled the others out", b.HeadRows, b.Vocabulary)})
 	}
 	if b.Bandwidth > 0 {
 		rows = append(rows, []string{"bandwidth", fmt.Sprintf("%s/s measured on this machine; decoding uses %.0f%% of it", term.Bytes(int64(b.Bandwidth)), 100*b.ShareOfMaximum)})

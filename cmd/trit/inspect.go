@@ -189,18 +189,15 @@ func (i *inspection) print(w io.Writer) error {
 		}
 	}
 	m := i.Memory
-	head := m.Head
-	if i.TiedHead {
-		head = m.Embedding
+	heads := "embedding and head " + term.Bytes(m.Embedding+m.Head)
+	if m.Screen > 0 {
+		heads = fmt.Sprintf("the head's screen %s (embedding and head, %s, stay in the file)", term.Bytes(m.Screen), term.Bytes(m.Embedding+m.Head))
 	}
 	rows = append(rows,
-		[]string{"memory", fmt.Sprintf("≈ %s: projections %s, embedding and head %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Dense), term.Bytes(m.Embedding+m.Head))},
+		[]string{"memory", fmt.Sprintf("≈ %s: projections %s, %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Dense), heads)},
 		[]string{"", fmt.Sprintf("+ %s for each 1000 tokens of context, so %s at %d", term.Bytes(1000*m.KVToken), term.Bytes(i.MemoryTotal), i.MaxContext)},
-		[]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(head))},
+		[]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(m.HeadPerToken()))},
 	)
-	for r := range rows {
-		rows[r][1] = strings.TrimPrefix(rows[r][1], "")
-	}
 	for _, r := range rows {
 		if _, err := fmt.Fprintf(w, "%-11s %s\n", r[0], r[1]); err != nil {
 			return err

@@ -125,7 +125,6 @@ func tokenizerOf(set *weights.Set) (*tokenizer.Tokenizer, error) {
 // generateFlags are trit.GenerateOptions on the command line.
 type generateFlags struct {
 	trit.GenerateOptions
-	tokens int
 }
 
 func (f *generateFlags) add(cmd *cobra.Command, tokens int) {

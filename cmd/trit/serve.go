@@ -49,6 +49,7 @@ SIGTERM or Ctrl-C lets accepted requests finish, the second one stops at once.`,
 	fl.StringVar(&s.addr, "addr", "localhost:8080", "where to listen, HOST:PORT")
 	fl.BoolVar(&s.activated, "socket-activation", false, "take the socket from systemd instead of --addr")
 	fl.StringArrayVar(&s.names, "name", nil, "what requests call the model (default its name or file); once per model, in order")
+	fl.BoolVar(&o.AnyModel, "any-model", false, "answer requests for unknown models with the first one")
 	fl.StringVar(&s.keyFile, "key-file", "", "file of bearer keys that are let in, one per line")
 	fl.StringVar(&s.cert, "tls-cert", "", "certificate file; with --tls-key the server speaks HTTPS")
 	fl.StringVar(&s.key, "tls-key", "", "private key file")
@@ -127,7 +128,7 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 			sm.ID = s.names[i]
 		}
 		models = append(models, sm)
-		o.Log.Info("model loaded", "model", sm.ID, "context", m.MaxContext(), "took", m.LoadTime())
+		o.Log.Info("model loaded", "model", sm.ID, "context", m.MaxContext(), "seconds", m.LoadTime().Seconds())
 	}
 	l, err := s.listen(ctx)
 	if err != nil {
@@ -160,7 +161,7 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 		return err
 	case <-ctx.Done():
 	}
-	o.Log.Info("draining", "longest", s.drain)
+	o.Log.Info("draining", "longest", s.drain.String())
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer cancel()
 	err = srv.Drain(end) // new requests get 503 meanwhile, and /ready fails

@@ -18,6 +18,7 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/train"
+	"github.com/tritlm/trit/train/mpi"
 )
 
 // trainFlags are the flags of trit train, and those of its models that trit compare shares.
@@ -27,6 +28,7 @@ type trainFlags struct {
 	layers, heads, kvHeads  int
 	block                   int
 	saveDir, tokenizer      string
+	init                    string
 	valShare                float64
 	threads                 int
 	resume                  bool
@@ -96,6 +98,7 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 	cmd.Flags().StringVar(&f.arch, "model", "llama", "architecture: "+strings.Join(train.Archs, ", "))
 	cmd.Flags().StringVar(&f.precision, "precision", "ternary", strings.Join(train.Precisions, " or "))
 	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/train", "folder of the run")
+	cmd.Flags().StringVar(&f.init, "init", "", "start from this model's float masters (a Hugging Face folder), with its shape and tokenizer")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "continue the run in --save-dir")
 	f.addShape(cmd)
 	f.addOptions(cmd)
@@ -286,11 +289,7 @@ func (f *trainFlags) config(cmd *cobra.Command, arch, precision string) (train.C
 
 // corpus reads the text and encodes it.
 func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []int32, error) {
-	path := ""
-	if len(args) > 0 {
-		path = args[0]
-	}
-	text, err := data.ReadText(path, cmd.InOrStdin())
+	text, err := readCorpus(cmd, args)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -313,27 +312,47 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 			v, err = data.NewVocab(b)
 		}
 	}
+	var ids []int32
+	if err == nil {
+		ids, err = encode(v, text)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("--tokenizer %s: %w", f.tokenizer, err)
 	}
-	return v, v.EncodeAll(text), nil
+	return v, ids, nil
 }
 
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	pool := par.New(f.threads)
 	defer pool.Close()
+	var group train.Group
+	if n, _ := strconv.Atoi(os.Getenv("OMPI_COMM_WORLD_SIZE")); n > 1 { // mpirun started this
+		var err error
+		if group, err = mpi.Join(); err != nil {
+			return err
+		}
+		// After an error MPI is left unfinished, so that mpirun ends the other processes.
+		if group.Rank() > 0 {
+			if err := f.follow(cmd, args, pool, group); err != nil {
+				return err
+			}
+			return group.Close()
+		}
+	}
 	var r *train.Run
 	var err error
 	if f.resume {
 		if len(args) > 0 {
 			return usagef("--resume continues with the run's own data; leave %s out", args[0])
 		}
-		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "val-share", "seed", "batch-size", "accumulate"} {
+		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "init", "val-share", "seed", "batch-size", "accumulate"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s cannot change when a run is resumed; start another with another --save-dir", name)
 			}
 		}
 		r, err = train.Resume(f.saveDir, pool, func(o *train.Options) { f.override(cmd, o) })
+	} else if f.init != "" {
+		r, err = f.startFrom(cmd, args, pool)
 	} else {
 		var c train.Config
 		if c, err = f.config(cmd, f.arch, f.precision); err != nil {
@@ -352,6 +371,7 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer r.Close()
+	r.Trainer.Group = group
 	m := r.Trainer.Model
 	c := &m.Config
 	note(cmd, "%s %s: %s parameters, %s of them ternary; %d layers, hidden %d, block %d, vocabulary %d; %d tokens to train on, %d to validate; %d threads",
@@ -360,6 +380,9 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		note(cmd, "continuing after step %d", r.Trainer.Steps)
 	}
 	err = watch(cmd.Context(), cmd.ErrOrStderr(), r)
+	if err == nil && group != nil {
+		err = group.Close()
+	}
 	if errors.Is(err, context.Canceled) {
 		note(cmd, "stopped after step %d and saved; continue with: trit train --save-dir %s --resume", r.Trainer.Steps, f.saveDir)
 		return err
@@ -372,6 +395,105 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		fmt.Fprint(cmd.ErrOrStderr(), plot)
 	}
 	return nil
+}
+
+// follow is what the processes but the first one do under mpirun: the same steps, without files.
+func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, group train.Group) error {
+	var t *train.Trainer
+	var tokens *data.Tokens
+	if f.resume {
+		c, err := train.OpenCheckpoint(filepath.Join(f.saveDir, "last.ckpt"))
+		if err != nil {
+			return err
+		}
+		f.override(cmd, &c.Options)
+		if t, err = c.Load(pool); err != nil {
+			return err
+		}
+		if tokens, err = data.OpenTokens(filepath.Join(f.saveDir, "train.bin")); err != nil {
+			return err
+		}
+		defer tokens.Close()
+	} else {
+		var m *train.Model
+		vocab, ids, err := f.corpus(cmd, args)
+		if err != nil {
+			return err
+		}
+		if f.init != "" {
+			return usagef("--init works with one process; start the run alone, then continue it under mpirun with --resume")
+		}
+		c, err := f.config(cmd, f.arch, f.precision)
+		if err != nil {
+			return err
+		}
+		c.VocabSize = vocab.Size()
+		if m, err = train.New(c, pool, f.o.Seed); err != nil {
+			return err
+		}
+		if t, err = train.NewTrainer(m, f.o); err != nil {
+			return err
+		}
+		tokens = data.NewTokens(ids[:len(ids)-int(float64(len(ids))*f.valShare)], vocab.Size())
+	}
+	t.Group = group
+	for _, err := range t.Run(cmd.Context(), t.Batches(tokens)) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startFrom begins a run from the masters of --init.
+func (f *trainFlags) startFrom(cmd *cobra.Command, args []string, pool *par.Pool) (*train.Run, error) {
+	for _, name := range []string{"model", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "tokenizer"} {
+		if cmd.Flags().Changed(name) {
+			return nil, usagef("--init takes shape and tokenizer from the model; leave --%s out", name)
+		}
+	}
+	if err := f.o.Check(); err != nil {
+		return nil, usageError{err}
+	}
+	precision := ""
+	if cmd.Flags().Changed("precision") {
+		precision = f.precision
+	}
+	m, vocab, err := train.Init(f.init, precision, f.block, pool)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readCorpus(cmd, args)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := encode(vocab, text)
+	if err != nil {
+		return nil, fmt.Errorf("--init %s: %w", f.init, err)
+	}
+	return train.StartFrom(f.saveDir, m, f.o, vocab, ids, f.valShare)
+}
+
+func readCorpus(cmd *cobra.Command, args []string) (string, error) {
+	path := ""
+	if len(args) > 0 {
+		path = args[0]
+	}
+	return data.ReadText(path, cmd.InOrStdin())
+}
+
+// encode encodes text with a vocabulary that was not made from it, which may lack characters.
+func encode(v *data.Vocab, text string) ([]int32, error) {
+	ids := v.EncodeAll(text)
+	back := v.Decode(ids)
+	if back == text {
+		return ids, nil
+	}
+	at := 0
+	for at < len(back) && at < len(text) && back[at] == text[at] {
+		at++
+	}
+	return nil, fmt.Errorf("the tokenizer cannot write the text, first at byte %d: %q; use another tokenizer or remove such signs", at, text[at:min(at+12, len(text))])
 }
 
 // override takes over the options that were given on a resume.

@@ -140,6 +140,16 @@ func absMaxNEON(x []float32) uint32
 //go:noescape
 func quantizeNEON(q []int8, x []float32, inv float32) int32
 
+// screen4NEON is Screen4, one tile of 16 rows at a time.
+//
+//go:noescape
+func screen4NEON(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+
+// screen4NEONDot is Screen4, one tile of 16 rows at a time.
+//
+//go:noescape
+func screen4NEONDot(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+
 // peakInt8NEON does 16·8 int8 multiply-adds a turn.
 //
 //go:noescape

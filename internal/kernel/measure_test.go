@@ -214,3 +214,33 @@ func TestMeasureMatVec(t *testing.T) {
 	}
 	race(t, list)
 }
+
+// The head of the 2B4T shape, in pieces that the runs before have pushed out of L3.
+func TestMeasureScreen4(t *testing.T) {
+	measuring(t)
+	const rows, cols = 2048, 2560
+	nc, ns := ScreenSizes(rows, cols)
+	const pieces = 60
+	codes, scales := hugePages(nc*pieces), make([]uint16, ns*pieces)
+	for i := range codes {
+		codes[i] = byte(i)
+	}
+	x, xs := fill(cols, func(i int) int8 { return int8(i) }), make([]float32, cols/64)
+	y := [2][]float32{make([]float32, rows), make([]float32, rows)}
+	next := 0
+	piece := nc + 2*ns
+	take := func() int {
+		next = (next + 1) % pieces
+		return next
+	}
+	list := []contender{{"read 1 thread", float64(nc), "GB/s", func() { i := take(); ReadAll(codes[i*nc:][:nc]) }}}
+	for _, tier := range available[1:] {
+		list = append(list, contender{tier.name + " 1 thread", float64(piece), "GB/s", func() {
+			i := take()
+			tier.screen4(y[0], y[1], codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs)
+		}}, contender{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
+			tier.screen4(y[0][:rows/8], y[1][:rows/8], codes[:nc/8], scales[:ns/8], x, xs, xs, xs)
+		}})
+	}
+	race(t, list)
+}

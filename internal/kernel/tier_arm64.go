@@ -18,6 +18,7 @@ func tiers() []*tier {
 	neon.matMulF16 = matMulWith(matVecF16NEON, matMulF16NEON, 2, 32, 2)
 	neon.attnMixF32 = attnMixWith(attnMixF32NEON, 8, attnMixF32Generic)
 	neon.attnMixF16 = attnMixWith(attnMixF16NEON, 8, attnMixF16Generic)
+	neon.screen4 = screen4NEON
 	neon.quantizeRow = quantizeRowWith(absMaxNEON, quantizeNEON)
 	neon.softmaxExp = softmaxExpNEON
 	neon.max = maxNEON
@@ -41,6 +42,7 @@ func tiers() []*tier {
 	dot.peak.int8, dot.peak.int8Turn = peakInt8NEONDot, 16*16
 	dot.ternaryMatVec = ternaryMatVecNEONDot
 	dot.ternaryMatMul = ternaryMatMulDot
+	dot.screen4 = screen4NEONDot
 	return append(list, &dot)
 }
 

@@ -170,12 +170,11 @@ def greedy(model, ids, count):
     from transformers import GenerationConfig
 
     config = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=count, eos_token_id=None,
-                              pad_token_id=0, use_cache=True)
+                              pad_token_id=0, use_cache=True, return_dict_in_generate=True, output_logits=True)
     model.generation_config = config  # the folder's own would add its eos ids
     x = torch.tensor([ids])
     with torch.no_grad():
-        out = model.generate(x, attention_mask=torch.ones_like(x), generation_config=config,
-                             return_dict_in_generate=True, output_logits=True)
+        out = model.generate(x, attention_mask=torch.ones_like(x), generation_config=config)
     new = out.sequences[0, len(ids):]
     assert len(new) == count, f"generate stopped after {len(new)} of {count} tokens"
     top = torch.topk(torch.stack([l[0].float() for l in out.logits]), 2, dim=-1)
@@ -185,7 +184,7 @@ def greedy(model, ids, count):
     return new, second, margins
 
 
-def reference(model, prompts, positions=0, greedy_tokens=64, only_last=False):
+def reference(model, prompts, positions=0, greedy_tokens=64):
     """Tensors of the reference file for prompts (lists of ids)."""
     import torch
 
@@ -228,12 +227,23 @@ def metadata(model, folder, dtype, prompts, compiled, texts=()):
 
 
 def write(path, tensors, meta):
-    from safetensors.torch import save_file
+    """A safetensors file with the header in a fixed order (safetensors' own writer shuffles the metadata)."""
+    import torch
 
-    part = path + ".part"
-    save_file(tensors, part, metadata=meta)
-    os.chmod(part, 0o644)
-    os.replace(part, path)
+    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int32: "I32", torch.uint8: "U8"}
+    header, data, at = {"__metadata__": dict(sorted(meta.items()))}, [], 0
+    # Widest elements first, so that every tensor is aligned.
+    for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):
+        t = tensors[name].contiguous()
+        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        data.append(t.flatten().view(torch.uint8).numpy().tobytes())
+        at += t.nbytes
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    with open(path + ".part", "wb") as f:
+        f.write(len(head).to_bytes(8, "little") + head)
+        f.writelines(data)
+    os.replace(path + ".part", path)
 
 
 def read_prompts(args):

@@ -198,6 +198,7 @@ var armGroups = []struct {
 	{"ternary_arm64.s", ternaryARM},
 	{"dense_arm64.s", denseARM},
 	{"elementwise_arm64.s", elementwiseARM},
+	{"screen_arm64.s", screenARM},
 	{"peak_arm64.s", peakARM},
 }
 

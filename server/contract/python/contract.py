@@ -56,10 +56,9 @@ def stream():
 @test
 def stream_helper():
     with client.chat.completions.stream(model=model, messages=user, max_tokens=20, temperature=0) as s:
-        for _ in s:
-            pass
-        final = s.get_final_completion()
-    assert final.choices[0].message.content is not None
+        kinds = {e.type for e in s}
+        final = s.current_completion_snapshot
+    assert final.choices[0].message.content is not None and "chunk" in kinds
 
 
 @test
