@@ -209,7 +209,7 @@ func (c *card) start(path string, use bool) error {
 	}
 	ps := ioPower{argsz: uint32(unsafe.Sizeof(ioPower{})), validity: 4, powerFlags: powerMaxClock | powerGDDR | powerTensix}
 	if err := ioctl(c.f, ioSetPowerState, &ps); err != nil {
-		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.4 or later", ErrOldDriver, path, err)
+		return fmt.Errorf("%w: %s: SET_POWER_STATE: %v; update tt-kmd to 2.6 or later", ErrOldDriver, path, err)
 	}
 	return nil
 }
@@ -342,7 +342,7 @@ func (c *card) HostMemory(n int) (HostMemory, error) {
 	n = (n + 4095) &^ 4095
 	if n <= c.maxDMA {
 		d := ioDMABuf{size: uint32(n), flags: 2} // flag 2: reachable over the NoC
-		if err := ioctl(c.f, ioAllocateDMABuf, &d); err == nil {
+		if err := ioctl(c.f, ioAllocateDMABuf, &d); err == nil && d.noc != 0 { // a driver that does not know the flag gives no address
 			mem, err := unix.Mmap(int(c.f.Fd()), int64(d.mapping), n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 			if err != nil {
 				return HostMemory{}, fmt.Errorf("driver: %s: mapping a DMA buffer: %w", c.info.Name, err)
