@@ -219,9 +219,6 @@ func (d *Device) Close() error {
 	return errors.Join(errs...)
 }
 
-// Chip is the chip underneath.
-func (d *Device) Chip() *chip.Chip { return d.c }
-
 // Tiles is the number of tiles at work.
 func (d *Device) Tiles() int { return len(d.tiles) }
 
@@ -273,14 +270,6 @@ func newMatrix(name string, kind kernels.Kind, rows, cols int) *Matrix {
 		m.segs = append(m.segs, s)
 	}
 	return m
-}
-
-// Bytes is what the matrix's weights take in GDDR, padding to whole chunks included.
-func (m *Matrix) Bytes() (n int) {
-	for _, s := range m.segs {
-		n += m.chunks * s.bytes
-	}
-	return n
 }
 
 // LoadTernary uploads a ternary matrix in layout T16 (package ternary). Matrices that will be multiplied together

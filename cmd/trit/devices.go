@@ -109,7 +109,7 @@ func selftestDevice(ctx context.Context, w io.Writer, spec string) error {
 			fmt.Fprintf(w, "       %v\n       %s\n", r.Err, r.Help)
 		}
 	})
-	if err == nil {
+	if err == nil && !i.Simulated {
 		fmt.Fprintln(w, "Every rung holds. Please report this card's result: docs/blackhole.md says how.")
 	}
 	return err

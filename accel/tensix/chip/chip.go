@@ -13,12 +13,10 @@ import (
 // Registers of a Tensix tile, reachable over the NoC (tt-isa-documentation BlackholeA0/TensixTile/SoftReset.md).
 const (
 	regSoftReset   = 0xFFB121B0
-	regWallClock   = 0xFFB121F0
 	regTrisc0PC    = 0xFFB12228 // and 2C, 30
 	regTriscPCOn   = 0xFFB12234
 	regNcriscPC    = 0xFFB12238
 	regNcriscPCOn  = 0xFFB1223C
-	regNoC0ID      = 0xFFB20044
 	regNoC0Logical = 0xFFB20148
 	regSpace       = 0xFFA00000 // the 2 MiB window that holds them all
 )
@@ -38,9 +36,7 @@ const (
 // Telemetry tags of the management core's firmware.
 const (
 	tagClock   = 14 // AI clock, MHz
-	tagGDDR    = 22
 	tagColumns = 34 // mask of live Tensix columns, in die order
-	tagEth     = 35
 	tagBanks   = 36
 )
 

@@ -341,7 +341,7 @@ func (c *card) HostMemory(n int) (HostMemory, error) {
 	}
 	n = (n + 4095) &^ 4095
 	if n <= c.maxDMA {
-		d := ioDMABuf{size: uint32(n), flags: 2} // flag 2: reachable over the NoC
+		d := ioDMABuf{size: uint32(n), flags: 2}                               // flag 2: reachable over the NoC
 		if err := ioctl(c.f, ioAllocateDMABuf, &d); err == nil && d.noc != 0 { // a driver that does not know the flag gives no address
 			mem, err := unix.Mmap(int(c.f.Fd()), int64(d.mapping), n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 			if err != nil {
