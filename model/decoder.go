@@ -49,6 +49,7 @@ type layer struct {
 	attnNorm, attnSubNorm, ffnNorm, ffnSubNorm norm
 	qNorm, kNorm                               norm // over a head
 	linears                                    [7]linear
+	ffn                                        *int // of FeedForwarder, where it runs this layer's
 }
 
 // norm is an RMSNorm, or a LayerNorm when it has a bias. The zero value is none.
@@ -297,7 +298,7 @@ func (d *decoder) loadLayer(w *weights.Set, n int) error {
 			return err
 		}
 	}
-	return nil
+	return d.loadFFN(l)
 }
 
 func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {
