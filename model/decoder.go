@@ -162,7 +162,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Pro
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && c.ScreenBytes() > 0 {
+	if err == nil && host != nil && c.ScreenBytes() > 0 { // a device that has the head screens it itself
 		d.screen = newScreen(d.head, st)
 	}
 	if st.packed != nil {
