@@ -165,11 +165,6 @@ func rmsScaleAVX2(y []float32, x []float32, w []float32, inv float32)
 //go:noescape
 func relu2MulAVX2(y []float32, gate []float32, up []float32)
 
-// expAVX2 is ExpRow.
-//
-//go:noescape
-func expAVX2(y []float32, x []float32)
-
 // siluMulAVX2 is SiLUMul.
 //
 //go:noescape
