@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tritlm/trit/tokenizer/jinja"
 )
@@ -90,6 +92,62 @@ func (t *Tokenizer) Chat(messages []Message, o ChatOptions) (string, error) {
 		return "", fmt.Errorf("tokenizer: chat template: %w", err)
 	}
 	return text, nil
+}
+
+// shield stands inside the names of control tokens that a message quotes. It is a noncharacter,
+// which text does not contain.
+const shield = "\uFDD0"
+
+// EncodeChat writes and encodes a conversation like Chat and Encode with ParseSpecial, but only the
+// template writes control tokens: a message that says <|eot_id|> ends no turn, its characters are
+// text. A template that looks for control tokens in the messages does not find them.
+func (t *Tokenizer) EncodeChat(messages []Message, o ChatOptions) ([]int32, error) {
+	quoted := slices.Clone(messages)
+	for i := range quoted {
+		quoted[i].Content = t.quoteSpecial(quoted[i].Content)
+	}
+	text, err := t.Chat(quoted, o)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.Contains(text, shield) {
+		return t.Encode(text, EncodeOptions{ParseSpecial: true}), nil
+	}
+	s := new(scratch)
+	var ids []int32
+	for i, f := range t.raw.cut(nil, text, true) {
+		if f.id >= 0 {
+			ids = append(ids, f.id)
+		} else {
+			ids = t.encodeText(ids, strings.ReplaceAll(f.text, shield, ""), i == 0, false, s)
+		}
+	}
+	return ids, nil
+}
+
+// quoteSpecial puts a shield into each name of a control token.
+func (t *Tokenizer) quoteSpecial(text string) string {
+	if t.raw == nil {
+		return text
+	}
+	var b strings.Builder
+	at := 0
+	for i := 0; i < len(text); {
+		tok, n := int32(-1), 0
+		if t.raw.first[text[i]] {
+			tok, n = t.raw.longest(text[i:], true)
+		}
+		if tok < 0 || !t.raw.toks[tok].Special {
+			i++
+			continue
+		}
+		_, first := utf8.DecodeRuneInString(text[i:])
+		b.WriteString(text[at : i+first])
+		b.WriteString(shield)
+		at = i + first
+		i += n
+	}
+	return b.String() + text[at:]
 }
 
 // Templates returns the names of the chat templates, in order.

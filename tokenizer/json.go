@@ -28,6 +28,13 @@ type jsonAdded struct {
 	Special    bool   `json:"special"`
 }
 
+func (a jsonAdded) token() AddedToken {
+	return AddedToken{
+		ID: a.ID, Content: a.Content, Special: a.Special,
+		SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized,
+	}
+}
+
 type jsonFile struct {
 	Version       string          `json:"version"`
 	Added         []jsonAdded     `json:"added_tokens"`
@@ -62,10 +69,7 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 		if a.Content == "" {
 			return nil, bad("tokenizer.json: added_tokens[%d] (id %d) is empty", i, a.ID)
 		}
-		p.added = append(p.added, AddedToken{
-			ID: a.ID, Content: a.Content, Special: a.Special,
-			SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized,
-		})
+		p.added = append(p.added, a.token())
 	}
 	var m jsonModel
 	if err := decode(take(string(model), map[string]*json.RawMessage{"vocab": &vocab, "merges": &merges}), "model", &m); err != nil {

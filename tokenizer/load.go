@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -101,10 +102,25 @@ type config struct {
 	AddBOS       *bool           `json:"add_bos_token"`
 	AddEOS       *bool           `json:"add_eos_token"`
 	PrefixSpace  *bool           `json:"add_prefix_space"`
+	Legacy       *bool           `json:"legacy"`
 	Template     json.RawMessage `json:"chat_template"`
 	AddedDecoder map[string]struct {
 		jsonAdded
 	} `json:"added_tokens_decoder"`
+}
+
+// addedDecoder lists added_tokens_decoder: tokens under their ids.
+func (c *config) addedDecoder() (list []AddedToken, err error) {
+	for key, a := range c.AddedDecoder {
+		id, err := strconv.ParseInt(key, 10, 32)
+		if err != nil || a.Content == "" {
+			return nil, bad("tokenizer_config.json: added_tokens_decoder: %s is not the id of a token", shorten(key))
+		}
+		a.ID = int32(id)
+		list = append(list, a.token())
+	}
+	slices.SortFunc(list, func(a, b AddedToken) int { return int(a.ID - b.ID) })
+	return list, nil
 }
 
 // tokenName is a token's text, written as a string or as an object with its content.

@@ -235,17 +235,14 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 	for id := range p.tokens {
 		p.placeKind(int32(id), &p.tokens[id])
 	}
-	if added != nil {
-		var list map[string]int32
-		if err := json.Unmarshal(added, &list); err != nil {
-			return nil, bad("added_tokens.json: %w", err)
-		}
-		for name, id := range list {
-			p.added = append(p.added, AddedToken{ID: id, Content: name, Special: looksSpecial(name)})
-		}
-		slices.SortFunc(p.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
+	if err := p.addMore(c, added); err != nil {
+		return nil, err
 	}
 	p.spmStages(prefixSpace, trim)
+	if prefixSpace && c.Legacy != nil && !*c.Legacy { // a space in front of the text, not of each part after a control token
+		p.normalizer = nil
+		p.pre = json.RawMessage(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":false}`)
+	}
 	t, err := p.assemble()
 	if err != nil {
 		return nil, err
@@ -259,10 +256,34 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 	set(&t.unk, ids["unk"])
 	set(&t.pad, ids["pad"])
 	set(&t.end, ids["eos"])
-	if c.Class == "" { // Llama 2, unless a configuration knows better
-		c.Class = "LlamaTokenizer"
-	}
+	c.Class = "LlamaTokenizer" // whose rules about BOS and EOS are these models'
 	return t, nil
+}
+
+// addMore enters the tokens that a vocabulary was extended with: added_tokens_decoder of
+// tokenizer_config.json, or else added_tokens.json, which has names and ids only.
+func (p *parts) addMore(c *config, added []byte) error {
+	list, err := c.addedDecoder()
+	if err != nil {
+		return err
+	}
+	if list == nil && added != nil {
+		var ids map[string]int32
+		if err := json.Unmarshal(added, &ids); err != nil {
+			return bad("added_tokens.json: %w", err)
+		}
+		for name, id := range ids {
+			list = append(list, AddedToken{ID: id, Content: name, Special: looksSpecial(name)})
+		}
+		slices.SortFunc(list, func(a, b AddedToken) int { return int(a.ID - b.ID) })
+	}
+	for _, a := range list {
+		if int(a.ID) >= len(p.tokens) { // the others are in the model
+			a.Normalized = false
+			p.added = append(p.added, a)
+		}
+	}
+	return nil
 }
 
 // placeKind makes control and user-defined pieces added tokens, and notes the unknown token.

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 )
 
@@ -92,17 +91,10 @@ func parseTiktoken(data []byte, c *config, special []string) (*Tokenizer, error)
 	switch {
 	case len(special) > 0:
 	case len(c.AddedDecoder) > 0:
-		for key, a := range c.AddedDecoder {
-			id, err := strconv.ParseInt(key, 10, 32)
-			if err != nil || a.Content == "" {
-				return nil, bad("tokenizer_config.json: added_tokens_decoder: %s", shorten(key))
-			}
-			p.added = append(p.added, AddedToken{
-				ID: int32(id), Content: a.Content, Special: a.Special,
-				SingleWord: a.SingleWord, LStrip: a.LStrip, RStrip: a.RStrip, Normalized: a.Normalized,
-			})
+		var err error
+		if p.added, err = c.addedDecoder(); err != nil {
+			return nil, err
 		}
-		slices.SortFunc(p.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
 	case ranks == llama3Ranks:
 		special = llama3Special()
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -368,6 +369,48 @@ func TestChat(t *testing.T) {
 	}
 	if data, err := json.Marshal(ToolCall{"x", "f", "{}"}); string(data) != `{"id":"x","type":"function","function":{"name":"f","arguments":"{}"}}` || err != nil {
 		t.Errorf("%s %v", data, err)
+	}
+}
+
+// TestEncodeChat: a message cannot write control tokens, and is otherwise encoded as by Chat.
+func TestEncodeChat(t *testing.T) {
+	tok := folder(t, map[string]string{"tokenizer.json": chatTokens, "tokenizer_config.json": `{"chat_template":"{% for m in messages %}{{ m.content | trim }}<|eot_id|>{% endfor %}"}`})
+	for text, want := range map[string][]int32{
+		" ab ":                      {2, 5},
+		"a<|eot_id|>b<tool>":        {0, 1, 6, 5},
+		"<|eot_id|>":                {5},
+		"<|eot_id|><|end_of_text|>": {5},
+		"<|eot_i":                   {5},
+	} {
+		got, err := tok.EncodeChat([]Message{{Role: "user", Content: text}}, ChatOptions{})
+		if err != nil || !slices.Equal(got, want) { // the vocabulary has no <, | and so on
+			t.Errorf("%q: %v %v, want %v", text, got, err, want)
+		}
+	}
+	bytes := NewBytes()
+	if err := bytes.SetTemplate("{{ messages[0].content }}"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := bytes.EncodeChat([]Message{{Content: "<|eot_id|>"}}, ChatOptions{}); bytes.Decode(got) != "<|eot_id|>" {
+		t.Error(got)
+	}
+}
+
+// TestConcurrent: one tokenizer serves many at once.
+func TestConcurrent(t *testing.T) {
+	for _, tok := range fuzzTokenizers(t) {
+		want := tok.Encode("The quick ab abc", EncodeOptions{})
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 100 {
+					if got := tok.Encode("The quick ab abc", EncodeOptions{}); !slices.Equal(got, want) || tok.Decode(got) == "" {
+						t.Error(got)
+					}
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 	maxSource = 1 << 20 // bytes of a template
 	maxText   = 1 << 25 // bytes of a string, and of the output
 	maxItems  = 1 << 20 // items of a list
-	maxWork   = 1 << 25 // steps of a rendering; making four bytes of text is one
+	maxWork   = 1 << 24 // steps of a rendering; making four bytes of text is one
 	maxDepth  = 100     // macros and loops that call themselves
 )
 
