@@ -119,6 +119,8 @@ type scratch struct {
 
 	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
 
+	open []int32 // where the gate of the one token is open, at most F
+
 	xq       []int8       // [B, cols16]
 	xs       []float32    // [B] activation scales
 	xsum     []int32      // [B]

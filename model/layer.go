@@ -69,15 +69,59 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 			return err
 		}
 	} else {
-		if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
+		if err := d.gateAndUp(ctx, l); err != nil {
 			return err
 		}
-		d.pool.For(s.b, 1, st.act)
 		if err := d.project(ctx, c.IntermediateSize, l.ffnOutput()); err != nil {
 			return err
 		}
 	}
 	d.pool.For(s.b, 1, st.ffnResidual)
+	return nil
+}
+
+// gateAndUp leaves h = act(gate)·up, normed and quantised for down.
+func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
+	c, s, st := d.cfg, &d.s, &d.stages
+	p, ok := d.products.(*cpuProducts)
+	gate, up := &l.linears[gateAt], &l.linears[upAt]
+	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil {
+		if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
+			return err
+		}
+		d.pool.For(s.b, 1, st.act)
+		return nil
+	}
+	// One token: the gate first. Where it is not positive, its square's product with up is zero whatever up is, and
+	// that row of up is not needed.
+	if err := d.project(ctx, c.HiddenSize, l.linears[gateAt:gateAt+1]); err != nil {
+		return err
+	}
+	F := c.IntermediateSize
+	g, h := s.gate[:F], s.h[:F]
+	d.takeRow(g, gate, 0, 0)
+	s.open = s.open[:0]
+	for i, v := range g {
+		if !(v <= 0) { // NaN is not lost
+			s.open = append(s.open, int32(i))
+		}
+	}
+	y := s.acc[1][:len(s.open)]
+	if !p.multiplyRows(up.id, y, s.open, s.xq[:roundUp16(c.HiddenSize)], s.xsum[:1]) {
+		if err := d.project(ctx, c.HiddenSize, l.linears[upAt:upAt+1]); err != nil {
+			return err
+		}
+		d.takeRow(s.up[:F], up, 0, 0)
+		kernel.ReLU2Mul(h, g, s.up[:F])
+	} else {
+		u := s.up[:len(y)]
+		kernel.ScaleRow(u, y, s.xs[0]*up.scale[0])
+		clear(h)
+		for j, i := range s.open {
+			h[i] = float32(g[i]*g[i]) * u[j]
+		}
+	}
+	d.subNormRow(0, F, &l.ffnSubNorm, &l.linears[downAt])
 	return nil
 }
 
