@@ -2,16 +2,17 @@
 """Checks the goldens against the arithmetic that they stand for, written down once more and plainly.
 
     exact.py ../../testdata/goldens [NAME ...]
+    exact.py MODEL_FOLDER --reference ref.safetensors
 
-Every product of a quantised layer is taken in integers (int8 activations, ternary weights, one scale each),
-everything else in float64. The table says how far transformers' float32 is from that: what is left is the
+Every product of a quantised layer is taken in integers (int8 activations, ternary weights, one scale each;
+float64 adds them exactly), everything else in float64. The table says how far transformers' float32 is from that: what is left is the
 rounding of float32, plus, rarely, an activation that lies so near a half that its code differs by one.
 numpy alone; no torch, no transformers.
 """
 
+import argparse
 import json
 import os
-import sys
 
 import numpy as np
 
@@ -19,21 +20,39 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32}
 
 
 def read_safetensors(path):
+    """{name: array}, mapped where numpy has the dtype; bf16 is a Bf16 that widens what is taken from it."""
     with open(path, "rb") as f:
-        data = f.read()
-    n = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:8 + n])
+        n = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(n))
+    data = np.memmap(path, np.uint8, "r", 8 + n)
     out = {}
     for name, t in header.items():
-        if name == "__metadata__":
-            continue
-        raw = data[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]
-        if t["dtype"] == "BF16":
-            a = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            a = np.frombuffer(raw, DTYPES[t["dtype"]])
-        out[name] = a.reshape(t["shape"])
+        if name != "__metadata__":
+            raw = data[t["data_offsets"][0]:t["data_offsets"][1]]
+            a = raw.view(np.uint16 if t["dtype"] == "BF16" else DTYPES[t["dtype"]]).reshape(t["shape"])
+            out[name] = Bf16(a) if t["dtype"] == "BF16" else a
     return out
+
+
+class Bf16:
+    """An array of bf16 bit patterns; nothing is widened before it is asked for."""
+
+    def __init__(self, bits):
+        self.bits, self.dtype, self.shape = bits, "bf16", bits.shape
+
+    def __getitem__(self, key):
+        return (np.asarray(self.bits[key]).astype(np.uint32) << 16).view(np.float32)
+
+    def astype(self, dtype):
+        return self[:].astype(dtype)
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(dtype or np.float32)
+
+
+def rows(w, x):
+    """x @ wᵀ in float64, w read a few thousand rows at a time."""
+    return np.concatenate([x @ w[i:i + 8192].astype(np.float64).T for i in range(0, w.shape[0], 8192)], -1)
 
 
 def half_even(x):
@@ -63,34 +82,36 @@ class Model:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + (eps or self.eps)) * self.w[name + ".weight"].astype(np.float64)
 
     def ternary(self, name):
-        """(codes [out, in], scale) of a linear layer, or None when it is a plain float one."""
-        if name not in self.codes:
-            w = self.w[name + ".weight"]
-            if w.dtype == np.uint8:
-                codes = np.concatenate([(w >> (2 * i)) & 3 for i in range(4)]).astype(np.int64) - 1
-                scale = float(self.w[name + ".weight_scale"][0])
-                if self.q.get("linear_class") != "autobitlinear":
-                    scale = 1 / scale
-                self.codes[name] = codes, scale
-            elif self.online and name != "lm_head":
-                scale = np.abs(w.astype(np.float64)).mean()
-                self.codes[name] = np.clip(half_even(w / scale), -1, 1).astype(np.int64), scale
-            else:
-                self.codes[name] = None
-        return self.codes[name]
+        """(codes int8 [out, in], scale) of a linear layer, or None when it is a plain float one."""
+        if name in self.codes:
+            return self.codes[name]
+        w, t = self.w[name + ".weight"], None
+        if w.dtype == np.uint8:
+            scale = float(self.w[name + ".weight_scale"][0])
+            if self.q.get("linear_class") != "autobitlinear":
+                scale = 1 / scale
+            t = np.concatenate([((w >> (2 * i)) & 3).astype(np.int8) - 1 for i in range(4)]), scale
+        elif self.online and name != "lm_head":
+            w = w.astype(np.float64)
+            scale = np.abs(w).mean()
+            t = np.clip(half_even(w / scale), -1, 1).astype(np.int8), scale
+        if len(self.codes) < 200 and w.shape[0] * w.shape[1] < 1 << 18:
+            self.codes[name] = t  # small models are run often
+        return t
 
     def linear(self, x, name):
         if name + ".rms_norm.weight" in self.w:
             x = self.norm(x, name + ".rms_norm", self.q.get("rms_norm_eps", 1e-6))
         t = self.ternary(name)
         if t is None:
-            y = x @ self.w[name + ".weight"].astype(np.float64).T
+            y = rows(self.w[name + ".weight"], x)
         else:
             codes, scale = t
             a = np.maximum(np.abs(x).max(-1, keepdims=True), 1e-5)
             x = x * (127 / a)
             self.slack = min(self.slack, np.abs(x - np.floor(x) - 0.5).min())
-            y = (np.clip(half_even(x), -128, 127).astype(np.int64) @ codes.T) * (scale * a / 127)
+            # Integers: float64 adds them exactly.
+            y = rows(codes, np.clip(half_even(x), -128, 127)) * (scale * a / 127)
         if name + ".bias" in self.w:
             y = y + self.w[name + ".bias"].astype(np.float64)
         return y
@@ -98,7 +119,7 @@ class Model:
     def forward(self, ids):
         c, n = self.c, len(ids)
         out = {}
-        x = self.w["model.embed_tokens.weight"][ids].astype(np.float64)
+        x = self.w["model.embed_tokens.weight"][np.asarray(ids)].astype(np.float64)
         out["hidden.0"] = x
         angle = np.arange(n)[:, None] / c["rope_theta"] ** (np.arange(0, self.hd, 2) / self.hd)
         cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -136,45 +157,65 @@ class Model:
             out[f"hidden.{i + 1}"] = x
         out["final"] = self.norm(x, "model.norm")
         if c.get("tie_word_embeddings"):
-            out["logits"] = out["final"] @ self.w["model.embed_tokens.weight"].astype(np.float64).T
+            out["logits"] = rows(self.w["model.embed_tokens.weight"], out["final"])
         else:
             out["logits"] = self.linear(out["final"], "lm_head")
         return out
 
 
+def compare(model, ref):
+    """{name: (largest difference ÷ rms, relative L2 difference, correlation)} over all prompts, and more for the logits."""
+    layers, logits, steps, equal, n = {}, [], 0, 0, 0
+    while f"prompt.{n}.ids" in ref:
+        p = f"prompt.{n}."
+        ids, greedy, at = (np.asarray(ref[p + k]) for k in ("ids", "greedy", "positions"))
+        got = model.forward(np.concatenate([ids, greedy[:-1]]))
+        for name in got:
+            have, want = got[name][at], np.asarray(ref[p + name]).astype(np.float64)
+            layers.setdefault(name, []).append((have, want))
+        equal += int((got["logits"][len(ids) - 1:].argmax(-1) == greedy).sum())
+        steps += len(greedy)
+        n += 1
+    table = {}
+    for name, pairs in layers.items():
+        have, want = (np.concatenate(x) for x in zip(*pairs))
+        diff, rms = have - want, np.sqrt((want * want).mean(-1, keepdims=True))
+        table[name] = (np.abs(diff / rms).max(), np.sqrt((diff * diff).sum() / (want * want).sum()),
+                       np.corrcoef(have.ravel(), want.ravel())[0, 1])
+        logits = have, want
+    have, want = logits  # the last name is logits
+    span = want.max() - want.min()
+    return table, {"largest": np.abs(have - want).max() / span, "median": np.median(np.abs(have - want)) / span,
+                   "top": f"{(have.argmax(-1) == want.argmax(-1)).sum()}/{len(want)}", "greedy": f"{equal}/{steps}"}
+
+
 def main():
-    root, only = sys.argv[1], sys.argv[2:]
-    print("| golden | reference | largest difference of a hidden state ÷ its rms | of the logits ÷ their range "
-          "| median of the same | correlation | top-1 | greedy steps equal, teacher forced |")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", help="folder of goldens, or with --reference one model folder")
+    p.add_argument("names", nargs="*")
+    p.add_argument("--reference", metavar="FILE", help="check one model, layer by layer")
+    args = p.parse_args()
+    if args.reference:
+        table, logits = compare(Model(args.folder), read_safetensors(args.reference))
+        print("| layer | largest difference ÷ rms | relative | correlation |\n|---|---|---|---|")
+        for name, (largest, relative, correlation) in table.items():
+            print(f"| {name} | {largest:.1e} | {relative:.1e} | {correlation:.9f} |")
+        print(f"\nlogits: largest difference {logits['largest']:.1e} of their range, top-1 {logits['top']}, "
+              f"greedy steps equal {logits['greedy']}")
+        return
+    print("| golden | reference | hidden states: largest difference ÷ rms | logits: largest ÷ range | median ÷ range "
+          "| correlation | top-1 | greedy steps equal |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in sorted(os.listdir(root)):
-        folder = os.path.join(root, name)
-        if not os.path.exists(os.path.join(folder, "config.json")) or (only and name not in only):
+    for name in sorted(os.listdir(args.folder)):
+        folder = os.path.join(args.folder, name)
+        if not os.path.exists(os.path.join(folder, "config.json")) or (args.names and name not in args.names):
             continue
         model = Model(folder)
         for short in ("f32", "bf16"):
-            ref = read_safetensors(os.path.join(folder, f"reference.{short}.safetensors"))
-            hidden, diff, rng, flat, top, rows, equal, steps = 0, [], 0, [], 0, 0, 0, 0
-            for n in range(3):
-                p = f"prompt.{n}."
-                ids, greedy, at = ref[p + "ids"], ref[p + "greedy"], ref[p + "positions"]
-                got = model.forward(np.concatenate([ids, greedy[:-1]]))
-                for key in got:
-                    want, have = ref[p + key].astype(np.float64), got[key][at]
-                    if key == "logits":
-                        diff.append(np.abs(have - want).ravel())
-                        rng = max(rng, want.max() - want.min())
-                        flat.append(np.stack([have.ravel(), want.ravel()]))
-                        top += (have.argmax(-1) == want.argmax(-1)).sum()
-                        rows += len(at)
-                    else:
-                        hidden = max(hidden, (np.abs(have - want) / np.sqrt((want * want).mean(-1, keepdims=True))).max())
-                equal += (got["logits"][len(ids) - 1:].argmax(-1) == greedy).sum()
-                steps += len(greedy)
-            diff = np.concatenate(diff)
-            corr = np.corrcoef(np.concatenate(flat, 1))[0, 1]
-            print(f"| {name} | {short} | {hidden:.1e} | {diff.max() / rng:.1e} | {np.median(diff) / rng:.1e} "
-                  f"| {corr:.9f} | {top}/{rows} | {equal}/{steps} |", flush=True)
+            table, l = compare(model, read_safetensors(os.path.join(folder, f"reference.{short}.safetensors")))
+            hidden = max(v[0] for k, v in table.items() if k != "logits")
+            print(f"| {name} | {short} | {hidden:.1e} | {l['largest']:.1e} | {l['median']:.1e} | {table['logits'][2]:.9f} "
+                  f"| {l['top']} | {l['greedy']} |", flush=True)
 
 
 if __name__ == "__main__":
