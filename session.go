@@ -159,9 +159,6 @@ func (s *Session) GenerateTokens(ctx context.Context, prompt []int32, o Generate
 	}
 }
 
-// errStopped: the caller left the loop.
-var errStopped = errors.New("stopped")
-
 func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOptions, yield func(Piece, error) bool) error {
 	if err := o.Validate(s.m.cfg.VocabSize); err != nil {
 		return fmt.Errorf("trit: %w", err)

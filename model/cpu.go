@@ -36,7 +36,7 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 	}
 	st := &store{pool: par.New(b.Threads)}
 	p := &cpuProducts{store: st, sparse: c.Activation == ReLU2}
-	p.work, p.columnWork = p.panel, p.columns
+	p.work, p.columnWork, p.rowWork = p.panel, p.columns, p.rows
 	return newDecoder(ctx, c, w, st, p, &b)
 }
 
@@ -61,12 +61,19 @@ type cpuProducts struct {
 
 	columnsScratch []int32
 	columnWork     func(i, worker int)
+
+	// And by rows.
+	rowsOf   *cpuMatrix
+	rowsY    []int32 // of the rows in rowIndex
+	rowIndex []int32
+	rowWork  func(i, worker int)
 }
 
-// cpuMatrix is a matrix, and a copy of it by columns where that may pay.
+// cpuMatrix is a matrix, and a copy of it for products that leave things out, where those may pay.
 type cpuMatrix struct {
 	*ternary.Matrix
-	byColumn []byte // kernel.ColumnBytes(Rows) a column
+	byColumn []byte // of down_proj, whose input is mostly zeros: kernel.ColumnBytes(Rows) a column
+	byRow    []byte // of up_proj, whose output is mostly not needed: kernel.RowsBytes(Rows, Cols)
 }
 
 // cpuJob is one matrix of a Multiply and the number of its first panel among all.
@@ -76,8 +83,11 @@ type cpuJob struct {
 	first int
 }
 
-// columnsKind is the layout of the copy by columns in the packed copy.
-const columnsKind = "columns 1"
+// The layouts of the copies in the packed copy.
+const (
+	columnsKind = "columns 1"
+	rowsKind    = "rows 1"
+)
 
 func (p *cpuProducts) Load(name string, m *ternary.Matrix) (int, error) {
 	c := cpuMatrix{Matrix: m}
@@ -92,13 +102,47 @@ func (p *cpuProducts) Load(name string, m *ternary.Matrix) (int, error) {
 		}
 		c.byColumn = data
 	}
+	if p.sparse && strings.HasSuffix(name, ".up_proj") && m.Cols%kernel.RowCols == 0 {
+		data, _, ok := p.piece(name+".rows", rowsKind, m.Rows, m.Cols, kernel.RowsBytes(m.Rows, m.Cols))
+		if !ok {
+			p.pool.For((m.Rows+kernel.TileRows-1)/kernel.TileRows, 4, func(lo, hi int) {
+				first, last := lo*kernel.TileRows, min(hi*kernel.TileRows, m.Rows)
+				t16 := m.T16[first/kernel.TileRows*kernel.T16Bytes(kernel.TileRows, m.Cols):][:kernel.T16Bytes(last-first, m.Cols)]
+				kernel.RowsFromT16(data[kernel.RowsBytes(first, m.Cols):kernel.RowsBytes(last, m.Cols)], t16, last-first, m.Cols)
+			})
+			p.made(name+".rows", rowsKind, m.Rows, m.Cols, nil, data)
+		}
+		c.byRow = data
+	}
 	p.matrices = append(p.matrices, c)
 	return len(p.matrices) - 1, nil
 }
 
-// columnsPay is the share of activations other than zero below which a product by columns is the faster one
-// (SPEED.md).
-const columnsPay = 0.6
+// A product by columns is the faster one below this share of activations other than zero, and one by rows below that
+// share of rows that are needed (SPEED.md).
+var (
+	columnsPay = 0.55
+	rowsPay    = 0.45
+)
+
+// multiplyRows computes some rows of Ŵ·x̂ for one token: y[i] is row index[i]. It does nothing and says so where it
+// cannot, or where too many rows are asked for.
+func (p *cpuProducts) multiplyRows(id int, y, index []int32, x []int8, xsum []int32) bool {
+	m := &p.matrices[id]
+	if m.byRow == nil || float64(len(index)) > rowsPay*float64(m.Rows) {
+		return false
+	}
+	p.rowsOf, p.rowsY, p.rowIndex, p.x, p.xsum = m, y, index, x, xsum
+	p.pool.Run(p.pool.Threads(), p.rowWork)
+	return true
+}
+
+// rows computes one worker's share of the rows asked for.
+func (p *cpuProducts) rows(i, _ int) {
+	n, parts := len(p.rowIndex), p.pool.Threads()
+	lo, hi := n*i/parts, n*(i+1)/parts
+	kernel.TernaryRows(p.rowsY[lo:hi], p.rowsOf.byRow, p.rowIndex[lo:hi], p.x, p.xsum[0])
+}
 
 func (p *cpuProducts) Multiply(_ context.Context, ids []int, y [][]int32, x []int8, xsum []int32) error {
 	if m := &p.matrices[ids[0]]; m.byColumn != nil && len(xsum) == 1 && p.multiplyColumns(m, y[0], x, xsum) {

@@ -9,6 +9,7 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/ternary"
+	"github.com/tritlm/trit/weights"
 )
 
 // TestColumnsAreTheSameProduct: whichever way a product is computed, and however many zeros there are.
@@ -62,6 +63,51 @@ func TestColumnsAreTheSameProduct(t *testing.T) {
 				t.Fatal(err)
 			}
 			st.arena.release()
+		}
+	}
+}
+
+// TestSparseIsDense: a model whose zeros are always skipped, and one whose zeros never are, give the same logits.
+func TestSparseIsDense(t *testing.T) {
+	columns, rows := columnsPay, rowsPay
+	defer func() { columnsPay, rowsPay = columns, rows }()
+	logits := func(columns, rows float64) []float32 {
+		columnsPay, rowsPay = columns, rows
+		set, err := weights.Open("../testdata/goldens/bitnet-2b4t", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer set.Close()
+		cfg, err := ParseConfig(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := CPU{Threads: 2}.Load(context.Background(), cfg, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		p := e.(*decoder).products.(*cpuProducts)
+		if p.matrices[5].byRow == nil || p.matrices[6].byColumn == nil {
+			t.Fatal("the copies are missing")
+		}
+		cache, err := e.NewCache(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := make([]float32, 40*cfg.VocabSize)
+		for i := range 40 {
+			in := []Input{{Cache: cache, Tokens: []int32{int32(7 * i)}, Logits: all[i*cfg.VocabSize:][:cfg.VocabSize]}}
+			if err := e.Forward(context.Background(), in); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all
+	}
+	want := logits(0, 0)
+	for _, pay := range [][2]float64{{2, 2}, {2, 0}, {0, 2}} {
+		if !slices.Equal(logits(pay[0], pay[1]), want) {
+			t.Errorf("by columns below %g and by rows below %g: other logits", pay[0], pay[1])
 		}
 	}
 }

@@ -49,6 +49,7 @@ type layer struct {
 	attnNorm, attnSubNorm, ffnNorm, ffnSubNorm norm
 	qNorm, kNorm                               norm // over a head
 	linears                                    [7]linear
+	ffn                                        *int // of FeedForwarder, where it runs this layer's
 }
 
 // norm is an RMSNorm, or a LayerNorm when it has a bias. The zero value is none.
@@ -118,6 +119,8 @@ type scratch struct {
 
 	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
 
+	open []int32 // where the gate of the one token is open, at most F
+
 	xq       []int8       // [B, cols16]
 	xs       []float32    // [B] activation scales
 	xsum     []int32      // [B]
@@ -161,7 +164,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Pro
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && c.ScreenBytes() > 0 {
+	if err == nil && host != nil && c.ScreenBytes() > 0 { // a device that has the head screens it itself
 		d.screen = newScreen(d.head, st)
 	}
 	if st.packed != nil {
@@ -297,7 +300,7 @@ func (d *decoder) loadLayer(w *weights.Set, n int) error {
 			return err
 		}
 	}
-	return nil
+	return d.loadFFN(l)
 }
 
 func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {

@@ -85,6 +85,21 @@ type Products interface {
 	Close() error
 }
 
+// FeedForwarder is what Products may do besides: run the feed-forward of a block by itself,
+//
+//	y = down·x̂(rmsnorm(relu(gate)²·up)), sums of gate and up times their scales
+//
+// bit-equal to what the decoder makes of Multiply.
+type FeedForwarder interface {
+	// LoadFeedForward prepares it for loaded matrices and the norm in front of down; ok is false when it cannot.
+	LoadFeedForward(gate, up, down int, norm []float32, eps float32) (id int, ok bool, err error)
+	// FeedForward computes down's sums in y (panels) for the T rows of x, and what they are worth.
+	//
+	//	gate, up  [T] activation scale times weight scale
+	//	xs        [T] overwritten: the activation scale in front of down
+	FeedForward(ctx context.Context, id int, y []int32, xs []float32, x []int8, gate, up []float32) error
+}
+
 // PanelRows is the height of a panel of outputs. A product of T rows by a matrix of R rows (rounded up to a
 // multiple of 16) lies as ⌈R/PanelRows⌉ panels, each [T, PanelRows] row-major, the last one narrower; so for T = 1
 // it is simply [R]. A worker owns a panel, and its outputs are contiguous.

@@ -64,15 +64,99 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.residual)
-	if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
-		return err
-	}
-	d.pool.For(s.b, 1, st.act)
-	if err := d.project(ctx, c.IntermediateSize, l.ffnOutput()); err != nil {
-		return err
+	if l.ffn != nil {
+		if err := d.feedForward(ctx, l); err != nil {
+			return err
+		}
+	} else {
+		if err := d.gateAndUp(ctx, l); err != nil {
+			return err
+		}
+		if err := d.project(ctx, c.IntermediateSize, l.ffnOutput()); err != nil {
+			return err
+		}
 	}
 	d.pool.For(s.b, 1, st.ffnResidual)
 	return nil
+}
+
+// gateAndUp leaves h = act(gate)·up, normed and quantised for down.
+func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
+	c, s, st := d.cfg, &d.s, &d.stages
+	p, ok := d.products.(*cpuProducts)
+	gate, up := &l.linears[gateAt], &l.linears[upAt]
+	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil {
+		if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
+			return err
+		}
+		d.pool.For(s.b, 1, st.act)
+		return nil
+	}
+	// One token: the gate first. Where it is not positive, its square's product with up is zero whatever up is, and
+	// that row of up is not needed.
+	if err := d.project(ctx, c.HiddenSize, l.linears[gateAt:gateAt+1]); err != nil {
+		return err
+	}
+	F := c.IntermediateSize
+	g, h := s.gate[:F], s.h[:F]
+	d.takeRow(g, gate, 0, 0)
+	s.open = s.open[:0]
+	for i, v := range g {
+		if !(v <= 0) { // NaN is not lost
+			s.open = append(s.open, int32(i))
+		}
+	}
+	y := s.acc[1][:len(s.open)]
+	if !p.multiplyRows(up.id, y, s.open, s.xq[:roundUp16(c.HiddenSize)], s.xsum[:1]) {
+		if err := d.project(ctx, c.HiddenSize, l.linears[upAt:upAt+1]); err != nil {
+			return err
+		}
+		d.takeRow(s.up[:F], up, 0, 0)
+		kernel.ReLU2Mul(h, g, s.up[:F])
+	} else {
+		u := s.up[:len(y)]
+		kernel.ScaleRow(u, y, s.xs[0]*up.scale[0])
+		clear(h)
+		for j, i := range s.open {
+			h[i] = float32(g[i]*g[i]) * u[j]
+		}
+	}
+	d.subNormRow(0, F, &l.ffnSubNorm, &l.linears[downAt])
+	return nil
+}
+
+// loadFFN hands the layer's feed-forward to Products that run it alone: squared ReLU, a norm in front of down, no
+// biases and one scale a matrix.
+func (d *decoder) loadFFN(l *layer) error {
+	p, ok := d.products.(FeedForwarder)
+	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorms || l.ffnSubNorm.w == nil || l.ffnSubNorm.b != nil {
+		return nil
+	}
+	for i := gateAt; i <= downAt; i++ {
+		if x := &l.linears[i]; x.dense != nil || x.bias != nil || len(x.scale) != 1 {
+			return nil
+		}
+	}
+	id, ok, err := p.LoadFeedForward(l.linears[gateAt].id, l.linears[upAt].id, l.linears[downAt].id, l.ffnSubNorm.w, l.ffnSubNorm.eps)
+	if ok && err == nil {
+		l.ffn = &id
+	}
+	return err
+}
+
+// feedForward is gate, up, activation, norm, quantisation and down by Products; down's sums are left where project
+// leaves them.
+func (d *decoder) feedForward(ctx context.Context, l *layer) error {
+	s := &d.s
+	for i, at := range []int{gateAt, upAt} {
+		s.accScale[i+1] = s.accScale[i+1][:0]
+		for r := range s.b {
+			s.accScale[i+1] = append(s.accScale[i+1], s.xs[r]*l.linears[at].scale[0])
+		}
+	}
+	s.accScale[0] = s.accScale[0][:s.b]
+	y := s.acc[0][:s.b*roundUp16(l.linears[downAt].out)]
+	return d.products.(FeedForwarder).FeedForward(ctx, *l.ffn, y, s.accScale[0], s.xq[:s.b*roundUp16(d.cfg.HiddenSize)], s.accScale[1], s.accScale[2])
 }
 
 // The linears of a layer lie so that those with one input are neighbours.

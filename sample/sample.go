@@ -136,14 +136,46 @@ func (s *Sampler) Options() Options { return s.o }
 // skip computing the others: NextTop on that many returns what Next on all of them would. 0 means
 // that all logits are needed, because a penalty, a bias, a mask or an unbounded draw looks at them.
 func (s *Sampler) TopNeeded() int {
-	switch {
-	case s.adjusts():
+	if s.adjusts() {
 		return 0
-	case s.o.Temperature == 0:
-		return 1
-	default:
-		return s.o.TopK
 	}
+	return s.TopNeededAfter(nil)
+}
+
+// TopNeededAfter is TopNeeded for NextTopAfter, which also knows the history: as long as penalties and
+// biases only lower logits, it is enough to have so many more as there are tokens that they can lower.
+func (s *Sampler) TopNeededAfter(history []int32) int {
+	n := 1
+	if s.o.Temperature != 0 {
+		n = s.o.TopK
+	}
+	if n == 0 || s.o.Mask != nil || s.o.FrequencyPenalty < 0 || s.o.PresencePenalty < 0 {
+		return 0
+	}
+	if s.repeats() {
+		if s.o.RepetitionPenalty < 1 {
+			return 0
+		}
+		n += len(s.window(history))
+	}
+	if s.counts() {
+		n += len(s.distinct)
+	}
+	for _, b := range s.o.LogitBias {
+		if b > 0 {
+			return 0
+		}
+		n++
+	}
+	return n
+}
+
+// window is the part of the history that the repetition penalty looks at.
+func (s *Sampler) window(history []int32) []int32 {
+	if n := s.o.RepeatLastN; n > 0 && len(history) > n {
+		return history[len(history)-n:]
+	}
+	return history
 }
 
 func (s *Sampler) adjusts() bool {
@@ -190,26 +222,59 @@ func (s *Sampler) Next(logits []float32, history []int32) int32 {
 // lowest id first): TopNeeded of them, or the whole vocabulary if that is smaller. It panics if
 // TopNeeded is 0.
 func (s *Sampler) NextTop(ids []int32, logits []float32) int32 {
-	n := s.TopNeeded()
-	if n == 0 || len(ids) == 0 || len(logits) != len(ids) {
-		panic(fmt.Sprintf("sample: NextTop with %d ids and %d logits, needs %d", len(ids), len(logits), n))
+	if s.adjusts() {
+		panic("sample: NextTop, and a penalty or bias needs the history")
 	}
-	if s.o.Temperature == 0 {
-		if !(logits[0] > float32(math.Inf(-1))) {
-			return -1
-		}
-		return ids[0]
+	return s.NextTopAfter(ids, logits, nil)
+}
+
+// NextTopAfter is NextTop with the history, for TopNeededAfter logits.
+func (s *Sampler) NextTopAfter(ids []int32, logits []float32, history []int32) int32 {
+	if s.TopNeededAfter(history) == 0 || len(ids) == 0 || len(logits) != len(ids) {
+		panic(fmt.Sprintf("sample: %d ids and %d logits, needs %d", len(ids), len(logits), s.TopNeededAfter(history)))
 	}
 	s.cand = s.cand[:0]
-	for i, l := range logits[:min(n, len(logits))] {
-		if l >= logits[0]-50*s.o.Temperature {
-			s.cand = append(s.cand, candidate{logit: l, id: ids[i]})
+	if !s.repeats() {
+		history = nil
+	}
+	history = s.window(history)
+	for i, l := range logits {
+		id := ids[i]
+		if slices.Contains(history, id) {
+			l = s.repeated(l)
+		}
+		if int(id) < len(s.count) && s.count[id] > 0 {
+			l -= s.penalty(s.count[id])
+		}
+		if l += s.o.LogitBias[id]; l > float32(math.Inf(-1)) {
+			s.cand = append(s.cand, candidate{logit: l, id: id})
 		}
 	}
 	if len(s.cand) == 0 {
 		return -1
 	}
-	return s.draw(logits[0])
+	slices.SortFunc(s.cand, order)
+	best := s.cand[0]
+	if s.o.Temperature == 0 || math.IsInf(float64(best.logit), 1) {
+		return best.id
+	}
+	s.cand = s.cand[:min(s.o.TopK, len(s.cand))]
+	for s.cand[len(s.cand)-1].logit < best.logit-50*s.o.Temperature {
+		s.cand = s.cand[:len(s.cand)-1]
+	}
+	return s.draw(best.logit)
+}
+
+// repeated is step 1 for one logit, penalty what step 2 takes off for n occurrences.
+func (s *Sampler) repeated(l float32) float32 {
+	if l > 0 {
+		return l / s.o.RepetitionPenalty
+	}
+	return l * s.o.RepetitionPenalty
+}
+
+func (s *Sampler) penalty(n int32) float32 {
+	return float32(n)*s.o.FrequencyPenalty + s.o.PresencePenalty
 }
 
 // Accept notes a token that was kept: the frequency and presence penalties count it, and the mask
@@ -266,9 +331,6 @@ func (s *Sampler) adjust(logits []float32, history []int32) []float32 {
 	l := s.adjusted[:len(logits)]
 	copy(l, logits)
 	if s.repeats() {
-		if n := s.o.RepeatLastN; n > 0 && len(history) > n {
-			history = history[len(history)-n:]
-		}
 		if len(s.seen) < len(l) {
 			s.seen, s.stamp = make([]uint32, len(l)), 0
 		}
@@ -277,21 +339,17 @@ func (s *Sampler) adjust(logits []float32, history []int32) []float32 {
 			clear(s.seen)
 			s.stamp = 1
 		}
-		for _, id := range history {
+		for _, id := range s.window(history) {
 			if uint(id) >= uint(len(l)) || s.seen[id] == s.stamp {
 				continue
 			}
 			s.seen[id] = s.stamp
-			if l[id] > 0 {
-				l[id] /= s.o.RepetitionPenalty
-			} else {
-				l[id] *= s.o.RepetitionPenalty
-			}
+			l[id] = s.repeated(l[id])
 		}
 	}
 	for _, id := range s.distinct {
 		if n := s.count[id]; n > 0 && int(id) < len(l) {
-			l[id] -= float32(n)*s.o.FrequencyPenalty + s.o.PresencePenalty
+			l[id] -= s.penalty(n)
 		}
 	}
 	for id, b := range s.o.LogitBias {
@@ -353,12 +411,7 @@ func (s *Sampler) largest(logits []float32, floor float32, k int) {
 			floor = c[0].logit
 		}
 	}
-	slices.SortFunc(c, func(a, b candidate) int {
-		if before(&a, &b) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(c, order)
 	s.cand = c
 }
 
@@ -403,6 +456,14 @@ func before(a, b *candidate) bool {
 	return a.logit > b.logit || a.logit == b.logit && a.id < b.id
 }
 func after(a, b *candidate) bool { return before(b, a) }
+
+// order is before for sorting.
+func order(a, b candidate) int {
+	if before(&a, &b) {
+		return -1
+	}
+	return 1
+}
 
 // nucleus returns the shortest prefix, likeliest first, that weighs at least want, and its weight.
 func nucleus(c []candidate, want float64) (kept []candidate, sum float64) {

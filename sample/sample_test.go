@@ -233,6 +233,41 @@ func TestProperties(t *testing.T) {
 	})
 }
 
+// With penalties and biases that only lower, TopNeededAfter logits decide what all of them do.
+func TestTopAfterHistory(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 60).Draw(t, "V")
+		id := rapid.Int32Range(0, int32(n-1))
+		history := rapid.SliceOfN(id, 0, 12).Draw(t, "history")
+		o := Options{
+			Temperature: float32(rapid.IntRange(0, 2).Draw(t, "T")), TopK: rapid.IntRange(1, 9).Draw(t, "k"), Seed: 1,
+			RepetitionPenalty: float32(rapid.IntRange(10, 14).Draw(t, "rp")) / 10, RepeatLastN: rapid.IntRange(0, 6).Draw(t, "last"),
+			FrequencyPenalty: float32(rapid.IntRange(0, 2).Draw(t, "fp")) / 2, PresencePenalty: float32(rapid.IntRange(0, 2).Draw(t, "pp")) / 2,
+			LogitBias: map[int32]float32{id.Draw(t, "biased"): -1.5},
+		}
+		a, b := New(o), New(o)
+		for range 8 {
+			logits := make([]float32, n)
+			for i := range logits {
+				logits[i] = float32(rapid.IntRange(-6, 6).Draw(t, "logit")) / 2
+			}
+			k := min(b.TopNeededAfter(history), n)
+			top := Logprobs(nil, logits, 0, k)
+			ids, best := make([]int32, k), make([]float32, k)
+			for i, x := range top {
+				ids[i], best[i] = x.ID, float32(x.Logprob)
+			}
+			x, y := a.Next(logits, history), b.NextTopAfter(ids, best, history)
+			if x != y {
+				t.Fatalf("all logits give %d, the %d largest %d", x, k, y)
+			}
+			a.Accept(x)
+			b.Accept(x)
+			history = append(history, x)
+		}
+	})
+}
+
 func TestValidate(t *testing.T) {
 	nan := float32(math.NaN())
 	for field, o := range map[string]Options{

@@ -140,7 +140,7 @@ var hermes = grammar.ToolFormat{Open: "<tool_call>\n", Close: "\n</tool_call>", 
 // message, and calls and results become text.
 func (m *served) addTools(c *conversation, tools []tool) error {
 	c.format = hermes
-	var list []any
+	list := make([]tool, len(tools)) // as templates expect it: complete, in this order
 	for i, t := range tools {
 		if t.Type != "" && t.Type != "function" {
 			return invalid(fmt.Sprintf("tools[%d].type", i), "tools of type %q are not supported: only function", clip(t.Type, 40))
@@ -148,20 +148,21 @@ func (m *served) addTools(c *conversation, tools []tool) error {
 		if !toolName.MatchString(t.Function.Name) {
 			return invalid(fmt.Sprintf("tools[%d].function.name", i), "a tool's name has 1 to 64 letters, digits, _, - or ., not %q", clip(t.Function.Name, 80))
 		}
-		f := map[string]any{"name": t.Function.Name, "parameters": map[string]any{"type": "object", "properties": map[string]any{}}}
-		if t.Function.Description != "" {
-			f["description"] = t.Function.Description
+		t.Type = "function"
+		if len(t.Function.Parameters) == 0 {
+			t.Function.Parameters = json.RawMessage(`{"type":"object","properties":{}}`)
 		}
-		if len(t.Function.Parameters) > 0 {
-			f["parameters"] = t.Function.Parameters
-		}
-		list = append(list, map[string]any{"type": "function", "function": f})
+		list[i] = t
+	}
+	raw, err := json.Marshal(list)
+	if err != nil {
+		return invalid("tools", "%v", err)
 	}
 	probe := []tokenizer.Message{{Role: "user", Content: "x"}}
-	with, err1 := m.Tokenizer.Chat(probe, tokenizer.ChatOptions{Tools: plain(list)})
+	with, err1 := m.Tokenizer.Chat(probe, tokenizer.ChatOptions{Tools: json.RawMessage(raw)})
 	without, err2 := m.Tokenizer.Chat(probe, tokenizer.ChatOptions{})
 	if err1 == nil && err2 == nil && len(list) > 0 && with != without {
-		c.tools = plain(list)
+		c.tools = json.RawMessage(raw)
 		if !strings.Contains(with, "<tool_call>") && strings.Contains(with, `"parameters"`) {
 			c.format = grammar.ToolFormat{Arguments: "parameters"} // Llama 3.1 and its relatives
 		}
@@ -173,7 +174,7 @@ func (m *served) addTools(c *conversation, tools []tool) error {
 		b.WriteString(hermes.Open + `{"name": "FUNCTION", "arguments": {...}}` + hermes.Close)
 		b.WriteString("\nThe functions, as JSON, one per line:\n")
 		for _, t := range list {
-			line, err := json.Marshal(t.(map[string]any)["function"])
+			line, err := json.Marshal(t.Function)
 			if err != nil {
 				return invalid("tools", "%v", err)
 			}
@@ -201,19 +202,6 @@ func (m *served) addTools(c *conversation, tools []tool) error {
 		}
 	}
 	return nil
-}
-
-// plain turns raw JSON inside v into what the template can look into.
-func plain(v any) any {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return v
-	}
-	var out any
-	if json.Unmarshal(b, &out) != nil {
-		return v
-	}
-	return out
 }
 
 // render writes the conversation as the model's template does and encodes it. Control tokens count only

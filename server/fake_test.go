@@ -50,11 +50,11 @@ type fakeCache struct {
 	closed bool
 }
 
-var testTokOnce = sync.OnceValues(makeTestTokenizer)
+var testTokOnce = sync.OnceValues(func() (*tokenizer.Tokenizer, error) { return makeTestTokenizer(testTemplate) })
 
 const testTemplate = `{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
-func makeTestTokenizer() (*tokenizer.Tokenizer, error) {
+func makeTestTokenizer(template string) (*tokenizer.Tokenizer, error) {
 	var texts []string
 	for range 3 {
 		texts = append(texts, `{"name": "value", "arguments": {"a": 1, "b": [true, false, null]}} The quick brown fox jumps over the lazy dog. hello world größe 世界 🙂 <tool_call> </tool_call>`)
@@ -71,7 +71,7 @@ func makeTestTokenizer() (*tokenizer.Tokenizer, error) {
 	if err := t.Save(dir); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte(testTemplate), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte(template), 0o600); err != nil {
 		return nil, err
 	}
 	return tokenizer.Load(dir)

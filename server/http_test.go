@@ -654,3 +654,32 @@ func TestAnswerOutlivesReadTimeout(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
+
+// A request that waits too long gets 503, one whose answer takes too long 504, and both free their places.
+func TestTimeouts(t *testing.T) {
+	f := newFake(t)
+	f.quiet, f.pause = true, 3*time.Millisecond
+	s, h := serve(t, f, Options{MaxBatch: 1, QueueTimeout: 150 * time.Millisecond, RequestTimeout: 700 * time.Millisecond})
+	long := make(chan int)
+	go func() {
+		code, _ := post(t, h.URL+"/v1/completions", `{"prompt":"x","max_tokens":4000}`)
+		long <- code
+	}()
+	for s.models[0].sched.m.running.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	r, err := http.Post(h.URL+"/v1/completions", "application/json", strings.NewReader(`{"prompt":"x","max_tokens":1,"stream":true}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != 503 || r.Header.Get("Retry-After") == "" || r.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("in the queue: %s %v", r.Status, r.Header)
+	}
+	if code := <-long; code != 504 {
+		t.Errorf("too long an answer: %d", code)
+	}
+	if code, _ := post(t, h.URL+"/v1/completions", `{"prompt":"x","max_tokens":1}`); code != 200 {
+		t.Error(code)
+	}
+}

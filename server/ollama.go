@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/tritlm/trit/tokenizer"
 )
 
 // Ollama's protocol, for the tools that speak only that. Answers are lines of JSON unless stream is false.
@@ -380,11 +378,12 @@ func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
 	c := m.Engine.Config()
 	family := orWord(c.Family, "llama")
 	can := []string{"completion", "tools"}
-	if _, err := m.Tokenizer.Chat([]tokenizer.Message{{Role: "user", Content: "x"}}, tokenizer.ChatOptions{}); err != nil {
+	template, ok := m.Tokenizer.Template("")
+	if !ok {
 		can = can[:1]
 	}
 	return writeJSON(w, 200, map[string]any{
-		"modelfile": "", "parameters": "", "template": "", "license": "", "modified_at": m.Created.UTC().Format(time.RFC3339Nano),
+		"modelfile": "", "parameters": "", "template": template, "license": "", "modified_at": m.Created.UTC().Format(time.RFC3339Nano),
 		"details": m.ollamaDetails(), "capabilities": can,
 		"model_info": map[string]any{
 			"general.architecture": family, "general.basename": strings.TrimSpace(m.ID),

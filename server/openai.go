@@ -613,6 +613,9 @@ func (s *Server) tokenizerInfo(w http.ResponseWriter, r *http.Request) error {
 	out["bos_token"] = name(m.Tokenizer.BOS())
 	out["pad_token"] = name(m.Tokenizer.Pad())
 	out["unk_token"] = name(m.Tokenizer.Unknown())
+	if src, ok := m.Tokenizer.Template(""); ok {
+		out["chat_template"] = src
+	}
 	if eos := m.Tokenizer.EOS(); len(eos) > 0 {
 		out["eos_token"] = m.Tokenizer.Token(eos[0])
 		out["eos_token_ids"] = eos

@@ -681,7 +681,7 @@ func (s *scheduler) each(f func(*sequence, *model.Input)) {
 
 // topNeeded is how many of the largest logits decide the next token, 0 for all.
 func (q *sequence) topNeeded() int {
-	if n := q.sampler.TopNeeded(); n <= 256 {
+	if n := q.sampler.TopNeededAfter(q.tokens); n <= 256 {
 		return n
 	}
 	return 0
@@ -718,7 +718,7 @@ func (s *scheduler) advance(q *sequence, in *model.Input) {
 		for i, t := range q.top {
 			ids[i], best[i] = t.ID, t.Logit
 		}
-		id = q.sampler.NextTop(ids, best)
+		id = q.sampler.NextTopAfter(ids, best, q.tokens)
 	} else {
 		logits = logits[len(logits)-s.vocab:]
 		id = s.choose(q, logits)

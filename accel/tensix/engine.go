@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/internal/par"
@@ -23,6 +24,9 @@ type Backend struct {
 	Options Options
 	// HostHead leaves the output head to the host: no int8 copy of it is made, and every logit is computed there.
 	HostHead bool
+	// FeedForward lets the tiles run squared-ReLU feed-forward blocks alone, one job instead of two. On a card the
+	// host is expected to be faster at small batches: the norm is done by scalar cores.
+	FeedForward bool
 	// Opened, if set, is given the device once the model is loaded.
 	Opened func(*Device)
 }
@@ -46,7 +50,11 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	}
 	p.d = d
 	p.pool = par.New(b.Threads)
-	e, err := model.NewDecoder(ctx, c, w, p.pool, p)
+	var products model.Products = p
+	if b.FeedForward {
+		products = &feedForwards{products: p}
+	}
+	e, err := model.NewDecoder(ctx, c, w, p.pool, products)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +104,13 @@ type products struct {
 }
 
 func (p *products) Load(name string, m *ternary.Matrix) (int, error) {
-	t, err := p.d.LoadTernary(name, m.T16, m.Rows, m.Cols)
+	load := p.d.LoadTernary
+	if n := len(p.matrices); n > 0 && strings.HasSuffix(name, ".up_proj") && strings.HasSuffix(p.matrices[n-1].Name, ".gate_proj") {
+		load = func(name string, t16 []byte, rows, cols int) (*Matrix, error) {
+			return p.d.LoadBeside(p.matrices[n-1], name, t16, rows, cols)
+		}
+	}
+	t, err := load(name, m.T16, m.Rows, m.Cols)
 	if err != nil {
 		return 0, err
 	}
@@ -126,4 +140,30 @@ func (p *products) Close() error {
 		errs = append(errs, p.m.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// feedForwards is products that run feed-forward blocks, too: a model.FeedForwarder.
+type feedForwards struct {
+	*products
+	list []*FFN
+}
+
+func (p *feedForwards) LoadFeedForward(gate, up, down int, norm []float32, eps float32) (int, bool, error) {
+	f, err := p.d.NewFFN(p.matrices[gate], p.matrices[up], p.matrices[down], norm, eps)
+	if errors.Is(err, ErrShape) {
+		return 0, false, nil
+	}
+	p.list = append(p.list, f)
+	return len(p.list) - 1, true, err
+}
+
+func (p *feedForwards) FeedForward(ctx context.Context, id int, y []int32, xs []float32, x []int8, gate, up []float32) error {
+	tokens := len(xs)
+	if err := p.d.FeedForward(ctx, p.list[id], x, tokens, len(x)/tokens, gate, up, Product{Y: y, Panel: model.PanelRows}, xs); err != nil {
+		return err
+	}
+	for i, a := range xs {
+		xs[i] = max(a, 1e-5) / 127 // as kernel.QuantizeRow; an infinity or NaN stays one
+	}
+	return nil
 }

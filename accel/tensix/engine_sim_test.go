@@ -69,6 +69,33 @@ func TestEngineOnTheSimulator(t *testing.T) {
 	}
 }
 
+// The same suite with the feed-forward blocks on the tiles, and one job less a layer to show for it.
+func TestEngineWithFeedForwardOnTheTiles(t *testing.T) {
+	for _, name := range []string{"bitnet-2b4t"} {
+		simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
+			b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
+			b.FeedForward = true
+			var d *Device
+			b.Opened = func(opened *Device) { d = opened }
+			set, cfg := openModel(t, "../../testdata/goldens/"+name)
+			defer set.Close()
+			e, err := b.Load(context.Background(), cfg, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := d.Stats()
+			greedy(t, e, [][]int32{{1}}, 1)
+			if n := d.Stats().Jobs - before.Jobs; n != uint64(3*cfg.NumLayers+1) {
+				t.Errorf("%d jobs for a token of %d layers, want three a layer and the head", n, cfg.NumLayers)
+			}
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+			enginetest.Run(t, b, "../../testdata/goldens/"+name)
+		})
+	}
+}
+
 // greedy continues each prompt by n tokens, all of them in one batch.
 func greedy(t *testing.T, e model.Engine, prompts [][]int32, n int) [][]int32 {
 	t.Helper()

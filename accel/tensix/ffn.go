@@ -23,6 +23,9 @@ type FFN struct {
 	eps            float32
 }
 
+// ErrShape is wrapped when matrices are not a feed-forward that the tiles can run alone.
+var ErrShape = errors.New("tensix: the tiles cannot run this feed-forward alone")
+
 // errNoRoom: a tile's memory cannot hold what the step needs.
 var errNoRoom = errors.New("tensix: this feed-forward does not fit in a tile's memory at once")
 
@@ -32,7 +35,7 @@ var errNoRoom = errors.New("tensix: this feed-forward does not fit in a tile's m
 func (d *Device) NewFFN(gate, up, down *Matrix, norm []float32, eps float32) (*FFN, error) {
 	F := gate.Rows
 	if up.Rows != F || down.Cols != F || len(norm) != F || up.Cols != gate.Cols || F%kernels.ChunkRows != 0 || len(gate.segs) > 1 || len(down.segs) > 1 || up.segs[0].turn != gate.segs[0].turn {
-		return nil, fmt.Errorf("tensix: %s [%d, %d], %s [%d, %d], %s [%d, %d], norm [%d] are no feed-forward that the tiles can run alone",
+		return nil, fmt.Errorf("%w: %s [%d, %d], %s [%d, %d], %s [%d, %d], norm [%d]", ErrShape,
 			gate.Name, gate.Rows, gate.Cols, up.Name, up.Rows, up.Cols, down.Name, down.Rows, down.Cols, len(norm))
 	}
 	d.mu.Lock()

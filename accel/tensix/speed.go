@@ -28,6 +28,9 @@ const (
 	jobLatency  = 6e-6 // s: doorbell, first chunk, last result, a look at host memory
 	pciePerSec  = 12e9 // bytes: write-combined stores one way, posted writes the other
 	chunkCycles = 1500 // a chunk's start and end on the cores
+	meeting     = 3e-6 // s: all tiles tell one, one tells all
+	sliceCycles = 60   // of a scalar core, for an output of gate and up: squared ReLU, norm, quantisation
+	norm2Cycles = 10   // of a scalar core, for a column's square in the norm of a row it owns
 	hostPerSec  = 40e9 // bytes of keys and values that the host's attention reads
 )
 
@@ -56,6 +59,9 @@ type counter struct {
 	tiles          int
 	job            kernels.Job
 	parts          []kernels.Part
+	second         kernels.Job // a feed-forward's second stage
+	down           kernels.Part
+	vector         kernels.Vector
 	s              Speed
 }
 
@@ -105,7 +111,13 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 	word := func(n int) uint32 { return binary.LittleEndian.Uint32(b[4*n:]) }
 	switch off {
 	case kernels.JobAt:
-		c.job = kernels.Job{Kind: kernels.Kind(word(0)), Rows: word(1), KT: word(2), ChunkBytes: word(3), Parts: word(9)}
+		c.job = kernels.Job{Kind: kernels.Kind(word(0)), Rows: word(1), KT: word(2), ChunkBytes: word(3), Parts: word(9), More: word(11)}
+	case kernels.JobAt + kernels.StageBytes:
+		c.second = kernels.Job{Kind: kernels.Kind(word(0)), Rows: word(1), KT: word(2), ChunkBytes: word(3)}
+	case kernels.PartsAt + 32*kernels.StageParts:
+		c.down = kernels.Part{Chunks: word(0), Turn: word(3)}
+	case kernels.VectorAt:
+		c.vector = kernels.Vector{Tokens: word(0), Cols: word(1)}
 	case kernels.PartsAt:
 		c.parts = c.parts[:0]
 		for i := 0; 32*i < len(b); i++ {
@@ -119,60 +131,93 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 // ring counts a job and writes its completion lines.
 func (c *counter) ring(number uint32) {
 	per := make([]int, c.tiles)
-	banks := make([]int, c.banks)
-	for _, p := range c.parts {
-		for g := range int(p.Chunks) {
-			i := (int(p.Turn) + g) % c.tiles
-			per[i]++
-			banks[i%c.banks] += int(c.job.ChunkBytes)
-		}
+	c.stage(&c.job, c.parts, per, c.job.More == 0)
+	c.s.Jobs++
+	c.s.Expected += jobLatency
+	c.s.Latency += jobLatency
+	if c.job.More == 1 {
+		c.meet(per)
+		c.stage(&c.second, []kernels.Part{c.down}, per, true)
 	}
-	tile, bank, chunks := 0, 0, 0
 	for i, n := range per {
-		tile, chunks = max(tile, n), chunks+n
 		line := c.host.Bytes[i*kernels.CompletionBytes:]
 		binary.LittleEndian.PutUint32(line, number)
 		binary.LittleEndian.PutUint32(line[4:], uint32(n))
 		binary.LittleEndian.PutUint32(line[12:], ^number)
 	}
+	c.s.NoCBytes += 16 * c.tiles
+	c.s.PCIeBytes += 16 * c.tiles
+}
+
+// meet counts the vector step of a feed-forward whose tiles have per chunks of gate and up.
+func (c *counter) meet(per []int) {
+	pairs := 0
+	for _, n := range per {
+		pairs = max(pairs, n/2)
+	}
+	tokens, cols := int(c.vector.Tokens), int(c.vector.Cols)
+	rows := (tokens + c.tiles - 1) / c.tiles
+	t := float64(pairs*tokens*32*sliceCycles+rows*cols*norm2Cycles)/cardClock + 4*meeting
+	c.s.Tiles += t
+	c.s.Bound += t
+	c.s.Expected += t
+	c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // gathered once, then to everybody
+}
+
+// stage counts the products of a job, or of half of one, and adds each tile's chunks to per.
+func (c *counter) stage(job *kernels.Job, parts []kernels.Part, per []int, returned bool) {
+	mine := make([]int, c.tiles)
+	banks := make([]int, c.banks)
+	for _, p := range parts {
+		for g := range int(p.Chunks) {
+			i := (int(p.Turn) + g) % c.tiles
+			mine[i]++
+			banks[i%c.banks] += int(job.ChunkBytes)
+		}
+	}
+	tile, bank, chunks := 0, 0, 0
+	for i, n := range mine {
+		tile, chunks = max(tile, n), chunks+n
+		per[i] += n
+	}
 	for _, n := range banks {
 		bank = max(bank, n)
 	}
-	weights := chunks * int(c.job.ChunkBytes)
-	results := chunks*kernels.OutBytes(int(c.job.Rows)) + 16*c.tiles
+	weights := chunks * int(job.ChunkBytes)
 	s := &c.s
-	s.Jobs++
 	s.WeightBytes += weights
 	s.BusiestBank += bank
 	s.BusiestTile += tile
-	s.NoCBytes += weights + results
-	s.PCIeBytes += results
+	s.NoCBytes += weights
+	if returned {
+		s.NoCBytes += chunks * kernels.OutBytes(int(job.Rows))
+		s.PCIeBytes += chunks * kernels.OutBytes(int(job.Rows))
+	}
 
-	kt := float64(c.job.KT)
-	wide := c.job.Rows == 32
+	kt := float64(job.KT)
+	wide := job.Rows == 32
 	phases, weightCycles, xBytes := 1.0, 1024.0/bfp2PerCycle, 2048.0
-	if c.job.Kind == kernels.Int8 {
+	if job.Kind == kernels.Int8 {
 		phases, weightCycles, xBytes = 4, 1024.0/tileL1Bytes, 1024
 	}
 	perTile, xLoads := 4.0, kt/4
 	if wide {
 		perTile, xLoads = 16, kt
 	}
-	s.UnpackCycles += float64(tile) * max(kt*weightCycles, xLoads*xBytes/tileL1Bytes)
-	s.MatrixCycles += float64(tile) * kt * perTile * phases
+	unpack, matrix := float64(tile)*max(kt*weightCycles, xLoads*xBytes/tileL1Bytes), float64(tile)*kt*perTile*phases
+	s.UnpackCycles += unpack
+	s.MatrixCycles += matrix
 	// GDDR and the units work side by side in a job; jobs come one after the other.
-	gddr := float64(bank) / bankPerSec
-	units := max(float64(tile)*max(kt*weightCycles, xLoads*xBytes/tileL1Bytes), float64(tile)*kt*perTile*phases) / cardClock
+	gddr, units := float64(bank)/bankPerSec, max(unpack, matrix)/cardClock
 	s.GDDR += gddr
 	s.Tiles += units
 	s.Bound += max(gddr, units)
-	s.Expected += max(gddr/gddrReached, units+float64(tile)*chunkCycles/cardClock) + jobLatency
-	s.Latency += jobLatency
+	s.Expected += max(gddr/gddrReached, units+float64(tile)*chunkCycles/cardClock)
 }
 
 // ModelSpeed counts one decode step of a model of shape c on a card with 120 tiles and 8 banks: the very jobs the
-// Device would issue, on a machine that does nothing.
-func ModelSpeed(c *model.Config, batch, context_ int) (Speed, error) {
+// Device would issue, on a machine that does nothing. With feedForward the tiles run those blocks alone (Backend).
+func ModelSpeed(c *model.Config, batch, context_ int, feedForward bool) (Speed, error) {
 	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10}
 	d, err := Open(m, Options{})
 	if err != nil {
@@ -203,11 +248,20 @@ func ModelSpeed(c *model.Config, batch, context_ int) (Speed, error) {
 		}
 		return d.MatMul(context.Background(), make([]int8, batch*cols), batch, cols, ps...)
 	}
+	feedForward = feedForward && !c.Ungated && c.Activation == model.ReLU2
 	for range c.NumLayers {
+		if feedForward {
+			if err := runFFN(d, reserve, batch, D, F); err != nil {
+				return Speed{}, err
+			}
+		}
 		for _, g := range []struct {
 			cols int
 			rows []int
 		}{{D, []int{attn, kv, kv}}, {attn, []int{D}}, {D, ffn}, {F, []int{D}}} {
+			if feedForward && (g.cols == F || len(g.rows) == 2) {
+				continue
+			}
 			if err := run(kernels.Ternary, g.cols, g.rows...); err != nil {
 				return Speed{}, err
 			}
@@ -224,6 +278,26 @@ func ModelSpeed(c *model.Config, batch, context_ int) (Speed, error) {
 	return s, nil
 }
 
+// runFFN runs one feed-forward on matrices that are only reserved.
+func runFFN(d *Device, reserve func(kind kernels.Kind, rows, cols int) (*Matrix, error), batch, D, F int) error {
+	gate, err := reserve(kernels.Ternary, F, D)
+	if err != nil {
+		return err
+	}
+	d.turn = gate.segs[0].turn
+	up, err := reserve(kernels.Ternary, F, D)
+	if err != nil {
+		return err
+	}
+	down, err := reserve(kernels.Ternary, D, F)
+	if err != nil {
+		return err
+	}
+	f := &FFN{gate: gate, up: up, down: down}
+	ones := make([]float32, batch)
+	return d.FeedForward(context.Background(), f, make([]int8, batch*D), batch, D, ones, ones, Product{Y: make([]int32, batch*D)}, make([]float32, batch))
+}
+
 // WriteSpeed prints the speed model of a shape for batches of 1 and 32 and contexts of 128 and 4096.
 func WriteSpeed(w io.Writer, c *model.Config) error {
 	fmt.Fprintf(w, `Speed model of one Blackhole p150a: %d tiles at %.2f GHz, %.0f GB/s of GDDR.
@@ -232,10 +306,18 @@ engine issues; times come from public figures (%.0f%% of GDDR's peak was reached
 assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %.0f GB/s of host memory for attention.
 
 `, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9)
+	if err := writeSpeed(w, c, false); err != nil || c.Ungated || c.Activation != model.ReLU2 {
+		return err
+	}
+	fmt.Fprintf(w, "\nThe same with the feed-forward blocks left to the tiles, whose scalar cores take %d cycles an output and %d a column of\na row's norm, and meet four times in %.0f µs each (assumed):\n\n", sliceCycles, norm2Cycles, meeting*1e6)
+	return writeSpeed(w, c, true)
+}
+
+func writeSpeed(w io.Writer, c *model.Config, feedForward bool) error {
 	var list []Speed
 	for _, batch := range []int{1, 32} {
 		for _, n := range []int{128, 4096} {
-			s, err := ModelSpeed(c, batch, min(n, c.MaxContext))
+			s, err := ModelSpeed(c, batch, min(n, c.MaxContext), feedForward)
 			if err != nil {
 				return err
 			}

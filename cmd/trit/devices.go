@@ -234,5 +234,5 @@ func (r *deviceReport) print(w io.Writer) {
 	}
 }
 
-// noSimulator is why a binary cannot run the simulator.
-var noSimulator = errors.New("this trit has no simulator in it: build it with go build -tags ttsim ./cmd/trit (it is then linked dynamically)")
+// errNoSimulator is why a binary cannot run the simulator.
+var errNoSimulator = errors.New("this trit has no simulator in it: build it with go build -tags ttsim ./cmd/trit (it is then linked dynamically)")

@@ -4,4 +4,4 @@ package main
 
 import "github.com/tritlm/trit/accel/tensix/driver"
 
-func openSimulator(string) (driver.Machine, error) { return nil, noSimulator }
+func openSimulator(string) (driver.Machine, error) { return nil, errNoSimulator }

@@ -20,6 +20,12 @@ func ternaryMatMulVNNI(y *int32, stride int, w *byte, x *int8, cols int, xsum *i
 //go:noescape
 func ternaryMatVecAVX2(y []int32, w []byte, x []int8, xsum int32)
 
+// ternaryFewAVX2 is TernaryMatMul for one tile, all its columns: 4, 3, 2 or 1 tokens at a time.
+// stride is the bytes from one token's outputs to the next one's.
+//
+//go:noescape
+func ternaryFewAVX2(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
+
 // ternaryUnpackAVX2 writes the codes of T16 blocks as bytes: field g of a block becomes bytes 64g…64g+63 of 256.
 //
 //go:noescape
@@ -158,11 +164,6 @@ func rmsScaleAVX2(y []float32, x []float32, w []float32, inv float32)
 //
 //go:noescape
 func relu2MulAVX2(y []float32, gate []float32, up []float32)
-
-// expAVX2 is ExpRow.
-//
-//go:noescape
-func expAVX2(y []float32, x []float32)
 
 // siluMulAVX2 is SiLUMul.
 //

@@ -90,11 +90,6 @@ func rmsScaleNEON(y, x, w []float32, inv float32)
 //go:noescape
 func relu2MulNEON(y, gate, up []float32)
 
-// expNEON is ExpRow.
-//
-//go:noescape
-func expNEON(y, x []float32)
-
 // expSubNEON replaces y by Exp(y-max).
 //
 //go:noescape

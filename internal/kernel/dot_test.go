@@ -155,6 +155,7 @@ func TestNothingAllocates(t *testing.T) {
 	w := make([]byte, T16Bytes(16, 1024))
 	scratch := make([]byte, MatMulScratch(1024))
 	xsum := make([]int32, 4)
+	index, columns := make([]int32, 4), make([]int32, 256)
 	eachTier(t, func(t *testing.T) {
 		if n := testing.AllocsPerRun(10, func() {
 			Dot(f, f)
@@ -168,6 +169,11 @@ func TestNothingAllocates(t *testing.T) {
 			AttnScores(y[:8], f[:128], f, 1)
 			SoftmaxExp(y, Max(y))
 			AttnMix(f[:128], y[:7], f[128:])
+			AttnScoresGroupF16(y, 4, f[:256], h[:4*128], 2, 1)
+			AttnMixGroupF16(f[:256], y, 4, h[:4*128], 2)
+			TernaryRows(acc[:4], w, index, q[:128], 0)
+			TernaryColumns(columns, w, 64, index, q[:4], 0)
+			Screen4(y[:0], y[:0], nil, nil, nil, nil, nil, nil)
 			SiLUMul(f, f, f)
 			ReLU2Mul(f, f, f)
 			GELU(f, f)

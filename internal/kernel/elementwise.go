@@ -14,14 +14,6 @@ func Add(y, x []float32) {
 // Scale computes y *= s.
 func Scale(y []float32, s float32) { active.scale(y, s) }
 
-// ExpRow computes y = Exp(x). y may be x.
-func ExpRow(y, x []float32) {
-	if len(y) != len(x) {
-		badLength("ExpRow(y, x)", len(y), len(x))
-	}
-	active.exp(y, x)
-}
-
 // SiLUMul computes y = (gate / (1 + Exp(-gate))) · up, each step rounded. y may be gate or up.
 func SiLUMul(y, gate, up []float32) {
 	if len(y) != len(gate) || len(y) != len(up) {

@@ -64,12 +64,6 @@ func Exp(x float32) float32 {
 	return p + p
 }
 
-func expGeneric(y, x []float32) {
-	for i, v := range x {
-		y[i] = Exp(v)
-	}
-}
-
 func siluMulGeneric(y, gate, up []float32) {
 	for i, g := range gate {
 		y[i] = float32(g/(1+Exp(-g))) * up[i]

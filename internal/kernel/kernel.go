@@ -55,7 +55,6 @@ type tier struct {
 	relu2Mul func(y, gate, up []float32)
 	geluTanh func(y, x []float32)
 	gelu     func(y, x []float32)
-	exp      func(y, x []float32)
 	rope     func(x, cos, sin []float32)
 	add      func(y, x []float32)
 	scale    func(y []float32, s float32)

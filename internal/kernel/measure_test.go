@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -56,15 +57,35 @@ func race(t *testing.T, list []contender) {
 	}
 }
 
-// both runs f(0) and f(1) on two threads.
+// both runs f(0) and f(1) on two threads. The second one spins between runs, so that some runs have both cores to
+// themselves on a machine that others use.
 func both(f func(i int)) func() {
+	partner.Do(func() {
+		go func() {
+			runtime.LockOSThread()
+			for seen := uint32(0); ; {
+				if n := posted.Load(); n != seen {
+					seen = n
+					partnerWork(1)
+					finished.Store(n)
+				}
+			}
+		}()
+	})
 	return func() {
-		var wg sync.WaitGroup
-		wg.Go(func() { f(1) })
+		partnerWork = f
+		n := posted.Add(1)
 		f(0)
-		wg.Wait()
+		for finished.Load() != n {
+		}
 	}
 }
+
+var (
+	partner          sync.Once
+	partnerWork      func(i int)
+	posted, finished atomic.Uint32
+)
 
 func fill[T any](n int, f func(i int) T) []T {
 	v := make([]T, n)
@@ -294,5 +315,66 @@ func TestMeasureSparse(t *testing.T) {
 		i, v := make([]int32, F), make([]int8, F)
 		list = append(list, contender{"Nonzeros", size, "GB/s dense", func() { Nonzeros(i, v, x) }})
 		race(t, list)
+	}
+}
+
+// A page of 64 keys or values of one head of 128, from L2, for the heads that share it.
+func TestMeasureAttention(t *testing.T) {
+	measuring(t)
+	const hd, n, pages = 128, 64, 16
+	k := fill(pages*n*hd, func(i int) float32 { return float32(i % 7) })
+	h := fill(pages*n*hd, func(i int) uint16 { return uint16(0x3c00 + i%7) })
+	for _, tier := range available[1:] {
+		restoreTier(tier.name)
+		list := []contender{{tier.name + " f32 peak", float64(2000 * tier.peak.f32Turn), "GMAC/s", func() { tier.peak.f32(2000) }}}
+		next := 0
+		page := func() int { next = (next + 1) % pages; return next * n * hd }
+		for _, group := range []int{1, 2, 4} {
+			q, s := fill(hd*group, func(i int) float32 { return float32(i % 5) }), make([]float32, n*group)
+			out := make([]float32, hd*group)
+			macs := float64(n * hd * group)
+			list = append(list,
+				contender{fmt.Sprintf("%s %d heads, one by one: scores", tier.name, group), macs, "GMAC/s", func() {
+					p := k[page():][:n*hd]
+					for g := range group {
+						AttnScores(s[g*n:][:n], q[g*hd:][:hd], p, 0.1)
+					}
+				}},
+				contender{fmt.Sprintf("%s %d heads, together: scores", tier.name, group), macs, "GMAC/s", func() { AttnScoresGroup(s, n, q, k[page():][:n*hd], group, 0.1) }},
+				contender{fmt.Sprintf("%s %d heads, together: scores of F16", tier.name, group), macs, "GMAC/s", func() { AttnScoresGroupF16(s, n, q, h[page():][:n*hd], group, 0.1) }},
+				contender{fmt.Sprintf("%s %d heads, one by one: mix", tier.name, group), macs, "GMAC/s", func() {
+					p := k[page():][:n*hd]
+					for g := range group {
+						AttnMix(out[g*hd:][:hd], s[g*n:][:n], p)
+					}
+				}},
+				contender{fmt.Sprintf("%s %d heads, together: mix", tier.name, group), macs, "GMAC/s", func() { AttnMixGroup(out, s, n, k[page():][:n*hd], group) }},
+				contender{fmt.Sprintf("%s %d heads, together: mix of F16", tier.name, group), macs, "GMAC/s", func() { AttnMixGroupF16(out, s, n, h[page():][:n*hd], group) }})
+		}
+		race(t, list)
+	}
+	restoreTier(available[len(available)-1].name)
+}
+
+func TestMeasureRows(t *testing.T) {
+	measuring(t)
+	const n = 6912
+	x, y, w := fill(n, func(i int) float32 { return float32(i%100)/50 - 1 }), make([]float32, n), make([]float32, n)
+	acc, q := make([]int32, n), make([]int8, n)
+	for _, tier := range available {
+		unit := "G elements/s"
+		race(t, []contender{
+			{tier.name + " quantizeRow", n, unit, func() { tier.quantizeRow(q, x) }},
+			{tier.name + " dot", n, unit, func() { tier.dotF32(x, w) }},
+			{tier.name + " rmsScale", n, unit, func() { tier.rmsScale(y, x, w, 0.5) }},
+			{tier.name + " relu2Mul", n, unit, func() { tier.relu2Mul(y, x, w) }},
+			{tier.name + " siluMul", n, unit, func() { tier.siluMul(y, x, w) }},
+			{tier.name + " gelu", n, unit, func() { tier.gelu(y, x) }},
+			{tier.name + " softmaxExp", n, unit, func() { copy(y, x); tier.softmaxExp(y, 1) }},
+			{tier.name + " max", n, unit, func() { tier.max(x) }},
+			{tier.name + " scaleRow", n, unit, func() { tier.scaleRow(y, acc, 0.5) }},
+			{tier.name + " add", n, unit, func() { tier.add(y, x) }},
+			{tier.name + " rope", n, unit, func() { tier.rope(y, x[:64], x[64:128]) }},
+		})
 	}
 }

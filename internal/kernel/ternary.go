@@ -25,19 +25,9 @@ func T16Bytes(rows, cols int) int { return Pad16(rows) / 16 * (Pad16(cols) / 16)
 
 // PutT16 sets the weight at (row, col) of a T16 matrix of cols columns to code ŵ+1 ∈ {0, 1, 2}.
 func PutT16(w []byte, cols, row, col int, code byte) {
-	i, shift := t16Index(cols, row, col)
-	w[i] = w[i]&^(3<<shift) | code<<shift
-}
-
-// T16At returns the code ŵ+1 at (row, col) of a T16 matrix of cols columns.
-func T16At(w []byte, cols, row, col int) byte {
-	i, shift := t16Index(cols, row, col)
-	return w[i] >> shift & 3
-}
-
-func t16Index(cols, row, col int) (i, shift int) {
 	block := row/16*(Pad16(cols)/16) + col/16
-	return block*TileBytes + row%16*4 + col%4, col % 16 / 4 * 2
+	i, shift := block*TileBytes+row%16*4+col%4, col%16/4*2
+	w[i] = w[i]&^(3<<shift) | code<<shift
 }
 
 // TernaryMatVec computes y = Ŵ·x̂ exactly.

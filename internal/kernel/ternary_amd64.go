@@ -10,6 +10,7 @@ import "unsafe"
 const (
 	slabCols    = 256
 	blockTokens = 64
+	fewTokens   = 16 // below it a tile is not unpacked to memory first
 )
 
 func ternaryMatMulAVX2(y []int32, w []byte, x []int8, xsum []int32, scratch []byte) {
@@ -18,9 +19,13 @@ func ternaryMatMulAVX2(y []int32, w []byte, x []int8, xsum []int32, scratch []by
 	if rows == 0 || cols == 0 {
 		return
 	}
-	if tokens < 4 {
-		for t := range tokens {
-			ternaryMatVecAVX2(y[t*rows:][:rows], w, x[t*cols:][:cols], xsum[t])
+	if tokens == 1 {
+		ternaryMatVecAVX2(y, w, x, xsum[0])
+		return
+	}
+	if tokens < fewTokens {
+		for r := 0; r < rows; r += TileRows {
+			ternaryFewAVX2(&y[r], rows*4, &w[r*cols/4], &x[0], cols, &xsum[0], tokens)
 		}
 		return
 	}

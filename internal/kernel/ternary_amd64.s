@@ -1156,6 +1156,819 @@ tile_end:
 	VZEROUPPER
 	RET
 
+// func ternaryFewAVX2(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·ternaryFewAVX2(SB), NOSPLIT, $0-56
+	MOVQ cols+32(FP), AX
+	LEAQ (AX)(AX*2), CX
+	MOVQ y+0(FP), DX
+	MOVQ x+24(FP), BX
+	MOVQ xsum+40(FP), SI
+	MOVQ tokens+48(FP), DI
+
+tokens4:
+	CMPQ  DI, $0x04
+	JL    tokens4_end
+	VPXOR Y0, Y0, Y0
+	VPXOR Y3, Y3, Y3
+	VPXOR Y6, Y6, Y6
+	VPXOR Y9, Y9, Y9
+	MOVQ  w+16(FP), R8
+	MOVQ  BX, R9
+	MOVQ  AX, R10
+	SHRQ  $0x04, R10
+
+tokens4_half0:
+	MOVQ    $0x00000008, R11
+	CMPQ    R10, R11
+	CMOVQLT R10, R11
+	SUBQ    R11, R10
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	VPXOR   Y10, Y10, Y10
+	VPXOR   Y11, Y11, Y11
+	TESTQ   R11, R11
+	JZ      tokens4_half0_step_end
+
+tokens4_half0_step:
+	VMOVDQU      (R8), Y12
+	VPAND        c3030303<>+0(SB), Y12, Y13
+	VPBROADCASTD (R9), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y1, Y1
+	VPBROADCASTD (R9)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y4, Y4
+	VPBROADCASTD (R9)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y7, Y7
+	VPBROADCASTD (R9)(CX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y10, Y10
+	VPAND        cc0c0c0c<>+0(SB), Y12, Y13
+	VPBROADCASTD 4(R9), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y2, Y2
+	VPBROADCASTD 4(R9)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y5, Y5
+	VPBROADCASTD 4(R9)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y8, Y8
+	VPBROADCASTD 4(R9)(CX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y11, Y11
+	VPSRLW       $0x04, Y12, Y12
+	VPAND        c3030303<>+0(SB), Y12, Y13
+	VPBROADCASTD 8(R9), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y1, Y1
+	VPBROADCASTD 8(R9)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y4, Y4
+	VPBROADCASTD 8(R9)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y7, Y7
+	VPBROADCASTD 8(R9)(CX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y10, Y10
+	VPAND        cc0c0c0c<>+0(SB), Y12, Y12
+	VPBROADCASTD 12(R9), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y2, Y2
+	VPBROADCASTD 12(R9)(AX*1), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y5, Y5
+	VPBROADCASTD 12(R9)(AX*2), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y8, Y8
+	VPBROADCASTD 12(R9)(CX*1), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y11, Y11
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000010, R9
+	DECQ         R11
+	JNZ          tokens4_half0_step
+
+tokens4_half0_step_end:
+	VPCMPEQW     Y12, Y12, Y12
+	VPSRLW       $0x0f, Y12, Y12
+	VPSLLW       $0x02, Y12, Y13
+	VPMADDWD     Y13, Y1, Y1
+	VPMADDWD     Y12, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y13, Y4, Y4
+	VPMADDWD     Y12, Y5, Y5
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y5, Y3, Y3
+	VPMADDWD     Y13, Y7, Y7
+	VPMADDWD     Y12, Y8, Y8
+	VPADDD       Y7, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y13, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPADDD       Y10, Y9, Y9
+	VPADDD       Y11, Y9, Y9
+	TESTQ        R10, R10
+	JNZ          tokens4_half0
+	MOVQ         DX, R8
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, (R8)
+	ADDQ         stride+8(FP), R8
+	VPBROADCASTD 4(SI), Y0
+	VPSRAD       $0x02, Y3, Y3
+	VPSUBD       Y0, Y3, Y3
+	VMOVDQU      Y3, (R8)
+	ADDQ         stride+8(FP), R8
+	VPBROADCASTD 8(SI), Y0
+	VPSRAD       $0x02, Y6, Y6
+	VPSUBD       Y0, Y6, Y6
+	VMOVDQU      Y6, (R8)
+	ADDQ         stride+8(FP), R8
+	VPBROADCASTD 12(SI), Y0
+	VPSRAD       $0x02, Y9, Y9
+	VPSUBD       Y0, Y9, Y9
+	VMOVDQU      Y9, (R8)
+	ADDQ         stride+8(FP), R8
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y6, Y6, Y6
+	VPXOR        Y9, Y9, Y9
+	MOVQ         w+16(FP), R8
+	MOVQ         BX, R9
+	MOVQ         AX, R10
+	SHRQ         $0x04, R10
+
+tokens4_half1:
+	MOVQ    $0x00000008, R11
+	CMPQ    R10, R11
+	CMOVQLT R10, R11
+	SUBQ    R11, R10
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	VPXOR   Y10, Y10, Y10
+	VPXOR   Y11, Y11, Y11
+	TESTQ   R11, R11
+	JZ      tokens4_half1_step_end
+
+tokens4_half1_step:
+	VMOVDQU      32(R8), Y12
+	VPAND        c3030303<>+0(SB), Y12, Y13
+	VPBROADCASTD (R9), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y1, Y1
+	VPBROADCASTD (R9)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y4, Y4
+	VPBROADCASTD (R9)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y7, Y7
+	VPBROADCASTD (R9)(CX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y10, Y10
+	VPAND        cc0c0c0c<>+0(SB), Y12, Y13
+	VPBROADCASTD 4(R9), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y2, Y2
+	VPBROADCASTD 4(R9)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y5, Y5
+	VPBROADCASTD 4(R9)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y8, Y8
+	VPBROADCASTD 4(R9)(CX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y11, Y11
+	VPSRLW       $0x04, Y12, Y12
+	VPAND        c3030303<>+0(SB), Y12, Y13
+	VPBROADCASTD 8(R9), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y1, Y1
+	VPBROADCASTD 8(R9)(AX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y4, Y4
+	VPBROADCASTD 8(R9)(AX*2), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y7, Y7
+	VPBROADCASTD 8(R9)(CX*1), Y14
+	VPMADDUBSW   Y14, Y13, Y14
+	VPADDW       Y14, Y10, Y10
+	VPAND        cc0c0c0c<>+0(SB), Y12, Y12
+	VPBROADCASTD 12(R9), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y2, Y2
+	VPBROADCASTD 12(R9)(AX*1), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y5, Y5
+	VPBROADCASTD 12(R9)(AX*2), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y8, Y8
+	VPBROADCASTD 12(R9)(CX*1), Y13
+	VPMADDUBSW   Y13, Y12, Y13
+	VPADDW       Y13, Y11, Y11
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000010, R9
+	DECQ         R11
+	JNZ          tokens4_half1_step
+
+tokens4_half1_step_end:
+	VPCMPEQW     Y12, Y12, Y12
+	VPSRLW       $0x0f, Y12, Y12
+	VPSLLW       $0x02, Y12, Y13
+	VPMADDWD     Y13, Y1, Y1
+	VPMADDWD     Y12, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y13, Y4, Y4
+	VPMADDWD     Y12, Y5, Y5
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y5, Y3, Y3
+	VPMADDWD     Y13, Y7, Y7
+	VPMADDWD     Y12, Y8, Y8
+	VPADDD       Y7, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y13, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPADDD       Y10, Y9, Y9
+	VPADDD       Y11, Y9, Y9
+	TESTQ        R10, R10
+	JNZ          tokens4_half1
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, 32(DX)
+	ADDQ         stride+8(FP), DX
+	VPBROADCASTD 4(SI), Y0
+	VPSRAD       $0x02, Y3, Y3
+	VPSUBD       Y0, Y3, Y3
+	VMOVDQU      Y3, 32(DX)
+	ADDQ         stride+8(FP), DX
+	VPBROADCASTD 8(SI), Y0
+	VPSRAD       $0x02, Y6, Y6
+	VPSUBD       Y0, Y6, Y6
+	VMOVDQU      Y6, 32(DX)
+	ADDQ         stride+8(FP), DX
+	VPBROADCASTD 12(SI), Y0
+	VPSRAD       $0x02, Y9, Y9
+	VPSUBD       Y0, Y9, Y9
+	VMOVDQU      Y9, 32(DX)
+	ADDQ         stride+8(FP), DX
+	ADDQ         $0x00000010, SI
+	ADDQ         AX, BX
+	ADDQ         AX, BX
+	ADDQ         AX, BX
+	ADDQ         AX, BX
+	SUBQ         $0x04, DI
+	JMP          tokens4
+
+tokens4_end:
+tokens3:
+	CMPQ  DI, $0x03
+	JL    tokens3_end
+	VPXOR Y0, Y0, Y0
+	VPXOR Y3, Y3, Y3
+	VPXOR Y6, Y6, Y6
+	MOVQ  w+16(FP), CX
+	MOVQ  BX, R8
+	MOVQ  AX, R9
+	SHRQ  $0x04, R9
+
+tokens3_half0:
+	MOVQ    $0x00000008, R10
+	CMPQ    R9, R10
+	CMOVQLT R9, R10
+	SUBQ    R10, R9
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	TESTQ   R10, R10
+	JZ      tokens3_half0_step_end
+
+tokens3_half0_step:
+	VMOVDQU      (CX), Y9
+	VPAND        c3030303<>+0(SB), Y9, Y10
+	VPBROADCASTD (R8), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y1, Y1
+	VPBROADCASTD (R8)(AX*1), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y4, Y4
+	VPBROADCASTD (R8)(AX*2), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y7, Y7
+	VPAND        cc0c0c0c<>+0(SB), Y9, Y10
+	VPBROADCASTD 4(R8), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y2, Y2
+	VPBROADCASTD 4(R8)(AX*1), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y5, Y5
+	VPBROADCASTD 4(R8)(AX*2), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y8, Y8
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        c3030303<>+0(SB), Y9, Y10
+	VPBROADCASTD 8(R8), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y1, Y1
+	VPBROADCASTD 8(R8)(AX*1), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y4, Y4
+	VPBROADCASTD 8(R8)(AX*2), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y7, Y7
+	VPAND        cc0c0c0c<>+0(SB), Y9, Y9
+	VPBROADCASTD 12(R8), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPADDW       Y10, Y2, Y2
+	VPBROADCASTD 12(R8)(AX*1), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPADDW       Y10, Y5, Y5
+	VPBROADCASTD 12(R8)(AX*2), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPADDW       Y10, Y8, Y8
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, R8
+	DECQ         R10
+	JNZ          tokens3_half0_step
+
+tokens3_half0_step_end:
+	VPCMPEQW     Y9, Y9, Y9
+	VPSRLW       $0x0f, Y9, Y9
+	VPSLLW       $0x02, Y9, Y10
+	VPMADDWD     Y10, Y1, Y1
+	VPMADDWD     Y9, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y10, Y4, Y4
+	VPMADDWD     Y9, Y5, Y5
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y5, Y3, Y3
+	VPMADDWD     Y10, Y7, Y7
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y7, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	TESTQ        R9, R9
+	JNZ          tokens3_half0
+	MOVQ         DX, CX
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, (CX)
+	ADDQ         stride+8(FP), CX
+	VPBROADCASTD 4(SI), Y0
+	VPSRAD       $0x02, Y3, Y3
+	VPSUBD       Y0, Y3, Y3
+	VMOVDQU      Y3, (CX)
+	ADDQ         stride+8(FP), CX
+	VPBROADCASTD 8(SI), Y0
+	VPSRAD       $0x02, Y6, Y6
+	VPSUBD       Y0, Y6, Y6
+	VMOVDQU      Y6, (CX)
+	ADDQ         stride+8(FP), CX
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y6, Y6, Y6
+	MOVQ         w+16(FP), CX
+	MOVQ         BX, R8
+	MOVQ         AX, R9
+	SHRQ         $0x04, R9
+
+tokens3_half1:
+	MOVQ    $0x00000008, R10
+	CMPQ    R9, R10
+	CMOVQLT R9, R10
+	SUBQ    R10, R9
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	TESTQ   R10, R10
+	JZ      tokens3_half1_step_end
+
+tokens3_half1_step:
+	VMOVDQU      32(CX), Y9
+	VPAND        c3030303<>+0(SB), Y9, Y10
+	VPBROADCASTD (R8), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y1, Y1
+	VPBROADCASTD (R8)(AX*1), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y4, Y4
+	VPBROADCASTD (R8)(AX*2), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y7, Y7
+	VPAND        cc0c0c0c<>+0(SB), Y9, Y10
+	VPBROADCASTD 4(R8), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y2, Y2
+	VPBROADCASTD 4(R8)(AX*1), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y5, Y5
+	VPBROADCASTD 4(R8)(AX*2), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y8, Y8
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        c3030303<>+0(SB), Y9, Y10
+	VPBROADCASTD 8(R8), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y1, Y1
+	VPBROADCASTD 8(R8)(AX*1), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y4, Y4
+	VPBROADCASTD 8(R8)(AX*2), Y11
+	VPMADDUBSW   Y11, Y10, Y11
+	VPADDW       Y11, Y7, Y7
+	VPAND        cc0c0c0c<>+0(SB), Y9, Y9
+	VPBROADCASTD 12(R8), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPADDW       Y10, Y2, Y2
+	VPBROADCASTD 12(R8)(AX*1), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPADDW       Y10, Y5, Y5
+	VPBROADCASTD 12(R8)(AX*2), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VPADDW       Y10, Y8, Y8
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, R8
+	DECQ         R10
+	JNZ          tokens3_half1_step
+
+tokens3_half1_step_end:
+	VPCMPEQW     Y9, Y9, Y9
+	VPSRLW       $0x0f, Y9, Y9
+	VPSLLW       $0x02, Y9, Y10
+	VPMADDWD     Y10, Y1, Y1
+	VPMADDWD     Y9, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y10, Y4, Y4
+	VPMADDWD     Y9, Y5, Y5
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y5, Y3, Y3
+	VPMADDWD     Y10, Y7, Y7
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y7, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	TESTQ        R9, R9
+	JNZ          tokens3_half1
+	MOVQ         DX, CX
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, 32(CX)
+	ADDQ         stride+8(FP), CX
+	VPBROADCASTD 4(SI), Y0
+	VPSRAD       $0x02, Y3, Y3
+	VPSUBD       Y0, Y3, Y3
+	VMOVDQU      Y3, 32(CX)
+	ADDQ         stride+8(FP), CX
+	VPBROADCASTD 8(SI), Y0
+	VPSRAD       $0x02, Y6, Y6
+	VPSUBD       Y0, Y6, Y6
+	VMOVDQU      Y6, 32(CX)
+	ADDQ         stride+8(FP), CX
+	MOVQ         CX, DX
+	ADDQ         $0x0000000c, SI
+	ADDQ         AX, BX
+	ADDQ         AX, BX
+	ADDQ         AX, BX
+	SUBQ         $0x03, DI
+	JMP          tokens3
+
+tokens3_end:
+tokens2:
+	CMPQ  DI, $0x02
+	JL    tokens2_end
+	VPXOR Y0, Y0, Y0
+	VPXOR Y3, Y3, Y3
+	MOVQ  w+16(FP), CX
+	MOVQ  BX, R8
+	MOVQ  AX, R9
+	SHRQ  $0x04, R9
+
+tokens2_half0:
+	MOVQ    $0x00000008, R10
+	CMPQ    R9, R10
+	CMOVQLT R9, R10
+	SUBQ    R10, R9
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	TESTQ   R10, R10
+	JZ      tokens2_half0_step_end
+
+tokens2_half0_step:
+	VMOVDQU      (CX), Y6
+	VPAND        c3030303<>+0(SB), Y6, Y7
+	VPBROADCASTD (R8), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y1, Y1
+	VPBROADCASTD (R8)(AX*1), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y4, Y4
+	VPAND        cc0c0c0c<>+0(SB), Y6, Y7
+	VPBROADCASTD 4(R8), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y2, Y2
+	VPBROADCASTD 4(R8)(AX*1), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y5, Y5
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        c3030303<>+0(SB), Y6, Y7
+	VPBROADCASTD 8(R8), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y1, Y1
+	VPBROADCASTD 8(R8)(AX*1), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y4, Y4
+	VPAND        cc0c0c0c<>+0(SB), Y6, Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPADDW       Y7, Y2, Y2
+	VPBROADCASTD 12(R8)(AX*1), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPADDW       Y7, Y5, Y5
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, R8
+	DECQ         R10
+	JNZ          tokens2_half0_step
+
+tokens2_half0_step_end:
+	VPCMPEQW     Y6, Y6, Y6
+	VPSRLW       $0x0f, Y6, Y6
+	VPSLLW       $0x02, Y6, Y7
+	VPMADDWD     Y7, Y1, Y1
+	VPMADDWD     Y6, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y7, Y4, Y4
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y5, Y3, Y3
+	TESTQ        R9, R9
+	JNZ          tokens2_half0
+	MOVQ         DX, CX
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, (CX)
+	ADDQ         stride+8(FP), CX
+	VPBROADCASTD 4(SI), Y0
+	VPSRAD       $0x02, Y3, Y3
+	VPSUBD       Y0, Y3, Y3
+	VMOVDQU      Y3, (CX)
+	ADDQ         stride+8(FP), CX
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y3, Y3, Y3
+	MOVQ         w+16(FP), CX
+	MOVQ         BX, R8
+	MOVQ         AX, R9
+	SHRQ         $0x04, R9
+
+tokens2_half1:
+	MOVQ    $0x00000008, R10
+	CMPQ    R9, R10
+	CMOVQLT R9, R10
+	SUBQ    R10, R9
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	TESTQ   R10, R10
+	JZ      tokens2_half1_step_end
+
+tokens2_half1_step:
+	VMOVDQU      32(CX), Y6
+	VPAND        c3030303<>+0(SB), Y6, Y7
+	VPBROADCASTD (R8), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y1, Y1
+	VPBROADCASTD (R8)(AX*1), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y4, Y4
+	VPAND        cc0c0c0c<>+0(SB), Y6, Y7
+	VPBROADCASTD 4(R8), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y2, Y2
+	VPBROADCASTD 4(R8)(AX*1), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y5, Y5
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        c3030303<>+0(SB), Y6, Y7
+	VPBROADCASTD 8(R8), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y1, Y1
+	VPBROADCASTD 8(R8)(AX*1), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VPADDW       Y8, Y4, Y4
+	VPAND        cc0c0c0c<>+0(SB), Y6, Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPADDW       Y7, Y2, Y2
+	VPBROADCASTD 12(R8)(AX*1), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPADDW       Y7, Y5, Y5
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, R8
+	DECQ         R10
+	JNZ          tokens2_half1_step
+
+tokens2_half1_step_end:
+	VPCMPEQW     Y6, Y6, Y6
+	VPSRLW       $0x0f, Y6, Y6
+	VPSLLW       $0x02, Y6, Y7
+	VPMADDWD     Y7, Y1, Y1
+	VPMADDWD     Y6, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VPMADDWD     Y7, Y4, Y4
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y5, Y3, Y3
+	TESTQ        R9, R9
+	JNZ          tokens2_half1
+	MOVQ         DX, CX
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, 32(CX)
+	ADDQ         stride+8(FP), CX
+	VPBROADCASTD 4(SI), Y0
+	VPSRAD       $0x02, Y3, Y3
+	VPSUBD       Y0, Y3, Y3
+	VMOVDQU      Y3, 32(CX)
+	ADDQ         stride+8(FP), CX
+	MOVQ         CX, DX
+	ADDQ         $0x00000008, SI
+	ADDQ         AX, BX
+	ADDQ         AX, BX
+	SUBQ         $0x02, DI
+	JMP          tokens2
+
+tokens2_end:
+tokens1:
+	CMPQ  DI, $0x01
+	JL    tokens1_end
+	VPXOR Y0, Y0, Y0
+	MOVQ  w+16(FP), CX
+	MOVQ  BX, R8
+	MOVQ  AX, R9
+	SHRQ  $0x04, R9
+
+tokens1_half0:
+	MOVQ    $0x00000008, R10
+	CMPQ    R9, R10
+	CMOVQLT R9, R10
+	SUBQ    R10, R9
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	TESTQ   R10, R10
+	JZ      tokens1_half0_step_end
+
+tokens1_half0_step:
+	VMOVDQU      (CX), Y3
+	VPAND        c3030303<>+0(SB), Y3, Y4
+	VPBROADCASTD (R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPADDW       Y5, Y1, Y1
+	VPAND        cc0c0c0c<>+0(SB), Y3, Y4
+	VPBROADCASTD 4(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPADDW       Y5, Y2, Y2
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        c3030303<>+0(SB), Y3, Y4
+	VPBROADCASTD 8(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPADDW       Y5, Y1, Y1
+	VPAND        cc0c0c0c<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(R8), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VPADDW       Y4, Y2, Y2
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, R8
+	DECQ         R10
+	JNZ          tokens1_half0_step
+
+tokens1_half0_step_end:
+	VPCMPEQW     Y3, Y3, Y3
+	VPSRLW       $0x0f, Y3, Y3
+	VPSLLW       $0x02, Y3, Y4
+	VPMADDWD     Y4, Y1, Y1
+	VPMADDWD     Y3, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	TESTQ        R9, R9
+	JNZ          tokens1_half0
+	MOVQ         DX, CX
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, (CX)
+	ADDQ         stride+8(FP), CX
+	VPXOR        Y0, Y0, Y0
+	MOVQ         w+16(FP), CX
+	MOVQ         BX, R8
+	MOVQ         AX, R9
+	SHRQ         $0x04, R9
+
+tokens1_half1:
+	MOVQ    $0x00000008, R10
+	CMPQ    R9, R10
+	CMOVQLT R9, R10
+	SUBQ    R10, R9
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	TESTQ   R10, R10
+	JZ      tokens1_half1_step_end
+
+tokens1_half1_step:
+	VMOVDQU      32(CX), Y3
+	VPAND        c3030303<>+0(SB), Y3, Y4
+	VPBROADCASTD (R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPADDW       Y5, Y1, Y1
+	VPAND        cc0c0c0c<>+0(SB), Y3, Y4
+	VPBROADCASTD 4(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPADDW       Y5, Y2, Y2
+	VPSRLW       $0x04, Y3, Y3
+	VPAND        c3030303<>+0(SB), Y3, Y4
+	VPBROADCASTD 8(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPADDW       Y5, Y1, Y1
+	VPAND        cc0c0c0c<>+0(SB), Y3, Y3
+	VPBROADCASTD 12(R8), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VPADDW       Y4, Y2, Y2
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, R8
+	DECQ         R10
+	JNZ          tokens1_half1_step
+
+tokens1_half1_step_end:
+	VPCMPEQW     Y3, Y3, Y3
+	VPSRLW       $0x0f, Y3, Y3
+	VPSLLW       $0x02, Y3, Y4
+	VPMADDWD     Y4, Y1, Y1
+	VPMADDWD     Y3, Y2, Y2
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	TESTQ        R9, R9
+	JNZ          tokens1_half1
+	MOVQ         DX, CX
+	VPBROADCASTD (SI), Y1
+	VPSRAD       $0x02, Y0, Y0
+	VPSUBD       Y1, Y0, Y0
+	VMOVDQU      Y0, 32(CX)
+	ADDQ         stride+8(FP), CX
+	MOVQ         CX, DX
+	ADDQ         $0x00000004, SI
+	ADDQ         AX, BX
+	SUBQ         $0x01, DI
+	JMP          tokens1
+
+tokens1_end:
+	VZEROUPPER
+	RET
+
+DATA c3030303<>+0(SB)/4, $0x03030303
+DATA c3030303<>+4(SB)/4, $0x03030303
+DATA c3030303<>+8(SB)/4, $0x03030303
+DATA c3030303<>+12(SB)/4, $0x03030303
+DATA c3030303<>+16(SB)/4, $0x03030303
+DATA c3030303<>+20(SB)/4, $0x03030303
+DATA c3030303<>+24(SB)/4, $0x03030303
+DATA c3030303<>+28(SB)/4, $0x03030303
+GLOBL c3030303<>(SB), RODATA|NOPTR, $32
+
+DATA cc0c0c0c<>+0(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+4(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+8(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+12(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+16(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+20(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+24(SB)/4, $0x0c0c0c0c
+DATA cc0c0c0c<>+28(SB)/4, $0x0c0c0c0c
+GLOBL cc0c0c0c<>(SB), RODATA|NOPTR, $32
+
 // func ternaryUnpackAVX2(dst *byte, w *byte, blocks int)
 // Requires: AVX, AVX2
 TEXT ·ternaryUnpackAVX2(SB), NOSPLIT, $0-24

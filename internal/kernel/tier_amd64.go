@@ -35,7 +35,6 @@ func tiers() []*tier {
 	avx2.relu2Mul = relu2MulAVX2
 	avx2.geluTanh = geluTanhAVX2
 	avx2.gelu = geluAVX2
-	avx2.exp = expAVX2
 	avx2.rope = ropeAVX2
 	avx2.add = addAVX2
 	avx2.scale = scaleAVX2

@@ -30,7 +30,6 @@ func tiers() []*tier {
 	neon.relu2Mul = relu2MulNEON
 	neon.geluTanh = geluTanhNEON
 	neon.gelu = geluNEON
-	neon.exp = expNEON
 	neon.rope = ropeNEON
 	neon.add = addNEON
 	neon.scale = scaleNEON

@@ -30,7 +30,6 @@ var generic = tier{
 	relu2Mul: relu2MulGeneric,
 	geluTanh: geluTanhGeneric,
 	gelu:     geluGeneric,
-	exp:      expGeneric,
 	rope:     ropeGeneric,
 	add:      addGeneric,
 	scale:    scaleGeneric,

@@ -40,9 +40,6 @@ func elementwise(a *asm) {
 			a.VMULPS(v[1], v[0], v[0])
 		}
 	})
-	a.mapping("expAVX2", "(y, x []float32)", "expAVX2 is ExpRow.", "y", []string{"x"}, func() func(v ...reg.VecVirtual) {
-		return func(v ...reg.VecVirtual) { a.exp(v[0]) }
-	})
 	a.mapping("siluMulAVX2", "(y, gate, up []float32)", "siluMulAVX2 is SiLUMul.", "y", []string{"gate", "up"}, func() func(v ...reg.VecVirtual) {
 		return func(v ...reg.VecVirtual) {
 			e := a.YMM()

@@ -11,6 +11,7 @@ func ternary(a *asm) {
 	ternaryMatVecVNNI(a)
 	ternaryMatMulVNNI(a)
 	ternaryMatVecAVX2(a)
+	ternaryFewAVX2(a)
 	ternaryUnpackAVX2(a)
 	ternaryTokensAVX2(a)
 }
@@ -276,6 +277,106 @@ func ternaryMatVecAVX2(a *asm) {
 		}
 		a.add(y, 64)
 	})
+	a.ret()
+}
+
+// A few tokens do not pay for unpacking a tile to memory. Here half a tile, 8 rows, meets up to 4 tokens: what
+// ternaryMatVecAVX2 does with a block's masks and shift, once for all of them.
+func ternaryFewAVX2(a *asm) {
+	a.fn("ternaryFewAVX2", "(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)",
+		"ternaryFewAVX2 is TernaryMatMul for one tile, all its columns: 4, 3, 2 or 1 tokens at a time.",
+		"stride is the bytes from one token's outputs to the next one's.")
+	cols := a.arg("cols")
+	c3 := a.GP64()
+	a.LEAQ(at(cols, cols, 2, 0), c3)
+	token := func(x reg.GPVirtual, t, disp int) Mem {
+		switch t {
+		case 0:
+			return mem(x, disp)
+		case 3:
+			return at(x, c3, 1, disp)
+		}
+		return at(x, cols, uint8(t), disp)
+	}
+	y, x, xsum, left := a.arg("y"), a.arg("x"), a.arg("xsum"), a.arg("tokens")
+	for _, n := range []int{4, 3, 2, 1} {
+		group := fmt.Sprintf("tokens%d", n)
+		a.Label(group)
+		a.CMPQ(left, Imm(uint64(n)))
+		a.JL(LabelRef(group + "_end"))
+		for h := range 2 {
+			label := fmt.Sprintf("%s_half%d", group, h)
+			var acc, acc1, acc4 [4]reg.VecVirtual
+			for t := range n {
+				acc[t], acc1[t], acc4[t] = a.YMM(), a.YMM(), a.YMM()
+				a.zero(acc[t])
+			}
+			w, xp, steps := a.arg("w"), a.copy(x), a.copy(cols)
+			a.SHRQ(Imm(4), steps)
+			a.Label(label)
+			eight := a.GP64()
+			a.MOVQ(U32(8), eight)
+			a.CMPQ(steps, eight)
+			a.CMOVQLT(steps, eight)
+			a.SUBQ(eight, steps)
+			for t := range n {
+				a.zero(acc1[t])
+				a.zero(acc4[t])
+			}
+			a.loop(label+"_step", eight, func() {
+				v := a.YMM()
+				a.VMOVDQU(mem(w, 32*h), v)
+				for g := range 4 {
+					f, sum, mask := a.YMM(), acc1, byte(0x03)
+					if g%2 == 1 {
+						sum, mask = acc4, 0x0c
+					}
+					if g == 2 {
+						a.VPSRLW(Imm(4), v, v)
+					}
+					a.VPAND(a.u32s(uint32(mask)*0x01010101), v, f)
+					for t := range n {
+						b := a.YMM()
+						a.VPBROADCASTD(token(xp, t, 4*g), b)
+						a.VPMADDUBSW(b, f, b)
+						a.VPADDW(b, sum[t], sum[t])
+					}
+				}
+				a.add(w, 64)
+				a.add(xp, 16)
+			})
+			one, four := a.YMM(), a.YMM()
+			a.onesWord(one)
+			a.VPSLLW(Imm(2), one, four)
+			for t := range n {
+				a.VPMADDWD(four, acc1[t], acc1[t])
+				a.VPMADDWD(one, acc4[t], acc4[t])
+				a.VPADDD(acc1[t], acc[t], acc[t])
+				a.VPADDD(acc4[t], acc[t], acc[t])
+			}
+			a.TESTQ(steps, steps)
+			a.JNZ(LabelRef(label))
+			yp := a.copy(y)
+			for t := range n {
+				s := a.YMM()
+				a.VPBROADCASTD(mem(xsum, 4*t), s)
+				a.VPSRAD(Imm(2), acc[t], acc[t])
+				a.VPSUBD(s, acc[t], acc[t])
+				a.VMOVDQU(acc[t], mem(yp, 32*h))
+				a.ADDQ(a.addr("stride"), yp)
+			}
+			if h == 1 {
+				a.MOVQ(yp, y)
+			}
+		}
+		a.add(xsum, 4*n)
+		for range n {
+			a.ADDQ(cols, x)
+		}
+		a.SUBQ(Imm(uint64(n)), left)
+		a.JMP(LabelRef(group))
+		a.Label(group + "_end")
+	}
 	a.ret()
 }
 

@@ -20,7 +20,6 @@ func elementwiseARM(a *arm) {
 		a.fmul(0, 0, 0)
 		a.fmul(0, 0, 1)
 	})
-	a.mapping("expNEON", "(y, x []float32)", "expNEON is ExpRow.", "y", "", []string{"x"}, expConsts, func() { a.exp(0) })
 	a.mapping("expSubNEON", "(y []float32, max float32)", "expSubNEON replaces y by Exp(y-max).", "y", "max", []string{"y"}, expConsts, func() {
 		a.fsub(0, 0, 31)
 		a.exp(0)

@@ -227,6 +227,7 @@ async function answer(c) {
   try {
     const body = { model: settings.model || undefined, messages };
     for (const k of ['temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'max_tokens']) body[k] = settings[k];
+    body.repeat_last_n = 64;
     if (settings.seed !== '') body.seed = Number(settings.seed);
     for await (const e of api.chat(body, mine.abort.signal)) {
       if (e.text) {
