@@ -41,6 +41,7 @@ type inst struct {
 	behind   bool
 	lazy     bool
 	atomic   bool // opLoop: possessive
+	idle     bool // opSplit: of a loop whose body may match nothing
 	x, y     int
 	min, max int
 	set      *runeSet
@@ -98,7 +99,7 @@ func compilePattern(src string) (*pattern, error) {
 
 // find returns the leftmost match at or after from.
 func (p *pattern) find(s string, from int) (start, end int) {
-	m := reMatcher{p: p, s: s}
+	m := reMatcher{p: p, s: s, left: 1<<20 + 64*(len(s)-from)}
 	for at := from; at <= len(s); {
 		if e := m.run(p.prog, at); e >= 0 {
 			return at, e
@@ -124,6 +125,7 @@ type reMatcher struct {
 	p     *pattern
 	s     string
 	stack []reFrame
+	left  int // steps; what takes more does not match
 }
 
 // run matches prog at s[pos] and returns the end of the match, or -1.
@@ -132,7 +134,8 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 	defer func() { m.stack = m.stack[:base] }()
 	s := m.s
 	start, steps, pc := pos, 0, 0
-	var failed []uint64 // bit (pos-start)·len(prog)+pc: the state was tried
+	var failed []uint64      // bit (pos-start)·len(prog)+pc: the state was tried
+	var idle map[[2]int]bool // the same for idle loops, which must not stand still
 	visit := func(pc, pos int) bool {
 		if failed == nil {
 			return true
@@ -145,6 +148,9 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 		return true
 	}
 	for {
+		if m.left--; m.left < 0 {
+			return -1
+		}
 		if steps++; failed == nil && steps > memoAfter {
 			failed = make([]uint64, ((len(s)-start+1)*len(prog)+63)/64)
 		}
@@ -186,7 +192,14 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 				pc++
 			}
 		case opSplit:
-			if ok = visit(pc, pos); ok {
+			if ok = visit(pc, pos); ok && in.idle {
+				if idle == nil {
+					idle = map[[2]int]bool{}
+				}
+				ok = !idle[[2]int{pc, pos}]
+				idle[[2]int{pc, pos}] = true
+			}
+			if ok {
 				m.stack = append(m.stack, reFrame{in.y, pos, -1, -1})
 				pc = in.x
 			}
@@ -946,11 +959,12 @@ func (c *reCompiler) repeat(prog []inst, n *reNode) ([]inst, error) {
 			return nil, err
 		}
 	}
+	idle := n.max == unlimited && nullable(body)
 	split := func(at int) {
 		if n.lazy {
-			prog[at] = inst{op: opSplit, x: len(prog), y: at + 1}
+			prog[at] = inst{op: opSplit, x: len(prog), y: at + 1, idle: idle}
 		} else {
-			prog[at] = inst{op: opSplit, x: at + 1, y: len(prog)}
+			prog[at] = inst{op: opSplit, x: at + 1, y: len(prog), idle: idle}
 		}
 	}
 	if n.max == unlimited {
@@ -975,6 +989,28 @@ func (c *reCompiler) repeat(prog []inst, n *reNode) ([]inst, error) {
 		split(a)
 	}
 	return prog, nil
+}
+
+// nullable reports whether n may match nothing.
+func nullable(n *reNode) bool {
+	switch n.kind {
+	case reSet:
+		return false
+	case reCat:
+		for _, sub := range n.list {
+			if !nullable(sub) {
+				return false
+			}
+		}
+		return true
+	case reAlt:
+		return slices.ContainsFunc(n.list, nullable)
+	case reRepeat:
+		return n.min == 0 || nullable(n.list[0])
+	case reAtomic:
+		return nullable(n.list[0])
+	}
+	return true
 }
 
 // width is the number of characters that n matches, when that is always the same.
