@@ -56,7 +56,9 @@ func (d *decoder) output(ctx context.Context) error {
 		}
 	}
 	if len(s.screened) > 0 {
-		d.screen.best(d.pool, s.screened)
+		if err := d.screen.best(d.pool, s.screened); err != nil {
+			return err
+		}
 	}
 	if len(p.y) == 0 {
 		return nil

@@ -1,9 +1,11 @@
 package model
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
@@ -33,7 +35,10 @@ type screen struct {
 	query []screenQuery
 	tasks []screenTask
 	fn    func(i, worker int)
-	exact func(lo, hi int)
+	exact func(i, worker int)
+	rows  [][]uint64 // of each worker: a row as the file has it, aligned
+
+	failed atomic.Pointer[error] // reading the file
 
 	tokens, rescored int64 // since loading
 }
@@ -55,7 +60,8 @@ type screenTask struct {
 }
 
 const (
-	screenRows = 256 // of a panel that a worker takes
+	screenRows   = 256 // of a panel that a worker takes
+	rescoreTasks = 8   // that a worker takes
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
 	missed         = 1e-15
@@ -70,6 +76,9 @@ func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
 	s.fn, s.exact = s.panel, s.rescore
+	for range st.pool.Threads() {
+		s.rows = append(s.rows, make([]uint64, (head.RowBytes()+7)/8))
+	}
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
 	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
 	var data [3][]byte
@@ -232,7 +241,7 @@ func (s *screen) panel(i, _ int) {
 }
 
 // best fills the answers of the first n queries, exactly.
-func (s *screen) best(pool *par.Pool, dst [][]Scored) {
+func (s *screen) best(pool *par.Pool, dst [][]Scored) error {
 	n := len(dst)
 	for i := n; i < len(s.query); i++ {
 		s.query[i].x = nil
@@ -247,7 +256,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 			s.tasks = append(s.tasks, screenTask{i, c})
 		}
 	}
-	pool.For(len(s.tasks), 4, s.exact)
+	pool.Run((len(s.tasks)+rescoreTasks-1)/rescoreTasks, s.exact)
 	first := 0
 	for i := range dst {
 		k := len(dst[i])
@@ -263,7 +272,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	}
 	all := s.tasks
 	s.tasks = all[first:]
-	pool.For(len(s.tasks), 4, s.exact)
+	pool.Run((len(s.tasks)+rescoreTasks-1)/rescoreTasks, s.exact)
 	s.tasks = all
 	slices.SortFunc(all, byScore)
 	for i := range dst {
@@ -277,6 +286,10 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	}
 	s.tokens += int64(n)
 	s.rescored += int64(len(all))
+	if err := s.failed.Swap(nil); err != nil {
+		return fmt.Errorf("model: read a row of the head: %w", *err)
+	}
+	return nil
 }
 
 // byScore orders the best first, equal scores by lower id.
@@ -290,25 +303,29 @@ func byScore(a, b screenTask) int {
 	return int(a.ID) - int(b.ID)
 }
 
-// rescore computes exact scores, as densePanel would.
-func (s *screen) rescore(lo, hi int) {
-	var row []float32
-	for i := lo; i < hi; i++ {
+// rescore computes the exact scores of a few tasks, as densePanel would.
+func (s *screen) rescore(i, worker int) {
+	n := s.head.RowBytes()
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&s.rows[worker][0])), 8*len(s.rows[worker]))
+	for i := i * rescoreTasks; i < min((i+1)*rescoreTasks, len(s.tasks)); i++ {
 		t := &s.tasks[i]
-		r, cols, x := int(t.ID), s.head.Cols, s.query[t.query].x
-		switch s.head.Type {
+		row, err := s.head.ReadRow(buf[:n], int(t.ID))
+		if err != nil {
+			s.failed.CompareAndSwap(nil, &err)
+			return
+		}
+		x := s.query[t.query].x
+		switch p := unsafe.Pointer(&row[0]); s.head.Type {
 		case gguf.F32:
-			t.Logit = kernel.Dot(s.head.F32[r*cols:][:cols], x)
+			t.Logit = kernel.Dot(unsafe.Slice((*float32)(p), len(x)), x)
 		case gguf.BF16:
-			t.Logit = kernel.DotBF16(s.head.U16[r*cols:][:cols], x)
+			t.Logit = kernel.DotBF16(unsafe.Slice((*uint16)(p), len(x)), x)
 		case gguf.F16:
-			t.Logit = kernel.DotF16(s.head.U16[r*cols:][:cols], x)
+			t.Logit = kernel.DotF16(unsafe.Slice((*uint16)(p), len(x)), x)
 		default:
-			if row == nil {
-				row = make([]float32, cols)
-			}
-			s.head.Row(row, r)
-			t.Logit = kernel.Dot(row, x)
+			wide := make([]float32, len(x))
+			s.head.Row(wide, int(t.ID))
+			t.Logit = kernel.Dot(wide, x)
 		}
 	}
 }

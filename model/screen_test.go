@@ -55,7 +55,9 @@ func TestScreenIsExact(t *testing.T) {
 				xs = append(xs, x)
 				dst = append(dst, make([]Scored, k))
 			}
-			s.best(pool, dst)
+			if err := s.best(pool, dst); err != nil {
+				t.Fatal(err)
+			}
 			for i, x := range xs {
 				logits := make([]float32, head.Rows)
 				kernel.MatVecBF16(logits, head.U16, x)
@@ -86,7 +88,9 @@ func TestScreenBounds(t *testing.T) {
 		x[i] = float32(rng.NormFloat64())
 	}
 	s.set(0, x)
-	s.best(pool, [][]Scored{make([]Scored, 1)})
+	if err := s.best(pool, [][]Scored{make([]Scored, 1)}); err != nil {
+		t.Fatal(err)
+	}
 	logits := make([]float32, head.Rows)
 	kernel.MatVecBF16(logits, head.U16, x)
 	var used float64

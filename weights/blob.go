@@ -14,6 +14,7 @@ type blob struct {
 	name  string // as errors show it
 	data  []byte
 	unmap func() error
+	file  *os.File // of the mapping
 }
 
 func (b *blob) close() error {
@@ -23,7 +24,7 @@ func (b *blob) close() error {
 	u := b.unmap
 	b.unmap = nil
 	b.data = nil
-	return u()
+	return errors.Join(u(), b.file.Close())
 }
 
 // folder is where the files of a model are: a directory on disk, or an fs.FS such as an embedded one.
@@ -89,7 +90,12 @@ func mapFile(path string) (*blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
 	}
-	defer file.Close()
+	kept := false
+	defer func() {
+		if !kept {
+			file.Close()
+		}
+	}()
 	st, err := file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
@@ -111,5 +117,6 @@ func mapFile(path string) (*blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %s: map: %w", path, err)
 	}
-	return &blob{name: path, data: data, unmap: unmap}, nil
+	kept = unmap != nil
+	return &blob{name: path, data: data, unmap: unmap, file: file}, nil
 }
