@@ -113,13 +113,9 @@ const plainStop = "\nUser:"
 // RenderChat renders messages by the model's own template and encodes them. A model without a template, such as a
 // base model, gets the plain form "User: …", "Assistant: …", a line each; plain tells, as answers then end at "\nUser:".
 func RenderChat(t *tokenizer.Tokenizer, messages []tokenizer.Message, o tokenizer.ChatOptions) (ids []int32, plain bool, err error) {
-	text, err := t.Chat(messages, o)
+	ids, err = t.EncodeChat(messages, o) // a message that quotes a control token ends no turn
 	if errors.Is(err, tokenizer.ErrNoTemplate) {
 		return t.Encode(plainChat(messages, o), tokenizer.EncodeOptions{AddSpecial: true}), true, nil
 	}
-	if err != nil {
-		return nil, false, err
-	}
-	// Templates write the beginning-of-text token themselves where the model wants one.
-	return t.Encode(text, tokenizer.EncodeOptions{ParseSpecial: true}), false, nil
+	return ids, false, err
 }

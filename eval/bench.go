@@ -22,6 +22,7 @@ type Memory struct {
 	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
 	Head      int64 `json:"head"`      // 0 when tied
 	Screen    int64 `json:"screen"`    // of the head, at 4 bits; with it embedding and head stay in the file, read by row
+	Copies    int64 `json:"copies"`    // of up_proj and down_proj, for products that skip zeros
 	Norms     int64 `json:"norms"`     // and biases
 	KVToken   int64 `json:"kv_per_token"`
 }
@@ -29,9 +30,9 @@ type Memory struct {
 // Weights is everything but the KV cache.
 func (m Memory) Weights() int64 {
 	if m.Screen > 0 {
-		return m.Ternary + m.Dense + m.Screen + m.Norms
+		return m.Ternary + m.Copies + m.Dense + m.Screen + m.Norms
 	}
-	return m.Ternary + m.Dense + m.Embedding + m.Head + m.Norms
+	return m.Ternary + m.Copies + m.Dense + m.Embedding + m.Head + m.Norms
 }
 
 // Total is the memory with room for so many tokens.
@@ -48,14 +49,14 @@ func (m Memory) HeadPerToken() int64 {
 	return m.Embedding
 }
 
-// PerToken is how many bytes of weights and cache one decoded token reads behind so many others.
+// PerToken is how many bytes of weights and cache one decoded token reads behind so many others, when it skips none.
 func (m Memory) PerToken(before int) int64 {
 	return m.Ternary + m.Dense + m.HeadPerToken() + m.Norms + m.KVToken*int64(before)
 }
 
 // Estimate computes Memory from names and shapes alone.
 func Estimate(c *model.Config, set *weights.Set) Memory {
-	m := Memory{KVToken: c.KVBytes(), Screen: c.ScreenBytes()}
+	m := Memory{KVToken: c.KVBytes(), Screen: c.ScreenBytes(), Copies: c.CopyBytes()}
 	for _, name := range set.Names() {
 		hf := name
 		if set.GGUF() != nil {

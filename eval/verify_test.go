@@ -128,7 +128,7 @@ func TestEstimateAndBench(t *testing.T) {
 	if m.Ternary != projections/4 || m.Embedding != 2*d*int64(cfg.VocabSize) || m.Head != 0 || m.Dense != 0 {
 		t.Errorf("%+v, want %d ternary bytes", m, projections/4)
 	}
-	if m.PerToken(10) != m.Weights()+10*m.KVToken {
+	if m.PerToken(10) != m.Weights()-m.Copies+10*m.KVToken {
 		t.Errorf("a tied head is read whole: %d", m.PerToken(10))
 	}
 	s, err := Bench(t.Context(), engine(t, dir), BenchOptions{Prompt: 16, Tokens: 8, Repeats: 2})

@@ -40,6 +40,18 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 	return newDecoder(ctx, c, w, st, p, &b)
 }
 
+// CopyBytes is what the CPU engine keeps besides of up_proj and down_proj, laid out for products that skip zeros.
+func (c *Config) CopyBytes() int64 {
+	if c.Activation != ReLU2 || !c.Ternary {
+		return 0
+	}
+	perLayer := int64(c.IntermediateSize) * int64(kernel.ColumnBytes(c.HiddenSize))
+	if c.HiddenSize%kernel.RowCols == 0 {
+		perLayer += int64(kernel.RowsBytes(c.IntermediateSize, c.HiddenSize))
+	}
+	return int64(c.NumLayers) * perLayer
+}
+
 // cpuProducts multiplies on the pool, a panel of rows at a time.
 type cpuProducts struct {
 	*store

@@ -330,9 +330,7 @@ func (d *decoder) attendHead(i, worker int) {
 	for done := 0; done < n; done += pageTokens {
 		m := min(pageTokens, n-done)
 		k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)[:m*hd]
-		for g := range group {
-			kernel.AttnScores(scores[g*n+done:][:m], q[g*hd:][:hd], k, scale)
-		}
+		kernel.AttnScoresGroup(scores[done:(group-1)*n+done+m], n, q, k, group, scale)
 	}
 	for g := range group {
 		p := scores[g*n:][:n]
@@ -342,9 +340,7 @@ func (d *decoder) attendHead(i, worker int) {
 	for done := 0; done < n; done += pageTokens {
 		m := min(pageTokens, n-done)
 		v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)[:m*hd]
-		for g := range group {
-			kernel.AttnMix(out[g*hd:][:hd], scores[g*n+done:][:m], v)
-		}
+		kernel.AttnMixGroup(out, scores[done:(group-1)*n+done+m], n, v, group)
 	}
 }
 

@@ -194,7 +194,7 @@ func (i *inspection) print(w io.Writer) error {
 		heads = fmt.Sprintf("the head's screen %s (embedding and head, %s, stay in the file)", term.Bytes(m.Screen), term.Bytes(m.Embedding+m.Head))
 	}
 	rows = append(rows,
-		[2]string{"memory", fmt.Sprintf("≈ %s: projections %s, %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Dense), heads)},
+		[2]string{"memory", fmt.Sprintf("≈ %s: projections %s, %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Copies+m.Dense), heads)},
 		[2]string{"", fmt.Sprintf("+ %s for each 1000 tokens of context, so %s at %d", term.Bytes(1000*m.KVToken), term.Bytes(i.MemoryTotal), i.MaxContext)},
 		[2]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(m.HeadPerToken()))},
 	)
