@@ -9,8 +9,9 @@ reference file of reference.py's format, or JSON: [{"prompt": [ids], "tokens": [
 A folder is loaded by transformers (from_pretrained, dtype as said), a GGUF by llama.cpp (llama-cpp-python) and,
 when asked for, by transformers (gguf_file=). Each continues the prompts greedily in its own way and is then fed
 trit's tokens, so that every step can be compared even after the texts have parted. A step where it prefers another
-token is a near tie when trit's token lies within --tie standard deviations of that step's logits below its best;
-it is counted, not hidden. Exit status: 0 all steps equal or near ties, 1 otherwise, 2 could not be loaded.
+token is a near tie when trit's token lies within --tie standard deviations of that step's logits below its best
+(0.1: one activation code that rounds the other way can move a small model's logits that far); it is counted, not
+hidden. Exit status: 0 all steps equal or near ties, 1 otherwise, 2 could not be loaded.
 """
 
 import argparse
@@ -62,12 +63,12 @@ class Transformers:
 
 
 class LlamaCpp:
-    def __init__(self, model, threads):
+    def __init__(self, model, threads, longest):
         import llama_cpp
 
         self.lib = llama_cpp
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
-        self.llm = llama_cpp.Llama(model_path=model, n_ctx=1024, n_batch=512, n_threads=threads, n_threads_batch=threads,
+        self.llm = llama_cpp.Llama(model_path=model, n_ctx=longest, n_batch=longest, n_threads=threads, n_threads_batch=threads,
                                    n_gpu_layers=0, logits_all=True, verbose=False)
         self.vocab = self.llm.n_vocab()
 
@@ -116,7 +117,7 @@ def main(argv=None):
     p.add_argument("--with", dest="engines", nargs="*", choices=["transformers", "llama.cpp"],
                    help="default: transformers for a folder, llama.cpp for a GGUF")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    p.add_argument("--tie", type=float, default=0.05, metavar="STD")
+    p.add_argument("--tie", type=float, default=0.1, metavar="STD")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--json", action="store_true")
     args = p.parse_args(argv)
@@ -126,7 +127,10 @@ def main(argv=None):
     status, report = 0, []
     for which in engines:
         try:
-            engine = Transformers(args.model, args.dtype) if which == "transformers" else LlamaCpp(args.model, args.threads)
+            if which == "transformers":
+                engine = Transformers(args.model, args.dtype)
+            else:
+                engine = LlamaCpp(args.model, args.threads, max(len(a) + len(b) for a, b in expected))
         except Exception as e:  # whatever the other program says, this is its verdict on the file
             report.append({"engine": which, "error": f"{type(e).__name__}: {e}"})
             status = 2
