@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -244,8 +245,7 @@ func link(blob, pointer string) error {
 	if old, err := os.Readlink(pointer); err == nil && old == rel {
 		return nil
 	}
-	tmp := fmt.Sprintf("%s.%d.tmp", pointer, os.Getpid())
-	os.Remove(tmp)
+	tmp := temporaryName(pointer)
 	if err := os.Symlink(rel, tmp); err != nil {
 		if runtime.GOOS != "windows" {
 			return err
@@ -259,12 +259,17 @@ func link(blob, pointer string) error {
 	return nil
 }
 
+// temporaryName is a name beside file that no other download uses, in this process or another.
+func temporaryName(file string) string {
+	return fmt.Sprintf("%s.%d-%016x.tmp", file, os.Getpid(), rand.Uint64())
+}
+
 // writeRef records what a branch or tag means now; the old text or the new one is there at any moment.
 func writeRef(file, commit string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	tmp := fmt.Sprintf("%s.%d.tmp", file, os.Getpid())
+	tmp := temporaryName(file)
 	if err := os.WriteFile(tmp, []byte(commit), 0o644); err != nil {
 		os.Remove(tmp)
 		return err
