@@ -56,9 +56,7 @@ func (d *decoder) output(ctx context.Context) error {
 		}
 	}
 	if len(s.screened) > 0 {
-		if err := d.screen.best(d.pool, s.screened); err != nil {
-			return err
-		}
+		d.screen.best(d.pool, s.screened)
 	}
 	if len(p.y) == 0 {
 		return nil

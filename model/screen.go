@@ -1,11 +1,9 @@
 package model
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
-	"sync/atomic"
 	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
@@ -35,10 +33,7 @@ type screen struct {
 	query []screenQuery
 	tasks []screenTask
 	fn    func(i, worker int)
-	exact func(i, worker int)
-	rows  [][]uint64 // of each worker: a row as the file has it, aligned
-
-	failed atomic.Pointer[error] // reading the file
+	exact func(lo, hi int)
 
 	tokens, rescored int64 // since loading
 }
@@ -60,8 +55,7 @@ type screenTask struct {
 }
 
 const (
-	screenRows   = 256 // of a panel that a worker takes
-	rescoreTasks = 8   // that a worker takes
+	screenRows = 256 // of a panel that a worker takes
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
 	missed         = 1e-15
@@ -76,9 +70,6 @@ func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
 	s.fn, s.exact = s.panel, s.rescore
-	for range st.pool.Threads() {
-		s.rows = append(s.rows, make([]uint64, (head.RowBytes()+7)/8))
-	}
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
 	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
 	var data [3][]byte
@@ -241,7 +232,7 @@ func (s *screen) panel(i, _ int) {
 }
 
 // best fills the answers of the first n queries, exactly.
-func (s *screen) best(pool *par.Pool, dst [][]Scored) error {
+func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	n := len(dst)
 	for i := n; i < len(s.query); i++ {
 		s.query[i].x = nil
@@ -256,7 +247,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) error {
 			s.tasks = append(s.tasks, screenTask{i, c})
 		}
 	}
-	pool.Run((len(s.tasks)+rescoreTasks-1)/rescoreTasks, s.exact)
+	pool.For(len(s.tasks), 4, s.exact)
 	first := 0
 	for i := range dst {
 		k := len(dst[i])
@@ -272,7 +263,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) error {
 	}
 	all := s.tasks
 	s.tasks = all[first:]
-	pool.Run((len(s.tasks)+rescoreTasks-1)/rescoreTasks, s.exact)
+	pool.For(len(s.tasks), 4, s.exact)
 	s.tasks = all
 	slices.SortFunc(all, byScore)
 	for i := range dst {
@@ -286,10 +277,6 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) error {
 	}
 	s.tokens += int64(n)
 	s.rescored += int64(len(all))
-	if err := s.failed.Swap(nil); err != nil {
-		return fmt.Errorf("model: read a row of the head: %w", *err)
-	}
-	return nil
 }
 
 // byScore orders the best first, equal scores by lower id.
@@ -303,29 +290,25 @@ func byScore(a, b screenTask) int {
 	return int(a.ID) - int(b.ID)
 }
 
-// rescore computes the exact scores of a few tasks, as densePanel would.
-func (s *screen) rescore(i, worker int) {
-	n := s.head.RowBytes()
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&s.rows[worker][0])), 8*len(s.rows[worker]))
-	for i := i * rescoreTasks; i < min((i+1)*rescoreTasks, len(s.tasks)); i++ {
+// rescore computes exact scores, as densePanel would.
+func (s *screen) rescore(lo, hi int) {
+	var row []float32
+	for i := lo; i < hi; i++ {
 		t := &s.tasks[i]
-		row, err := s.head.ReadRow(buf[:n], int(t.ID))
-		if err != nil {
-			s.failed.CompareAndSwap(nil, &err)
-			return
-		}
-		x := s.query[t.query].x
-		switch p := unsafe.Pointer(&row[0]); s.head.Type {
+		r, cols, x := int(t.ID), s.head.Cols, s.query[t.query].x
+		switch s.head.Type {
 		case gguf.F32:
-			t.Logit = kernel.Dot(unsafe.Slice((*float32)(p), len(x)), x)
+			t.Logit = kernel.Dot(s.head.F32[r*cols:][:cols], x)
 		case gguf.BF16:
-			t.Logit = kernel.DotBF16(unsafe.Slice((*uint16)(p), len(x)), x)
+			t.Logit = kernel.DotBF16(s.head.U16[r*cols:][:cols], x)
 		case gguf.F16:
-			t.Logit = kernel.DotF16(unsafe.Slice((*uint16)(p), len(x)), x)
+			t.Logit = kernel.DotF16(s.head.U16[r*cols:][:cols], x)
 		default:
-			wide := make([]float32, len(x))
-			s.head.Row(wide, int(t.ID))
-			t.Logit = kernel.Dot(wide, x)
+			if row == nil {
+				row = make([]float32, cols)
+			}
+			s.head.Row(row, r)
+			t.Logit = kernel.Dot(row, x)
 		}
 	}
 }

@@ -14,7 +14,6 @@ type blob struct {
 	name  string // as errors show it
 	data  []byte
 	unmap func() error
-	file  *os.File // of the mapping
 }
 
 func (b *blob) close() error {
@@ -24,7 +23,7 @@ func (b *blob) close() error {
 	u := b.unmap
 	b.unmap = nil
 	b.data = nil
-	return errors.Join(u(), b.file.Close())
+	return u()
 }
 
 // folder is where the files of a model are: a directory on disk, or an fs.FS such as an embedded one.
@@ -90,12 +89,7 @@ func mapFile(path string) (*blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
 	}
-	kept := false
-	defer func() {
-		if !kept {
-			file.Close()
-		}
-	}()
+	defer file.Close()
 	st, err := file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
@@ -117,6 +111,5 @@ func mapFile(path string) (*blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %s: map: %w", path, err)
 	}
-	kept = unmap != nil
-	return &blob{name: path, data: data, unmap: unmap, file: file}, nil
+	return &blob{name: path, data: data, unmap: unmap}, nil
 }

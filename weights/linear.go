@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
@@ -184,8 +183,6 @@ type Dense struct {
 	Raw        []byte    // block types, row after row
 	rowBytes   int
 	mapped     []byte // the same bytes in the file's mapping, when that is where they are
-	file       *os.File
-	at         int64 // of mapped in the file
 }
 
 // Bytes is what the matrix takes in memory.
@@ -221,37 +218,6 @@ func (d *Dense) Release(lo, hi int) {
 	}
 }
 
-// ReadRow gives row r as it is stored: read into buf from the file, so that looking at rows here and there does not
-// pull the matrix into memory; or in place where it does not lie in a file.
-//
-//	buf  at least RowBytes long
-func (d *Dense) ReadRow(buf []byte, r int) ([]byte, error) {
-	n := d.RowBytes()
-	if d.mapped != nil {
-		buf = buf[:n]
-		_, err := d.file.ReadAt(buf, d.at+int64(r)*int64(n))
-		return buf, err
-	}
-	switch {
-	case d.F32 != nil:
-		return unsafe.Slice((*byte)(unsafe.Pointer(&d.F32[r*d.Cols])), n), nil
-	case d.U16 != nil:
-		return unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), n), nil
-	}
-	return d.Raw[r*n:][:n], nil
-}
-
-// RowBytes is the size of a row as it is stored.
-func (d *Dense) RowBytes() int {
-	switch {
-	case d.F32 != nil:
-		return 4 * d.Cols
-	case d.U16 != nil:
-		return 2 * d.Cols
-	}
-	return d.rowBytes
-}
-
 // mustDequantize is for data whose length was checked when it was opened.
 func mustDequantize(dst []float32, t gguf.Type, src []byte) {
 	if err := gguf.Dequantize(dst, t, src); err != nil {
@@ -270,7 +236,7 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 		return nil, t.errorf(name, "%w", err)
 	}
 	if len(s.blobs) > 0 && s.blobs[0].unmap != nil && (d.F32 == nil || len(t.data) == 4*rows*cols) {
-		d.mapped, d.file, d.at = t.data, t.blob.file, t.at
+		d.mapped = t.data
 	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
 		switch {

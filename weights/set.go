@@ -46,8 +46,6 @@ type tensor struct {
 	dtype safetensors.DType // HF only
 	shape []int
 	data  []byte
-	blob  *blob
-	at    int64   // of data in the file
 	scale float32 // of a ternary tensor in full, 0 when the file does not say: ScalesKey
 }
 
@@ -159,8 +157,6 @@ func openFolder(f *folder) (set *Set, err error) {
 				typ:   ggmlType(t.DType),
 				shape: t.Shape,
 				data:  b.data[t.Offset : t.Offset+t.Size],
-				blob:  b,
-				at:    t.Offset,
 			}
 			s.names = append(s.names, t.Name)
 		}
@@ -215,8 +211,6 @@ func openGGUF(path string, opt *Options) (set *Set, err error) {
 			typ:   t.Type,
 			shape: t.Shape,
 			data:  b.data[t.Offset : t.Offset+t.Size],
-			blob:  b,
-			at:    t.Offset,
 		}
 		s.names = append(s.names, t.Name)
 	}
