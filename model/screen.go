@@ -36,6 +36,7 @@ type screen struct {
 	exact func(lo, hi int)
 
 	tokens, rescored int64 // since loading
+	looked           int   // rows since the last release
 }
 
 // screenQuery is a token's activations as the screen reads them, and what came of them.
@@ -55,7 +56,8 @@ type screenTask struct {
 }
 
 const (
-	screenRows = 256 // of a panel that a worker takes
+	screenRows  = 256  // of a panel that a worker takes
+	releaseRows = 2048 // looked at between releases
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
 	missed         = 1e-15
@@ -277,6 +279,12 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	}
 	s.tokens += int64(n)
 	s.rescored += int64(len(all))
+	// The rows that were looked at lie here and there in the mapped file and drag their neighbours into this process's
+	// memory; let go of them now and then. They stay in the system's cache.
+	if s.looked += len(all); s.looked >= releaseRows {
+		s.head.Release(0, s.head.Rows)
+		s.looked = 0
+	}
 }
 
 // byScore orders the best first, equal scores by lower id.
