@@ -56,7 +56,7 @@ type screenTask struct {
 }
 
 const (
-	screenRows  = 256  // of a panel that a worker takes
+	screenRows  = 256 // of a panel that a worker takes
 	releaseRows = 640 // looked at between releases
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
