@@ -208,7 +208,7 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 			s.tokens = s.tokens[:len(s.tokens)-1]
 		case w.push(piece.Token):
 			piece.Text, piece.Finish = w.take(), FinishedStop
-		case n == o.MaxTokens || len(s.tokens) > s.m.maxContext-1 && len(s.tokens) >= s.m.maxContext:
+		case n == o.MaxTokens || len(s.tokens) >= s.m.maxContext:
 			piece.Text, piece.Finish = w.end(), FinishedLength
 		default:
 			piece.Text = w.take()
