@@ -363,6 +363,7 @@ func (d *decoder) Close() error {
 	d.closed = true
 	d.saving.Wait()
 	d.screen = nil
+	d.pages.close()
 	d.store.arena.release()
 	return d.products.Close()
 }

@@ -20,7 +20,7 @@ type stages struct {
 	quantize                                         func(lo, hi int)
 	attend, densePanel                               func(i, worker int)
 
-	attnParts int // of the query heads that share a KV head, for attend: a divisor of their number
+	share headShare // for attend
 
 	quantizeNorm norm // for quantize
 	quantizeCols int
@@ -60,12 +60,7 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.qkv)
-	st.attnParts = 1
-	for units, group := s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads; units*st.attnParts%d.pool.Threads() != 0 &&
-		units*st.attnParts < 4*d.pool.Threads() && group%(2*st.attnParts) == 0; {
-		st.attnParts *= 2
-	}
-	d.pool.Run(s.b*c.NumKVHeads*st.attnParts, st.attend)
+	d.pool.Run(st.share.plan(s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
 	d.pool.For(s.b, 1, st.normOut)
 	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
 		return err
@@ -319,12 +314,53 @@ func (d *decoder) qkvRows(lo, hi int) {
 	}
 }
 
+// headShare shares heads out among workers. Where they are few and do not come out even, as 5 heads on 2 threads, the
+// last ones are cut into parts of their queries, one for each worker at the end of its own heads: so that nobody waits,
+// and the parts of a head read its keys and values at about the same time, from memory once.
+type headShare struct {
+	threads, whole, parts int // heads that are whole; parts of each other one
+	each                  int // pieces a thread begins with
+}
+
+// plan sets out heads, whose queries may be cut into any power of two that divides group, and returns how many pieces
+// they make.
+func (h *headShare) plan(heads, group, threads int) int {
+	*h = headShare{threads: threads, whole: heads, parts: 1}
+	left := heads % threads
+	if left == 0 || heads > 4*threads {
+		return heads
+	}
+	parts := 1
+	for left*parts%threads != 0 {
+		if parts *= 2; group%parts != 0 {
+			return heads
+		}
+	}
+	h.whole, h.parts = heads-left, parts
+	h.each = h.whole/threads + left*parts/threads
+	return h.each * threads
+}
+
+// piece says which head piece i is of, and which part of it among how many.
+func (h *headShare) piece(i int) (head, part, parts int) {
+	if h.parts == 1 {
+		return i, 0, 1
+	}
+	thread, j := i/h.each, i%h.each
+	own := h.whole / h.threads
+	if j < own {
+		return thread*own + j, 0, 1
+	}
+	p := thread*(h.each-own) + j - own
+	return h.whole + p/h.parts, p % h.parts, h.parts
+}
+
 // attendHead runs the attention of one row and one KV head, for all the query heads that share it or an equal part of
 // them: page by page, so that a page is read from memory once. The order of every sum is that of the sequence, so it does
 // not matter how the prompt was cut.
 func (d *decoder) attendHead(i, worker int) {
-	c, s, parts := d.cfg, &d.s, d.stages.attnParts
-	i, part := i/parts, i%parts
+	c, s := d.cfg, &d.s
+	i, part, parts := d.stages.share.piece(i)
 	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
 	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads/parts
 	at := s.rows[r]
@@ -333,9 +369,15 @@ func (d *decoder) attendHead(i, worker int) {
 	first := (r*c.NumHeads + (kvHead*parts+part)*group) * hd
 	q, out := s.q[first:][:group*hd], s.h[first:][:group*hd]
 	scores := d.workers[worker].scores[:group*n] // [group, n]
+	// A token that is decoded finds its pages in memory. The products read several rows of one at once, which the
+	// hardware's prefetcher follows badly: it is faster to read the page in order first (docs/LOG.md).
+	inOrder := len(s.runs) == s.b && n > 8*pageTokens
 	for done := 0; done < n; done += pageTokens {
 		m := min(pageTokens, n-done)
 		k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)[:m*hd]
+		if inOrder {
+			kernel.ReadAll(bytesOf(k))
+		}
 		kernel.AttnScoresGroup(scores[done:(group-1)*n+done+m], n, q, k, group, scale)
 	}
 	for g := range group {
@@ -346,6 +388,9 @@ func (d *decoder) attendHead(i, worker int) {
 	for done := 0; done < n; done += pageTokens {
 		m := min(pageTokens, n-done)
 		v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)[:m*hd]
+		if inOrder {
+			kernel.ReadAll(bytesOf(v))
+		}
 		kernel.AttnMixGroup(out, scores[done:(group-1)*n+done+m], n, v, group)
 	}
 }
