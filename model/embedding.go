@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"strings"
 
 	"github.com/tritlm/trit/weights"
@@ -106,4 +107,74 @@ func readJSON(s *weights.Set, name string, v any) (ok bool, err error) {
 		return false, fmt.Errorf("%s: %w", name, err)
 	}
 	return true, nil
+}
+
+// Pool makes one vector of the final states of a text's tokens, which may come in pieces.
+type Pool struct {
+	mean   bool
+	width  int
+	states []float32
+	sum    []float64
+	n      int // states in sum
+}
+
+// NewPool is the pool for one text of a model. A model that writes text has the state of the last token.
+func NewPool(c *Config) *Pool {
+	return &Pool{mean: c.Pooling == PoolMean, width: c.HiddenSize, sum: make([]float64, c.HiddenSize)}
+}
+
+// Whole says whether the states of all tokens are needed, so that none may come from a cache.
+func (p *Pool) Whole() bool { return p.mean }
+
+// Hidden is what Input.Hidden must be for the next n tokens; last says that they end the text. Add takes what came.
+func (p *Pool) Hidden(n int, last bool) []float32 {
+	switch {
+	case p.mean:
+		n *= p.width
+	case last:
+		n = p.width
+	default:
+		n = 0
+	}
+	if cap(p.states) < n {
+		p.states = make([]float32, n)
+	}
+	p.states = p.states[:n]
+	return p.states
+}
+
+// Add takes the states that the forward pass left in the last Hidden.
+func (p *Pool) Add() {
+	for i := 0; i < len(p.states); i += p.width {
+		for j, v := range p.states[i:][:p.width] {
+			p.sum[j] += float64(v)
+		}
+		p.n++
+	}
+	p.states = p.states[:0]
+}
+
+// Reset forgets all states, for a text that is read again from its beginning.
+func (p *Pool) Reset() {
+	clear(p.sum)
+	p.states, p.n = p.states[:0], 0
+}
+
+// Vector is the text's vector: its first dims numbers, 0 for all, scaled to length 1. The mean's divisor cancels.
+func (p *Pool) Vector(dims int) []float32 {
+	sum := p.sum
+	if dims > 0 {
+		sum = sum[:dims]
+	}
+	var sq float64
+	for _, x := range sum {
+		sq += x * x
+	}
+	v := make([]float32, len(sum))
+	for i, x := range sum {
+		if sq > 0 {
+			v[i] = float32(x / math.Sqrt(sq))
+		}
+	}
+	return v
 }

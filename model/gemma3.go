@@ -80,6 +80,16 @@ var gemma3Family = &family{
 	fromGGUF: func(cfg *Config, s *weights.Set) error {
 		cfg.gemma3()
 		cfg.QueryScalar = float64(cfg.HeadDim)
+		if g := s.GGUF().KV; g.Has("gemma3.attention.scale") {
+			scale, err := g.Float("gemma3.attention.scale")
+			if err != nil {
+				return err
+			}
+			if !(scale > 0 && scale < 1e6) {
+				return fmt.Errorf("model: %s: gemma3.attention.scale is %g; it must be positive", s.ConfigPath(), scale)
+			}
+			cfg.QueryScalar = 1 / (scale * scale)
+		}
 		cfg.Ternary, cfg.FloatLinear = s.HasTernary(), []string{headName}
 		// The converter of the published files leaves these keys out, and its runtime gives every layer the whole text
 		// and one base.
