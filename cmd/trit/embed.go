@@ -21,9 +21,9 @@ func newEmbedCmd() *cobra.Command {
 Texts come from the arguments, or one a line from --file or standard input. The closer two texts are in meaning, the
 larger the sum of the products of their vectors.
 
-MODEL is an embedding model, such as BitNet-embedding 0.6B and 270M, whose end-of-text token and pooling are taken
-care of; of a model that writes text it is the state behind the last token. Embedding models are trained with a prefix in
-front of questions: their model card says which.`,
+MODEL is an embedding model, such as BitNet-embedding 0.6B and 270M, whose end-of-text token and pooling are
+taken care of; of a model that writes text it is the state behind the last token. Embedding models are
+trained with a prefix in front of questions: their model card says which.`,
 		Example: `  trit embed bitnet-embeddings-0.6b-bf16-i2_s.gguf "query: What is BitNet?"
   trit embed ./model --prefix "query: " --file questions.txt > vectors.jsonl`,
 		Args: modelAndText,

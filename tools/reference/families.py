@@ -231,14 +231,14 @@ def families():
                       pack_head=True)]),
         # microsoft/bitnet-embedding-0.6b and -270m before their conversion to GGUF: masters of the bare models, a norm in
         # front of every projection
-        (1, [Family("bitnet-embedding-0.6b", bitnet_embedding_06b(), tokenizer="qwen-embedding", proj_norm="norm",
+        (284, [Family("bitnet-embedding-0.6b", bitnet_embedding_06b(), tokenizer="qwen-embedding", proj_norm="norm",
                     qk_norm=True, bare=True, text="query: What does it read?")]),
-        (1, [Family("bitnet-embedding-270m", bitnet_embedding_270m(), tokenizer="gemma", proj_norm="norm", qk_norm=True,
+        (367, [Family("bitnet-embedding-270m", bitnet_embedding_270m(), tokenizer="gemma", proj_norm="norm", qk_norm=True,
                     bare=True, text="query: The river was low")]),
         # codys12/bitnet-r1-*: norm inside BitLinear on Llama; here with biases everywhere
         (263, [Family("llama-bias", llama_bias(), pack="divide", proj_norm="rms_norm", bias=True)]),
         # biases in packed autobitlinear layers: weight_scale multiplies them too
-        (1, [Family("llama-auto-bias", llama_auto_bias(), pack="multiply", bias=True)]),
+        (3, [Family("llama-auto-bias", llama_auto_bias(), pack="multiply", bias=True)]),
         # SpectraSuite/TriLM_*_Unpacked: ternary already, two model-parallel shards, activations as they are
         (15, [Family("trilm", trilm(), dtype="float16", tokenizer="neox", blocks=2)]),
     ]
@@ -299,7 +299,7 @@ def make_tensors(family, seed):
         if family.proj_norm:
             t[f"{prefix}.{family.proj_norm}.weight"] = (0.5 + torch.rand(inp, generator=g)).bfloat16().to(dtype)
 
-    t["model.embed_tokens.weight"] = normal((vocab, d), 0.04 if gemma else 0.12 if c.get("tie_word_embeddings") else 1.0)
+    t["model.embed_tokens.weight"] = normal((vocab, d), 0.12 if c.get("tie_word_embeddings") or gemma else 1.0)
     for i in range(layers):
         p = f"model.layers.{i}."
         t[p + "input_layernorm.weight"] = norm_weight(d)
@@ -316,6 +316,10 @@ def make_tensors(family, seed):
             t[p + "self_attn.q_norm.weight"] = norm_weight(hd)
             t[p + "self_attn.k_norm.weight"] = norm_weight(hd)
     t["model.norm.weight"] = norm_weight(d)
+    if gemma:
+        # Half of them negative: the residual stream carries a token's own embedding to the end, and with the tied head
+        # every token would be its own likeliest successor.
+        t["model.norm.weight"] = torch.where(torch.rand(d, generator=g) < 0.5, t["model.norm.weight"], -2 - t["model.norm.weight"])
     if family.bare:
         return {name.removeprefix("model."): x for name, x in t.items()}
     if not c.get("tie_word_embeddings"):
@@ -432,7 +436,7 @@ def byte_level_bpe(vocab, specials, split=None, bos=None, specials_first=False, 
     """tokenizers.Tokenizer: byte-level BPE with `vocab` ids, the specials last (or first)."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    t = Tokenizer(models.BPE(ignore_merges=split is not None))
+    t = Tokenizer(models.BPE(ignore_merges=split is not None and eos is None))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
     if split is not None:
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), byte_level])
