@@ -191,7 +191,7 @@ func TestEmbedOfPublishedGGUF(t *testing.T) {
 		if _, err := convert.Write(t.Context(), ours, convert.FromSet(m.Weights(), m.Config()), convert.Options{Format: convert.I2S, Keep: true, TokenizerKV: kv}); err != nil {
 			t.Fatal(err)
 		}
-		republish(t, ours, published)
+		republish(t, ours, published, false)
 		for _, p := range []model.Pooling{"", model.PoolMean} {
 			g := openModel(t, published, &trit.Options{Pooling: p})
 			if n := g.Notes(); (len(n) == 1) != (p == "") {
@@ -208,11 +208,18 @@ func TestEmbedOfPublishedGGUF(t *testing.T) {
 		if n := openModel(t, ours, nil).Notes(); len(n) != 0 {
 			t.Errorf("%s: our own file has notes %q", name, n)
 		}
+		republish(t, ours, published, true)
+		g := openModel(t, published, &trit.Options{Pooling: model.PoolLast})
+		c := g.Config()
+		if gemma := c.Family == "gemma3"; gemma != (len(g.Notes()) == 1) || gemma && (c.Window != 512 || c.LocalTheta != 1e4 || !c.Sliding[0]) {
+			t.Errorf("%s without the keys of windows: %q, window %d, base %g, %v", name, g.Notes(), c.Window, c.LocalTheta, c.Sliding)
+		}
 	}
 }
 
-// republish writes a GGUF file again as the converter of microsoft/BitNet does: floats as f16, pooling_type 1.
-func republish(t *testing.T, from, to string) {
+// republish writes a GGUF file again as the converter of microsoft/BitNet does: floats as f16, pooling_type 1, and bare
+// without a word of windows.
+func republish(t *testing.T, from, to string, bare bool) {
 	t.Helper()
 	data, err := os.ReadFile(from)
 	if err != nil {
@@ -227,6 +234,11 @@ func republish(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 	f.KV.Set(arch+".pooling_type", uint32(1))
+	if bare {
+		f.KV = slices.DeleteFunc(f.KV, func(e gguf.Pair) bool {
+			return strings.Contains(e.Key, "sliding_window") || strings.HasSuffix(e.Key, "freq_base_swa")
+		})
+	}
 	content := map[string][]byte{}
 	tensors := slices.Clone(f.Tensors)
 	for i, x := range tensors {

@@ -180,9 +180,9 @@ func (m *Model) Path() string { return m.path }
 
 // Notes are what was guessed about the files and may be wrong, a line each; for people to read.
 func (m *Model) Notes() []string {
-	notes := m.weights.Notes()
+	notes := slices.Concat(m.weights.Notes(), m.cfg.Notes)
 	if m.cfg.MeanInFile {
-		notes = append(slices.Clip(notes), "the file asks for the mean of all states, as the converter of BitNet-embedding writes when it is not told; its authors train with the last one, which is taken (pooling mean gives bitnet.cpp's vectors)")
+		notes = append(notes, "the file asks for the mean of all states, as the converter of BitNet-embedding writes when it is not told; its authors train with the last one, which is taken (pooling mean gives bitnet.cpp's vectors)")
 	}
 	return notes
 }

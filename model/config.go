@@ -66,6 +66,8 @@ type Config struct {
 	EmbedEnd   string // the token that ends every such text
 	MeanInFile bool   // the GGUF file says mean, against the model's authors
 
+	Notes []string // what was guessed and may be wrong, a line each; for people
+
 	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
 	Ternary bool
 	// FloatLinear names the modules that stay dense although Ternary is set (modules_to_not_convert), by the last

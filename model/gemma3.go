@@ -80,7 +80,8 @@ var gemma3Family = &family{
 	fromGGUF: func(cfg *Config, s *weights.Set) error {
 		cfg.gemma3()
 		cfg.QueryScalar = float64(cfg.HeadDim)
-		if g := s.GGUF().KV; g.Has("gemma3.attention.scale") {
+		g := s.GGUF().KV
+		if g.Has("gemma3.attention.scale") {
 			scale, err := g.Float("gemma3.attention.scale")
 			if err != nil {
 				return err
@@ -91,10 +92,7 @@ var gemma3Family = &family{
 			cfg.QueryScalar = 1 / (scale * scale)
 		}
 		cfg.Ternary, cfg.FloatLinear = s.HasTernary(), []string{headName}
-		// The converter of the published files leaves these keys out, and its runtime gives every layer the whole text
-		// and one base.
 		const window, pattern, base = "gemma3.attention.sliding_window", "gemma3.attention.sliding_window_pattern", "gemma3.rope.freq_base_swa"
-		g := s.GGUF().KV
 		if g.Has(window) {
 			n, err := g.Uint(window)
 			if err != nil {
@@ -118,10 +116,17 @@ var gemma3Family = &family{
 				cfg.Window, cfg.LocalTheta, cfg.Sliding = int(n), theta, slidingLayers(cfg.NumLayers, int(period))
 			}
 		}
-		if cfg.projectionNorms(s) {
-			return cfg.embeds(s, gemma3End)
+		if !cfg.projectionNorms(s) {
+			return nil
 		}
-		return nil
+		if !g.Has(window) && cfg.NumLayers <= maxLayers {
+			// The converter of the published file leaves these keys out, but the model was made and trained in
+			// transformers out of Gemma 3 270M, whose layers have a window of 512 tokens and the base 10000, but for every
+			// sixth.
+			cfg.Window, cfg.LocalTheta, cfg.Sliding = 512, 1e4, slidingLayers(cfg.NumLayers, 6)
+			cfg.Notes = append(cfg.Notes, "the file does not say which layers see a window of tokens only; taking Gemma 3 270M's: 512 tokens and rotary base 10000, but for every sixth layer")
+		}
+		return cfg.embeds(s, gemma3End)
 	},
 }
 
