@@ -30,42 +30,39 @@ func (p Pooling) Check() error {
 
 // projectionNorms notes the norms in front of projections of the embedding models, which no configuration mentions:
 // with them the masters are BitLinear.
-func (cfg *Config) projectionNorms(s *weights.Set) bool {
-	const name = "norm"
-	if cfg.InputNorm != "" || !s.Has(cfg.layer(0).q+"."+name+".weight") {
-		return false
+func (cfg *Config) projectionNorms(s *weights.Set) {
+	for _, name := range s.Names() {
+		hf, ok := s.HFName(name)
+		if cfg.InputNorm == "" && ok && (strings.HasSuffix(hf, "_proj.norm.weight") || strings.HasSuffix(name, "_norm_in.weight")) {
+			cfg.InputNorm, cfg.InputNormEps = "norm", cfg.NormEps
+			cfg.QuantizeMasters()
+		}
 	}
-	cfg.InputNorm, cfg.InputNormEps = name, cfg.NormEps
-	cfg.QuantizeMasters()
-	return true
 }
 
-// embeds makes cfg that of a model for vectors, not text. The pooling is that of sentence-transformers' files, or of
-// the GGUF key.
-func (cfg *Config) embeds(s *weights.Set, end string) error {
-	cfg.EmbedEnd, cfg.Pooling = end, PoolLast
-	if g := s.GGUF(); g != nil {
-		// Values as in llama.cpp's llama.h: 1 is mean, 2 the first token, 3 the last. The published files say 1, which is
-		// what their converter writes when it is not told; the models are trained with the last token (microsoft/BitNet
-		// docs/bitnet-embeddings-i2s-guide.md).
-		arch, _ := g.KV.String("general.architecture")
-		key := arch + ".pooling_type"
-		if !g.KV.Has(key) {
-			return nil
-		}
-		kind, err := g.KV.Uint(key)
-		if err != nil {
-			return err
-		}
-		switch kind {
-		case 1:
-			cfg.MeanInFile = true
-		case 0, 3:
-		default:
-			return fmt.Errorf("model: %s: %s is %d; mean (1) and last (3) are supported", s.ConfigPath(), key, kind)
-		}
+// embedsGGUF makes cfg that of a model for vectors where the file says how they are pooled. Values as in llama.cpp's
+// llama.h: 1 is mean, 2 the first token, 3 the last. The published files say 1, which is what their converter writes
+// when it is not told; the models are trained with the last token (microsoft/BitNet
+// docs/bitnet-embeddings-i2s-guide.md).
+func (cfg *Config) embedsGGUF(s *weights.Set, arch, end string) error {
+	g, key := s.GGUF().KV, arch+".pooling_type"
+	if !g.Has(key) {
 		return nil
 	}
+	kind, err := g.Uint(key)
+	if err != nil {
+		return err
+	}
+	if kind != 1 && kind != 3 {
+		return fmt.Errorf("model: %s: %s is %d; mean (1) and last (3) are supported", s.ConfigPath(), key, kind)
+	}
+	cfg.EmbedEnd, cfg.Pooling, cfg.MeanInFile = end, PoolLast, kind == 1
+	return nil
+}
+
+// embeds makes cfg that of a model for vectors, not text. The pooling is that of sentence-transformers' files.
+func (cfg *Config) embeds(s *weights.Set, end string) error {
+	cfg.EmbedEnd, cfg.Pooling = end, PoolLast
 	var modules []struct{ Path, Type string }
 	if ok, err := readJSON(s, "modules.json", &modules); !ok {
 		return err

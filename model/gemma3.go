@@ -116,17 +116,15 @@ var gemma3Family = &family{
 				cfg.Window, cfg.LocalTheta, cfg.Sliding = int(n), theta, slidingLayers(cfg.NumLayers, int(period))
 			}
 		}
-		if !cfg.projectionNorms(s) {
-			return nil
-		}
-		if !g.Has(window) && cfg.NumLayers <= maxLayers {
+		cfg.projectionNorms(s)
+		if cfg.InputNorm != "" && !g.Has(window) && cfg.NumLayers <= maxLayers {
 			// The converter of the published file leaves these keys out, but the model was made and trained in
 			// transformers out of Gemma 3 270M, whose layers have a window of 512 tokens and the base 10000, but for every
 			// sixth.
 			cfg.Window, cfg.LocalTheta, cfg.Sliding = 512, 1e4, slidingLayers(cfg.NumLayers, 6)
 			cfg.Notes = append(cfg.Notes, "the file does not say which layers see a window of tokens only; taking Gemma 3 270M's: 512 tokens and rotary base 10000, but for every sixth layer")
 		}
-		return cfg.embeds(s, gemma3End)
+		return cfg.embedsGGUF(s, "gemma3", gemma3End)
 	},
 }
 

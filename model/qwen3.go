@@ -50,10 +50,8 @@ var qwen3Family = &family{
 		cfg.Activation = SiLU
 		cfg.QKNorms = true
 		cfg.Ternary, cfg.FloatLinear = s.HasTernary(), []string{headName}
-		if cfg.projectionNorms(s) {
-			return cfg.embeds(s, qwen3End)
-		}
-		return nil
+		cfg.projectionNorms(s)
+		return cfg.embedsGGUF(s, "qwen3", qwen3End)
 	},
 }
 
