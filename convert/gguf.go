@@ -69,6 +69,9 @@ func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
 	if c.QueryScalar != 0 && c.QueryScalar != float64(c.HeadDim) {
 		kv.Set(arch+".attention.scale", float32(1/math.Sqrt(c.QueryScalar)))
 	}
+	if c.Family == "gemma3" && c.Sliding == nil {
+		u("attention.sliding_window", 0) // said, so that nobody guesses
+	}
 	if c.Sliding != nil {
 		period := slices.Index(c.Sliding, false) + 1 // 0: all of them slide
 		for i, s := range c.Sliding {

@@ -47,8 +47,8 @@ var presets = []struct {
 	}},
 	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", gemma3(model.Config{
 		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
-		VocabSize: 262144, MaxContext: 32768, RopeTheta: 10000, QueryScalar: 256,
-	})},
+		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, QueryScalar: 256, Window: 512,
+	}, 6)},
 	{"tiny", "2B4T's block, small", model.Config{
 		Family: "bitnet", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.ReLU2, TiedHead: true, SubNorms: true,
@@ -64,17 +64,20 @@ var presets = []struct {
 	}},
 	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", gemma3(model.Config{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 1, HeadDim: 128,
-		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, QueryScalar: 128,
-		Sliding: []bool{true, true, true, false}, Window: 512, LocalTheta: 10000,
-	})},
+		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, QueryScalar: 128, Window: 64,
+	}, 2)},
 	{"tiny-1bitllm", "1bitLLM's block at the same size", model.Config{
 		Family: "bitnet-1bitllm", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 4, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: model.SiLU, TiedHead: true, SubNorms: true,
 	}},
 }
 
-// gemma3 adds what all of that family have.
-func gemma3(c model.Config) model.Config {
+// gemma3 adds what all of that family have; every period-th layer sees the whole text.
+func gemma3(c model.Config, period int) model.Config {
+	c.LocalTheta = 10000
+	for n := range c.NumLayers {
+		c.Sliding = append(c.Sliding, (n+1)%period != 0)
+	}
 	c.Family, c.Activation, c.TiedHead, c.NormEps = "gemma3", model.GELUTanh, true, 1e-6
 	c.QKNorms, c.PostNorms, c.OffsetNorms, c.EmbedScale = true, true, true, float32(math.Sqrt(float64(c.HiddenSize)))
 	c.InputNorm, c.InputNormEps, c.Pooling = "norm", c.NormEps, model.PoolLast
