@@ -39,6 +39,10 @@ func TestLookaheadChangesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if m.cfg.Pooling != "" { // it writes no text
+			m.Close()
+			continue
+		}
 		for _, o := range []sample.Options{{}, {Temperature: 0.3, TopK: 2, Seed: 5}, {Temperature: 2, TopK: 20, Seed: 6}} {
 			run := func(lookahead bool) string {
 				s := m.NewSession()

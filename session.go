@@ -163,6 +163,9 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 	if err := o.Validate(s.m.cfg.VocabSize); err != nil {
 		return fmt.Errorf("trit: %w", err)
 	}
+	if s.m.cfg.Pooling != "" {
+		return errVectors
+	}
 	if o.MaxTokens < 0 {
 		return fmt.Errorf("trit: %d tokens at most cannot be", o.MaxTokens)
 	}

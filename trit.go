@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/tritlm/trit/model"
@@ -45,6 +46,9 @@ type Options struct {
 	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
 	// not say so, as the "prequantized" revisions of Falcon-E need.
 	Quantize bool
+	// Pooling is how an embedding model makes one vector of a text's states: last or mean, "" for what it was trained
+	// for.
+	Pooling model.Pooling
 	// Tokenizer is a folder with the model's tokenizer files, "" for the tokenizer that came with the weights.
 	Tokenizer string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
@@ -113,6 +117,9 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if o.Quantize {
 		m.cfg.QuantizeMasters()
 	}
+	if err := m.pool(o.Pooling); err != nil {
+		return err
+	}
 	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
 		return err
 	}
@@ -129,6 +136,18 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	}
 	m.engine, err = backend.Load(ctx, m.cfg, set)
 	return err
+}
+
+// pool settles the pooling of an embedding model.
+func (m *Model) pool(p model.Pooling) error {
+	if err := p.Check(); err != nil || p == "" {
+		return err
+	}
+	if m.cfg.Pooling == "" {
+		return fmt.Errorf("trit: %s: pooling %s is for embedding models, and this one writes text", m.path, p)
+	}
+	m.cfg.Pooling, m.cfg.MeanInFile = p, false
+	return nil
 }
 
 // loadTokenizer reads the tokenizer that came with the weights, or the one at path.
@@ -160,7 +179,13 @@ func (m *Model) Close() error {
 func (m *Model) Path() string { return m.path }
 
 // Notes are what was guessed about the files and may be wrong, a line each; for people to read.
-func (m *Model) Notes() []string { return m.weights.Notes() }
+func (m *Model) Notes() []string {
+	notes := slices.Concat(m.weights.Notes(), m.cfg.Notes)
+	if m.cfg.MeanInFile {
+		notes = append(notes, "the file asks for the mean of all states, as the converter of BitNet-embedding writes when it is not told; its authors train with the last one, which is taken (pooling mean gives bitnet.cpp's vectors)")
+	}
+	return notes
+}
 
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }

@@ -129,7 +129,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 // biases and one scale a matrix.
 func (d *decoder) loadFFN(l *layer) error {
 	p, ok := d.products.(FeedForwarder)
-	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorms || l.ffnSubNorm.w == nil || l.ffnSubNorm.b != nil {
+	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorm != "" || l.ffnSubNorm.w == nil || l.ffnSubNorm.b != nil {
 		return nil
 	}
 	for i := gateAt; i <= downAt; i++ {
@@ -205,7 +205,7 @@ func (d *decoder) quantizeRow(r int, h []float32) {
 	s.xs[r], s.xsum[r] = kernel.QuantizeRow(s.xq[r*c16:][:c16], h)
 }
 
-// quantizeRows norms and quantises rows of h for one projection that has a norm of its own (Config.InputNorms).
+// quantizeRows norms and quantises rows of h for one projection that has a norm of its own (Config.InputNorm).
 func (d *decoder) quantizeRows(lo, hi int) {
 	s, st := &d.s, &d.stages
 	cols := st.quantizeCols
@@ -301,7 +301,11 @@ func (d *decoder) qkvRows(lo, hi int) {
 		}
 		at := s.rows[r]
 		if !c.LearnedPositions {
-			cos, sin := d.rope.at(at.pos)
+			table := d.rope
+			if l.window > 0 {
+				table = d.local
+			}
+			cos, sin := table.at(at.pos)
 			kernel.Rope(q, cos, sin)
 			kernel.Rope(k, cos, sin)
 		}
@@ -357,41 +361,51 @@ func (h *headShare) piece(i int) (head, part, parts int) {
 
 // attendHead runs the attention of one row and one KV head, for all the query heads that share it or an equal part of
 // them: page by page, so that a page is read from memory once. The order of every sum is that of the sequence, so it does
-// not matter how the prompt was cut.
+// not matter how the prompt was cut. Where the layer has a window, tokens before it are left out.
 func (d *decoder) attendHead(i, worker int) {
 	c, s := d.cfg, &d.s
 	i, part, parts := d.stages.share.piece(i)
 	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
 	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads/parts
 	at := s.rows[r]
-	n := at.pos + 1
-	scale := float32(1 / math.Sqrt(float64(hd)))
+	begin, end := 0, at.pos+1
+	if w := d.stages.layer.window; w > 0 {
+		begin = max(0, end-w)
+	}
+	n := end - begin
+	scalar := c.QueryScalar
+	if scalar == 0 {
+		scalar = float64(hd)
+	}
+	scale := float32(1 / math.Sqrt(scalar))
 	first := (r*c.NumHeads + (kvHead*parts+part)*group) * hd
 	q, out := s.q[first:][:group*hd], s.h[first:][:group*hd]
 	scores := d.workers[worker].scores[:group*n] // [group, n]
 	// A token that is decoded finds its pages in memory. The products read several rows of one at once, which the
 	// hardware's prefetcher follows badly: it is faster to read the page in order first (docs/LOG.md).
 	inOrder := len(s.runs) == s.b && n > 8*pageTokens
-	for done := 0; done < n; done += pageTokens {
-		m := min(pageTokens, n-done)
-		k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)[:m*hd]
+	for from, m := begin, 0; from < end; from += m {
+		in, i := from%pageTokens, from-begin // place in the page, and among the scores
+		m = min(pageTokens-in, end-from)
+		k := head(at.cache.pages[from/pageTokens].k, c, d.stages.number, kvHead)[in*hd:][:m*hd]
 		if inOrder {
 			kernel.ReadAll(bytesOf(k))
 		}
-		kernel.AttnScoresGroup(scores[done:(group-1)*n+done+m], n, q, k, group, scale)
+		kernel.AttnScoresGroup(scores[i:(group-1)*n+i+m], n, q, k, group, scale)
 	}
 	for g := range group {
 		p := scores[g*n:][:n]
 		kernel.Scale(p, 1/kernel.SoftmaxExp(p, kernel.Max(p)))
 	}
 	clear(out)
-	for done := 0; done < n; done += pageTokens {
-		m := min(pageTokens, n-done)
-		v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)[:m*hd]
+	for from, m := begin, 0; from < end; from += m {
+		in, i := from%pageTokens, from-begin
+		m = min(pageTokens-in, end-from)
+		v := head(at.cache.pages[from/pageTokens].v, c, d.stages.number, kvHead)[in*hd:][:m*hd]
 		if inOrder {
 			kernel.ReadAll(bytesOf(v))
 		}
-		kernel.AttnMixGroup(out, scores[done:(group-1)*n+done+m], n, v, group)
+		kernel.AttnMixGroup(out, scores[i:(group-1)*n+i+m], n, v, group)
 	}
 }
 
@@ -419,15 +433,19 @@ func (d *decoder) subNormRow(r, cols int, n *norm, feeds *linear) {
 func (d *decoder) residualRows(lo, hi int) {
 	l := d.stages.layer
 	for r := lo; r < hi; r++ {
-		d.addResidual(r, &l.linears[oAt])
+		d.addResidual(r, &l.linears[oAt], &l.attnPostNorm)
 		d.normRow(r, &l.ffnNorm, &l.linears[upAt])
 	}
 }
 
-func (d *decoder) addResidual(r int, l *linear) {
+// addResidual: x += y, the projection's output, normed where the model has that norm.
+func (d *decoder) addResidual(r int, l *linear, n *norm) {
 	D := d.cfg.HiddenSize
 	y := d.s.tmp[r*D:][:D]
 	d.takeRow(y, l, 0, r)
+	if n.w != nil {
+		n.apply(y, y)
+	}
 	kernel.Add(d.s.x[r*D:][:D], y)
 }
 
@@ -451,19 +469,26 @@ func (d *decoder) actRows(lo, hi int) {
 				kernel.SiLUMul(h, gate, up)
 			case GELU:
 				kernel.GELU(gate, gate)
-				for i := range h {
-					h[i] = gate[i] * up[i]
-				}
+				multiply(h, gate, up)
+			case GELUTanh:
+				kernel.GELUTanh(gate, gate)
+				multiply(h, gate, up)
 			}
 		}
 		d.subNormRow(r, F, &l.ffnSubNorm, &l.linears[downAt])
 	}
 }
 
+func multiply(dst, a, b []float32) {
+	for i := range dst {
+		dst[i] = a[i] * b[i]
+	}
+}
+
 // ffnResidualRows: x += down.
 func (d *decoder) ffnResidualRows(lo, hi int) {
 	for r := lo; r < hi; r++ {
-		d.addResidual(r, &d.stages.layer.linears[downAt])
+		d.addResidual(r, &d.stages.layer.linears[downAt], &d.stages.layer.ffnPostNorm)
 	}
 }
 

@@ -239,7 +239,7 @@ func (f *fake) Forward(ctx context.Context, batch []model.Input) error {
 			}
 		}
 		for i := range in.Hidden {
-			in.Hidden[i] = float32(len(c.tokens) + i)
+			in.Hidden[i] = float32(len(c.tokens) + i%f.cfg.HiddenSize)
 		}
 	}
 	return nil

@@ -124,6 +124,9 @@ func (s *Server) model(id string) (*served, error) {
 
 // job checks the common fields and makes a job without a prompt of them.
 func (s *Server) job(ctx context.Context, m *served, g *generate) (*job, error) {
+	if m.Engine.Config().Pooling != "" {
+		return nil, invalid("model", "%s makes vectors of texts and writes none: ask /v1/embeddings or /api/embed", m.ID)
+	}
 	j := &job{
 		max: s.o.MaxTokens, stop: g.Stop, stopTokens: g.StopTokenIDs, ignoreEOS: g.IgnoreEOS, logprobs: -1,
 		sampling: sample.Options{

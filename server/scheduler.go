@@ -39,9 +39,9 @@ type job struct {
 	stopTokens []int32
 	ignoreEOS  bool
 
-	logprobs int  // the k likeliest of every written token; −1: none
-	echo     bool // the same for the tokens of the prompt
-	hidden   bool // the last token's state, for embeddings
+	logprobs int         // the k likeliest of every written token; −1: none
+	echo     bool        // the same for the tokens of the prompt
+	pool     *model.Pool // for embeddings: takes the states that it needs
 }
 
 // token is a written (or, with echo, read) token as logprobs show it.
@@ -58,8 +58,7 @@ type event struct {
 	ids    []int32
 	tokens []token // with logprobs: those whose text this is
 	prompt []token // with echo: all of the prompt, in the first event
-	hidden []float32
-	finish string // "stop" or "length" in the last event
+	finish string  // "stop" or "length" in the last event
 	err    error
 }
 
@@ -120,7 +119,6 @@ type sequence struct {
 	take   int // tokens that it computes
 	logits []float32
 	top    []model.Scored
-	hidden []float32
 	ended  bool
 	err    error
 	age    uint64 // order of admission
@@ -377,9 +375,12 @@ func (s *scheduler) fits(q *sequence) bool {
 	return len(s.running) == 0 || s.pages.used-s.prefixes.own()+need+len(s.running) <= s.pages.limit
 }
 
+// whole says that something of every token of the prompt is wanted, so that no cache can have it.
+func (q *sequence) whole() bool { return q.echo || q.pool != nil && q.pool.Whole() }
+
 // ready is false while another sequence reads a prefix that this one would then share.
 func (s *scheduler) ready(q *sequence) bool {
-	if q.echo {
+	if q.whole() {
 		return true
 	}
 	have := -1
@@ -401,7 +402,7 @@ func (s *scheduler) ready(q *sequence) bool {
 func (s *scheduler) start(q *sequence, now time.Time) error {
 	n := 0
 	var from *cache
-	if !q.echo { // the prompt's own logits are wanted
+	if !q.whole() {
 		from, n = s.prefixes.find(q.tokens)
 		for _, r := range s.running {
 			if c := min(common(r.tokens, q.tokens), r.cache.Len()); c > n {
@@ -473,6 +474,9 @@ func (s *scheduler) preempt() bool {
 	s.running = slices.Delete(s.running, i, i+1)
 	s.release(q)
 	q.read = nil // computed again
+	if q.pool != nil {
+		q.pool.Reset()
+	}
 	s.resumed = append(s.resumed, q)
 	slices.SortFunc(s.resumed, func(a, b *sequence) int { return cmp.Compare(a.age, b.age) })
 	s.m.preemptions.Inc()
@@ -550,7 +554,7 @@ func (s *scheduler) step() {
 		at := q.cache.Len()
 		in := model.Input{Cache: q.cache.Cache, Tokens: q.tokens[at : at+q.take]}
 		last := at+q.take == len(q.tokens)
-		q.top, q.hidden = q.top[:0], nil
+		q.top = q.top[:0]
 		switch {
 		case q.echo && at < len(q.prompt) && q.take > 1:
 			in.Logits = s.rows(q.take)
@@ -561,9 +565,8 @@ func (s *scheduler) step() {
 			q.top = slices.Grow(q.top, n)[:n]
 			in.Top = q.top
 		}
-		if q.job.hidden && last {
-			q.hidden = make([]float32, s.engine.Config().HiddenSize)
-			in.Hidden = q.hidden
+		if q.pool != nil {
+			in.Hidden = q.pool.Hidden(q.take, last)
 		}
 		if at < len(q.prompt) || q.take > 1 {
 			read += q.take
@@ -695,6 +698,9 @@ func (q *sequence) fail(err error) {
 // It runs beside advance of other sequences.
 func (s *scheduler) advance(q *sequence, in *model.Input) {
 	at := q.cache.Len() - q.take // of the step's first token
+	if q.pool != nil {
+		q.pool.Add()
+	}
 	if q.echo && at < len(q.prompt) {
 		for i := range q.take {
 			if at == 0 && i == 0 {
@@ -800,7 +806,7 @@ func (s *scheduler) last(q *sequence) event {
 	if q.err != nil {
 		return event{err: q.err}
 	}
-	e := event{tokens: q.shown, ids: q.ids, prompt: q.read, hidden: q.hidden, finish: "length"}
+	e := event{tokens: q.shown, ids: q.ids, prompt: q.read, finish: "length"}
 	switch {
 	case q.max == 0:
 		return e

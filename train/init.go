@@ -88,7 +88,7 @@ func configOf(m *model.Config, precision string) (Config, error) {
 		c.Arch, c.RopeTheta, c.Block = "transformer", 10000, m.MaxContext
 	case m.SubNorms && m.Activation == model.ReLU2 && m.TiedHead:
 		c.Arch = "bitnet"
-	case m.Family == "llama" && m.Activation == model.SiLU && !m.SubNorms && !m.QKNorms && !m.InputNorms && !m.TiedHead && m.Rope.Type == "":
+	case m.Family == "llama" && m.Activation == model.SiLU && !m.SubNorms && !m.QKNorms && m.InputNorm == "" && !m.TiedHead && m.Rope.Type == "":
 		c.Arch = "llama"
 	default:
 		return c, fmt.Errorf("a model of family %q in this form cannot be trained here; llama (untied head), bitnet and trit-transformer can", m.Family)

@@ -197,7 +197,7 @@ func (e *engine) Forward(ctx context.Context, batch []model.Input) error {
 	}
 	tops := make([][]model.Scored, len(which))
 	for n, i := range which {
-		copy(x[n*D:][:D], inner[i].Hidden)
+		copy(x[n*D:][:D], inner[i].Hidden[len(inner[i].Hidden)-D:])
 		tops[n] = batch[i].Top
 	}
 	if err := e.head.top(ctx, tops, x); err != nil {

@@ -169,7 +169,7 @@ func newSynthCmd() *cobra.Command {
 	names, about := convert.Presets()
 	var list strings.Builder
 	for i, n := range names {
-		fmt.Fprintf(&list, "\n  %-12s %s", n, about[i])
+		fmt.Fprintf(&list, "\n  %-21s %s", n, about[i])
 	}
 	cmd := &cobra.Command{
 		Use:   "synth PRESET OUT",

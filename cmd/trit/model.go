@@ -65,6 +65,9 @@ func (f *modelFlags) check() error {
 	if f.Threads > 1024 {
 		return usagef("--threads %d is more than any machine that trit runs on; at most 1024", f.Threads)
 	}
+	if err := f.Pooling.Check(); err != nil {
+		return usageError{err}
+	}
 	if f.Kernels != "" && !slices.Contains(kernel.Tiers(), f.Kernels) {
 		return usagef("--kernels %q is not there on this machine; there are %s", f.Kernels, strings.Join(kernel.Tiers(), ", "))
 	}
