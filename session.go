@@ -245,7 +245,7 @@ func (s *Session) next(ctx context.Context, sampler *sample.Sampler, o *Generate
 			if o.Logprobs > 0 {
 				p.Top = sample.Logprobs(nil, s.logits, lse, o.Logprobs)
 			}
-			p.Logprob = float32(float64(s.logits[p.Token]) - lse)
+			p.Logprob = float32(sample.LogprobOf(s.logits, p.Token, lse))
 		}
 	}
 	if p.Token < 0 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -772,10 +771,7 @@ func (s *scheduler) choose(q *sequence, logits []float32) int32 {
 
 func (q *sequence) score(logits []float32, id int32) token {
 	lse := sample.LogSumExp(logits)
-	t := token{id: id, logprob: max(float64(logits[id])-lse, -math.MaxFloat32)}
-	if math.IsNaN(t.logprob) {
-		t.logprob = -math.MaxFloat32
-	}
+	t := token{id: id, logprob: sample.LogprobOf(logits, id, lse)}
 	if q.logprobs > 0 {
 		t.top = sample.Logprobs(nil, logits, lse, q.logprobs)
 	}
