@@ -134,7 +134,7 @@ func (p *cpuProducts) Load(name string, m *ternary.Matrix) (int, error) {
 // share of rows that are needed (SPEED.md).
 var (
 	columnsPay = 0.55
-	rowsPay    = 0.45
+	rowsPay    = 0.55
 )
 
 // multiplyRows computes some rows of Ŵ·x̂ for one token: y[i] is row index[i]. It does nothing and says so where it
