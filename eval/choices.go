@@ -208,7 +208,7 @@ func AnswerQuestions(ctx context.Context, e model.Engine, t *tokenizer.Tokenizer
 	for i := range list {
 		head = head[:min(common(head, list[i].choices[0]), list[i].shared)]
 		for _, c := range list[i].choices {
-			longest = max(longest, len(c))
+			longest = max(longest, len(c)-1)
 		}
 	}
 	s := newScorer(ctx, e, o.Step)
