@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -90,6 +91,7 @@ func main() {
 	o.texts = map[string]string{}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = *clients
+	transport.DialContext = (&net.Dialer{Timeout: 5 * time.Minute}).DialContext // a server that is slow to accept is no error
 	o.http = &http.Client{Transport: transport}
 
 	watch := watchMemory(*pid)
