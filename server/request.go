@@ -257,6 +257,17 @@ func (s *Server) constraint(ctx context.Context, m *served, g *generate) (*gramm
 	return gr, nil
 }
 
+// schema is the JSON schema of a response_format of type json_object or json_schema, nil where there is none.
+func (g *generate) schema() []byte {
+	switch f := g.ResponseFormat; {
+	case f != nil && f.Type == "json_object":
+		return []byte(`{"type":"object"}`)
+	case f != nil && f.Type == "json_schema" && f.JSONSchema != nil:
+		return f.JSONSchema.Schema
+	}
+	return nil
+}
+
 // grammar returns the compiled grammar for a source, from the cache if it was compiled lately.
 func (s *Server) grammar(ctx context.Context, m *served, kind, src string, compile func(*grammar.Vocab) (*grammar.Grammar, error)) (*grammar.Grammar, error) {
 	key := kind + "\x00" + src

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -140,6 +139,9 @@ type scheduler struct {
 	queue    fairQueue
 	draining bool
 	wake     chan struct{}
+	pace     time.Duration // how often one of those that wait gets a place: a moving average
+	paced    int           // measurements in it, at most 64
+	admitted time.Time     // when the last one did
 
 	ctx    context.Context // of the forward passes
 	cancel context.CancelFunc
@@ -205,6 +207,10 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	// What finds a free place at once does not count as queued.
 	free := max(s.o.MaxBatch-int(s.active.Load()), 0)
 	if s.queue.n+len(seqs) > s.o.MaxQueue+free && s.queue.n+int(s.active.Load()) > 0 {
+		return nil, errQueueFull
+	}
+	// Better refused now than after a long wait.
+	if wait := time.Duration(s.queue.n+len(seqs)) * s.pace; s.o.QueueTimeout > 0 && s.queue.n > 0 && wait > s.o.QueueTimeout/4*3 {
 		return nil, errQueueFull
 	}
 	for _, q := range seqs {
@@ -351,6 +357,9 @@ func (s *scheduler) admit() {
 				tries++
 				return tries < 32 && s.ready(q) && s.fits(q)
 			})
+			if q != nil {
+				s.left(q, now)
+			}
 			s.mu.Unlock()
 		}
 		if q == nil {
@@ -367,6 +376,15 @@ func (s *scheduler) admit() {
 	s.m.depth(s.queue.n+len(s.resumed), len(s.running))
 	s.mu.Unlock()
 	s.m.cache(s.pages.used, s.prefixes.pages(), s.pages.limit)
+}
+
+// left measures the pace of the queue by a sequence that leaves it. It needs s.mu.
+func (s *scheduler) left(q *sequence, now time.Time) {
+	if q.out.queued.Before(s.admitted) { // it waited since then at least
+		s.paced = min(s.paced+1, 64)
+		s.pace += (now.Sub(s.admitted) - s.pace) / time.Duration(s.paced)
+	}
+	s.admitted = now
 }
 
 // fits reports that the prompt has room beside what runs, with prefixes forgotten if need be.
@@ -778,10 +796,7 @@ func (s *scheduler) choose(q *sequence, logits []float32) int32 {
 
 func (q *sequence) score(logits []float32, id int32) token {
 	lse := sample.LogSumExp(logits)
-	t := token{id: id, logprob: max(float64(logits[id])-lse, -math.MaxFloat32)}
-	if math.IsNaN(t.logprob) {
-		t.logprob = -math.MaxFloat32
-	}
+	t := token{id: id, logprob: sample.LogprobOf(logits, id, lse)}
 	if q.logprobs > 0 {
 		t.top = sample.Logprobs(nil, logits, lse, q.logprobs)
 	}

@@ -202,6 +202,9 @@ Presets:` + list.String(),
 				if err != nil {
 					return err
 				}
+				if c := r.Config(); strings.HasPrefix(args[0], "tiny") { // they are nobody's: their vocabulary grows
+					c.VocabSize = max(c.VocabSize, t.VocabSize())
+				}
 				if t.VocabSize() > r.Config().VocabSize {
 					return fmt.Errorf("%s has %d tokens, and %s has room for %d", vocabulary, t.VocabSize(), args[0], r.Config().VocabSize)
 				}
