@@ -47,7 +47,7 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 	var r *Run
 	var err error
 	if _, e := os.Stat(filepath.Join(dir, lastName)); e == nil {
-		r, err = Resume(dir, pool, func(p *Options) { p.MaxIters = o.MaxIters })
+		r, err = Resume(dir, pool, func(c *Checkpoint) { c.Options.MaxIters = o.MaxIters })
 		if err == nil {
 			was := r.Trainer.Model.Config
 			c.VocabSize = vocab.Size()
@@ -96,6 +96,9 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 func (t *Trainer) Bytes() int64 {
 	n := int64(len(t.Model.w)) * 16
 	n += int64(t.Model.NumTernary())
+	for _, p := range t.Model.base {
+		n += 4 * int64(len(p.W))
+	}
 	if t.state != nil {
 		n += t.state.bytes()
 	}

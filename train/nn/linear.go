@@ -16,6 +16,7 @@ type Linear struct {
 	In, Out int
 	W       *Param
 	B       *Param // nil: none
+	Lora    *Lora  // nil: none
 
 	codes []int8  // [Out, up(In, 32)] −1, 0, 1; the padding is 0
 	scale float32 // s_w
@@ -24,18 +25,32 @@ type Linear struct {
 // Input is what one or more layers with the same input share: its packed form for the forward products
 // and what the backward pass needs of it.
 type Input struct {
+	// Lora says that a layer of this input has an adapter, which works on what was not rounded.
+	Lora bool
+
 	T, In   int
 	ternary bool
-	x       []float32 // [T, In], float layers only: a copy
+	x       []float32 // [T, In], float layers and adapters only: a copy
 	q       []int8    // [T, up(In, 32)]
 	scale   []float32 // [up(T, 8)] s_x
 	init    []int32   // [up(T, 8)] −Σx̂
 	packed  []uint32  // in e.units[uA]; lasts until the next Prepare
 }
 
-// Quantize refreshes the ternary codes after the weights changed. Layers in float do nothing.
+// Freeze gives a ternary layer its codes for good: row r is written by row(dst, r), dst [In].
+func (l *Linear) Freeze(e *Env, scale float32, row func(dst []int8, r int)) {
+	kp := up(l.In, 32)
+	l.codes, l.scale = make([]int8, l.Out*kp), scale
+	e.Pool.For(l.Out, 8, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			row(l.codes[r*kp:r*kp+l.In], r)
+		}
+	})
+}
+
+// Quantize refreshes the ternary codes after the weights changed. Layers in float and frozen ones do nothing.
 func (l *Linear) Quantize(e *Env) {
-	if !l.W.Ternary {
+	if !l.W.Ternary || l.W.W == nil {
 		return
 	}
 	kp := up(l.In, 32)
@@ -67,8 +82,10 @@ func (l *Linear) Codes() ([]int8, float32) { return l.codes, l.scale }
 func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
 	in.T, in.In, in.ternary = T, In, ternary
 	panels := gemm.Steps(T, gemm.MR)
-	if !ternary {
+	if !ternary || in.Lora {
 		in.x = grow(&in.x, T*In)
+	}
+	if !ternary {
 		in.packed = grow(&e.units[uA], gemm.ASize(T, In))
 		e.Pool.For(panels, 1, func(lo, hi int) {
 			t0, t1 := lo*gemm.MR*In, min(hi*gemm.MR, T)*In
@@ -85,6 +102,9 @@ func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
 	e.Pool.For(panels, 1, func(lo, hi int) {
 		for t := lo * gemm.MR; t < min(hi*gemm.MR, T); t++ {
 			row, q := x[t*In:(t+1)*In], in.q[t*kp:(t+1)*kp]
+			if in.Lora {
+				copy(in.x[t*In:(t+1)*In], row)
+			}
 			m := max(gemm.AbsMax(row), 1e-5)
 			gemm.QuantI8(q, row, 127/m)
 			in.scale[t] = m / 127
@@ -120,20 +140,26 @@ func (l *Linear) Forward(e *Env, y []float32, in *Input) {
 			}
 		})
 	}
+	if l.Lora != nil {
+		l.Lora.forward(e, y, in, l.Out)
+	}
 }
 
-// Backward adds to the gradients of W and b, and writes dx [T, In] or adds to it.
+// Backward adds to the gradients of W, b and the adapter, as far as they have any, and writes dx [T, In] or adds to it.
 //
 //	dy  [T, Out]
 //	dx  [T, In], nil: not needed
 func (l *Linear) Backward(e *Env, dx, dy []float32, in *Input, add bool) {
-	if l.B != nil {
+	if l.B != nil && l.B.G != nil {
 		e.sumRows(l.B.G, dy, in.T, l.Out)
 	}
 	if l.W.Ternary && e.Grad == GradI16 {
 		l.gradI16(e, dx, dy, in, add)
 	} else {
 		l.gradF32(e, dx, dy, in, add)
+	}
+	if l.Lora != nil {
+		l.Lora.backward(e, dx, dy, in, l.Out)
 	}
 }
 
@@ -160,11 +186,13 @@ func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
 				dequantize(w[r*l.In:(r+1)*l.In], l.codes[r*kp:], l.scale)
 			}
 		})
-		e.Pool.For(T, 8, func(lo, hi int) {
-			for t := lo; t < hi; t++ {
-				dequantize(x[t*l.In:(t+1)*l.In], in.q[t*kp:], in.scale[t])
-			}
-		})
+		if l.W.G != nil {
+			e.Pool.For(T, 8, func(lo, hi int) {
+				for t := lo; t < hi; t++ {
+					dequantize(x[t*l.In:(t+1)*l.In], in.q[t*kp:], in.scale[t])
+				}
+			})
+		}
 	}
 	if dx != nil {
 		// dx[t, i] = Σ_o dy[t, o]·w[o, i]
@@ -172,6 +200,9 @@ func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
 		e.Pool.For(gemm.Steps(T, gemm.MR), 1, func(lo, hi int) { gemm.PackA(a, gemm.Units(dy), l.Out, T, l.Out, lo, hi) })
 		e.Pool.For(l.Out, 8, func(lo, hi int) { gemm.PackF32Cols(b, w, l.In, l.In, l.Out, gemm.NR, lo, hi) })
 		gemm.F32(e.Pool, dx, l.In, T, l.In, l.Out, gemm.F32s(a), gemm.F32s(b), add)
+	}
+	if l.W.G == nil {
+		return
 	}
 	// dW[o, i] += Σ_t dy[t, o]·x[t, i]
 	a, b := grow(&e.units[uA], gemm.ASize(l.Out, T)), grow(&e.units[uB], gemm.BSize(l.In, T))
@@ -220,6 +251,9 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 			}
 		})
 		gemm.I16(e.Pool, dx, l.In, T, l.In, op/2, a, b, s, add)
+	}
+	if l.W.G == nil {
+		return
 	}
 	// dW[o, i] += s_o·Σ_t g[t, o]·x̂[t, i], g = RNE(dy·s_x[t]/s_o), s_o = max_t|dy·s_x|/32767 over span tokens
 	ocols := up(l.Out, 8)

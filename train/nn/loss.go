@@ -29,6 +29,9 @@ func (m *Embedding) Forward(e *Env, y []float32, ids []int32, S int) {
 
 // Backward adds dy to the rows that were looked up, token by token; workers share the columns.
 func (m *Embedding) Backward(e *Env, dy []float32, ids []int32, S int) {
+	if m.W.G == nil {
+		return
+	}
 	D := m.D
 	e.Pool.For(D, 32, func(lo, hi int) {
 		for t, id := range ids {

@@ -14,11 +14,11 @@ import (
 	"github.com/tritlm/trit/internal/par"
 )
 
-// Param is a tensor that is trained.
+// Param is a tensor that is trained, or, without G, one that stays as it is.
 type Param struct {
 	Name    string // as Hugging Face names it
 	Shape   []int
-	W, G    []float32 // value and gradient
+	W, G    []float32 // value and gradient; W is nil for a ternary matrix that stays: see Linear.Freeze
 	Decay   bool      // weight decay applies: matrices, not norms or biases
 	Ternary bool      // the forward pass sees its absmean codes
 }
@@ -67,6 +67,8 @@ func grow[T any](s *[]T, n int) []T {
 const (
 	uA = iota // left operand
 	uB        // right operand
+	uLoraA
+	uLoraB
 )
 
 const (
@@ -78,6 +80,8 @@ const (
 	fDenseX // inputs as float
 	fPart   // partial sums
 	fLogits
+	fLora
+	fLoraD
 )
 
 func up(n, to int) int { return (n + to - 1) / to * to }

@@ -77,12 +77,17 @@ func (n *Norm) Backward(e *Env, dx, dy []float32, s *Stat, T int) {
 					d[i] -= mg
 				}
 			}
-			gemm.MulAdd(dw, g, r, rs)
+			if n.W.G != nil {
+				gemm.MulAdd(dw, g, r, rs)
+			}
 			dot := gemm.Dot3(g, n.W.W, r)
 			b := -float32(float64(dot) / float64(D) * float64(rs) * float64(rs) * float64(rs))
 			gemm.NormGrad(d, g, n.W.W, r, rs, b)
 		}
 	})
+	if n.W.G == nil {
+		return
+	}
 	e.foldParts(n.W.G, parts[:chunks*D])
 	if n.B != nil {
 		e.foldParts(n.B.G, parts[chunks*D:2*chunks*D])
