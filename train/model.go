@@ -347,7 +347,10 @@ func (m *Model) Logits(s *State, ids []int32, t int, logits []float32) {
 }
 
 // ZeroGrad clears the gradients.
-func (m *Model) ZeroGrad() { m.env.Zero(m.g) }
+func (m *Model) ZeroGrad() {
+	m.env.Zero(m.g)
+	m.env.Zero(m.embed.G)
+}
 
 // Gradient runs a batch forward and backward, adds the gradients of loss·scale, and returns the mean loss.
 func (m *Model) Gradient(s *State, ids, target []int32, scale float64) float64 {

@@ -165,15 +165,15 @@ func (l *Linear) Backward(e *Env, dx, dy []float32, in *Input, add bool) {
 
 // sumRows adds Σ_t x[t] to dst.
 func (e *Env) sumRows(dst, x []float32, T, n int) {
-	parts := grow(&e.f32[fPart], chunks*n)
-	e.chunked(T, func(c, lo, hi int) {
+	parts := grow(&e.f32[fPart], e.numPieces()*n)
+	e.pieces(T, func(c, lo, hi int) {
 		p := parts[c*n : (c+1)*n]
 		clear(p)
 		for t := lo; t < hi; t++ {
 			gemm.Axpy(p, x[t*n:(t+1)*n], 1)
 		}
 	})
-	e.foldParts(dst, parts)
+	e.foldPieces(dst, parts)
 }
 
 func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
@@ -195,22 +195,31 @@ func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
 		}
 	}
 	if dx != nil {
-		// dx[t, i] = Σ_o dy[t, o]·w[o, i]
-		a, b := grow(&e.units[uA], gemm.ASize(T, l.Out)), grow(&e.units[uB], gemm.BSize(l.In, l.Out))
-		e.Pool.For(gemm.Steps(T, gemm.MR), 1, func(lo, hi int) { gemm.PackA(a, gemm.Units(dy), l.Out, T, l.Out, lo, hi) })
-		e.Pool.For(l.Out, 8, func(lo, hi int) { gemm.PackF32Cols(b, w, l.In, l.In, l.Out, gemm.NR, lo, hi) })
-		gemm.F32(e.Pool, dx, l.In, T, l.In, l.Out, gemm.F32s(a), gemm.F32s(b), add)
+		l.dxF32(e, dx, dy, T, w, add)
 	}
-	if l.W.G == nil {
-		return
+	if l.W.G != nil {
+		e.tree(l.W.G, T, func(g []float32, lo, hi int, add bool) {
+			l.dwF32(e, g, dy[lo*l.Out:], x[lo*l.In:], hi-lo, add)
+		})
 	}
-	// dW[o, i] += Σ_t dy[t, o]·x[t, i]
+}
+
+// dxF32 is dx[t, i] = Σ_o dy[t, o]·w[o, i].
+func (l *Linear) dxF32(e *Env, dx, dy []float32, T int, w []float32, add bool) {
+	a, b := grow(&e.units[uA], gemm.ASize(T, l.Out)), grow(&e.units[uB], gemm.BSize(l.In, l.Out))
+	e.Pool.For(gemm.Steps(T, gemm.MR), 1, func(lo, hi int) { gemm.PackA(a, gemm.Units(dy), l.Out, T, l.Out, lo, hi) })
+	e.Pool.For(l.Out, 8, func(lo, hi int) { gemm.PackF32Cols(b, w, l.In, l.In, l.Out, gemm.NR, lo, hi) })
+	gemm.F32(e.Pool, dx, l.In, T, l.In, l.Out, gemm.F32s(a), gemm.F32s(b), add)
+}
+
+// dwF32 is dW[o, i] = Σ_t dy[t, o]·x[t, i].
+func (l *Linear) dwF32(e *Env, g, dy, x []float32, T int, add bool) {
 	a, b := grow(&e.units[uA], gemm.ASize(l.Out, T)), grow(&e.units[uB], gemm.BSize(l.In, T))
 	e.Pool.For(T, 8, func(lo, hi int) {
 		gemm.PackF32Cols(a, dy, l.Out, l.Out, T, gemm.MR, lo, hi)
 		gemm.PackF32Cols(b, x, l.In, l.In, T, gemm.NR, lo, hi)
 	})
-	gemm.F32(e.Pool, l.W.G, l.In, l.Out, l.In, T, gemm.F32s(a), gemm.F32s(b), true)
+	gemm.F32(e.Pool, g, l.In, l.Out, l.In, T, gemm.F32s(a), gemm.F32s(b), add)
 }
 
 func dequantize(dst []float32, q []int8, s float32) {
@@ -265,17 +274,21 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 			copy(src[t*ocols:], dy[t*l.Out:(t+1)*l.Out])
 		}
 	}
-	spans := (T + span - 1) / span
+	// The pieces of at most span tokens that have a scale of their own lie inside the leaves of the tree.
+	leaves, _ := e.branch()
+	leaf := T / leaves
+	per := (leaf + span - 1) / span
+	spans := leaves * per
+	from := func(c int) (t0, n int) { return c/per*leaf + c%per*span, min(span, leaf-c%per*span) }
 	colMax := grow(&e.f32[fCol], spans*ocols)
 	inv := grow(&e.f32[fInv], spans*ocols)
 	zero := grow(&e.f32[fZero], ocols)
 	clear(zero)
-	steps := gemm.Steps(min(T, span), 2)
+	steps := gemm.Steps(min(leaf, span), 2)
 	asz, bsz := gemm.ASize(ocols, steps), gemm.BSize(kp, steps)
 	a, b := grow(&e.units[uA], asz*spans), grow(&e.units[uB], bsz*spans)
 	e.Pool.Run(spans, func(c, _ int) {
-		t0 := c * span
-		n := min(span, T-t0)
+		t0, n := from(c)
 		m, v := colMax[c*ocols:(c+1)*ocols], inv[c*ocols:(c+1)*ocols]
 		clear(m)
 		for t := t0; t < t0+n; t++ {
@@ -289,10 +302,13 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 		gemm.PackF32Pairs(a[c*asz:(c+1)*asz], src[t0*ocols:], ocols, ocols, n, st, 0, st, v, in.scale[t0:], zero)
 		gemm.PackI8Pairs(b[c*bsz:(c+1)*bsz], in.q[t0*kp:], kp, n, st, gemm.NR, 0, st, zero8)
 	})
-	for c := range spans {
-		st := gemm.Steps(min(span, T-c*span), 2)
-		gemm.I16(e.Pool, l.W.G, l.In, l.Out, l.In, st, a[c*asz:(c+1)*asz], b[c*bsz:(c+1)*bsz], colMax[c*ocols:(c+1)*ocols], true)
-	}
+	e.tree(l.W.G, T, func(g []float32, lo, hi int, add bool) {
+		for c := range spans {
+			if t0, n := from(c); t0 >= lo && t0 < hi {
+				gemm.I16(e.Pool, g, l.In, l.Out, l.In, gemm.Steps(n, 2), a[c*asz:(c+1)*asz], b[c*bsz:(c+1)*bsz], colMax[c*ocols:(c+1)*ocols], add || t0 > lo)
+			}
+		}
+	})
 }
 
 // inverse is 32767/m, and 0 for 0 and for values so small that it would not be finite.

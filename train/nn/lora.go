@@ -44,12 +44,15 @@ func (e *Env) addProduct(y, x, w []float32, T, n, depth int) {
 
 // addOuter adds xᵀ·y to g [m, n]: x [T, m], y [T, n].
 func (e *Env) addOuter(g, x, y []float32, T, m, n int) {
-	p, q := grow(&e.units[uLoraA], gemm.ASize(m, T)), grow(&e.units[uLoraB], gemm.BSize(n, T))
-	e.Pool.For(T, 8, func(lo, hi int) {
-		gemm.PackF32Cols(p, x, m, m, T, gemm.MR, lo, hi)
-		gemm.PackF32Cols(q, y, n, n, T, gemm.NR, lo, hi)
+	e.tree(g, T, func(g []float32, t0, t1 int, add bool) {
+		T, x, y := t1-t0, x[t0*m:], y[t0*n:]
+		p, q := grow(&e.units[uLoraA], gemm.ASize(m, T)), grow(&e.units[uLoraB], gemm.BSize(n, T))
+		e.Pool.For(T, 8, func(lo, hi int) {
+			gemm.PackF32Cols(p, x, m, m, T, gemm.MR, lo, hi)
+			gemm.PackF32Cols(q, y, n, n, T, gemm.NR, lo, hi)
+		})
+		gemm.F32(e.Pool, g, n, m, n, T, gemm.F32s(p), gemm.F32s(q), add)
 	})
-	gemm.F32(e.Pool, g, n, m, n, T, gemm.F32s(p), gemm.F32s(q), true)
 }
 
 // backward adds to the gradients of A and B and to dx, for dy [T, Out]:

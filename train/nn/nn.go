@@ -43,6 +43,9 @@ type Env struct {
 	i8    [4][]int8
 	i16   []int16
 	work  []workspace
+
+	leaves, perLeaf int // Split
+	levels          [5][]float32
 }
 
 // workspace belongs to one worker of a parallel loop.
@@ -85,22 +88,6 @@ const (
 )
 
 func up(n, to int) int { return (n + to - 1) / to * to }
-
-// chunks is how many pieces a sum over tokens is cut into: fixed, whatever the worker count.
-const chunks = 16
-
-// chunked runs fn for chunks pieces of [0, n), each with its number.
-func (e *Env) chunked(n int, fn func(c, lo, hi int)) {
-	e.Pool.Run(chunks, func(c, _ int) { fn(c, c*n/chunks, (c+1)*n/chunks) })
-}
-
-// foldParts adds chunks partial sums [chunks, n] to dst in their order.
-func (e *Env) foldParts(dst, parts []float32) {
-	n := len(dst)
-	for c := range chunks {
-		gemm.Axpy(dst, parts[c*n:(c+1)*n], 1)
-	}
-}
 
 // Add adds x to y.
 func (e *Env) Add(y, x []float32) {

@@ -54,9 +54,10 @@ func (n *Norm) Forward(e *Env, y, x []float32, s *Stat, T int) {
 //	dx += rstd·(g − x̃·mean(g·x̃) [− mean(g)])    dw += Σ_t dy·x̃    db += Σ_t dy
 func (n *Norm) Backward(e *Env, dx, dy []float32, s *Stat, T int) {
 	D, x := n.D, s.x
-	parts := grow(&e.f32[fPart], 2*chunks*D)
-	e.chunked(T, func(c, lo, hi int) {
-		dw, db := parts[c*D:(c+1)*D], parts[(chunks+c)*D:(chunks+c+1)*D]
+	pieces := e.numPieces()
+	parts := grow(&e.f32[fPart], 2*pieces*D)
+	e.pieces(T, func(c, lo, hi int) {
+		dw, db := parts[c*D:(c+1)*D], parts[(pieces+c)*D:(pieces+c+1)*D]
 		clear(dw)
 		clear(db)
 		var xc []float32
@@ -88,8 +89,8 @@ func (n *Norm) Backward(e *Env, dx, dy []float32, s *Stat, T int) {
 	if n.W.G == nil {
 		return
 	}
-	e.foldParts(n.W.G, parts[:chunks*D])
+	e.foldPieces(n.W.G, parts[:pieces*D])
 	if n.B != nil {
-		e.foldParts(n.B.G, parts[chunks*D:2*chunks*D])
+		e.foldPieces(n.B.G, parts[pieces*D:])
 	}
 }
