@@ -119,7 +119,7 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 }
 
 func newTrainExportCmd() *cobra.Command {
-	var format string
+	var format, base string
 	cmd := &cobra.Command{
 		Use:   "export RUN DIR",
 		Short: "Write a run's model, or a checkpoint's, as a Hugging Face folder",
@@ -144,6 +144,12 @@ validation loss changed.`,
 			c, err := train.OpenCheckpoint(path)
 			if err != nil {
 				return err
+			}
+			if base != "" {
+				if c.Lora == nil {
+					return usagef("--init is for the runs of adapters; %s holds a whole model", path)
+				}
+				c.Lora.Base = base
 			}
 			pool := par.New(0)
 			defer pool.Close()
@@ -181,6 +187,7 @@ validation loss changed.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&base, "init", "", "where the model below adapters is now, when it moved")
 	cmd.Flags().StringVar(&format, "format", "", strings.Join(train.Formats, ", ")+" or peft (default hf-packed; peft for adapters)")
 	return cmd
 }
