@@ -318,8 +318,3 @@ func inverse(m float32) float32 {
 	}
 	return 32767 / m
 }
-
-// Bytes is the memory that the input keeps for the backward pass.
-func (in *Input) Bytes() int64 {
-	return 4*int64(len(in.x)+len(in.scale)+len(in.init)) + int64(len(in.q))
-}
