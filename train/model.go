@@ -191,6 +191,9 @@ func (m *Model) NumTernary() int {
 	return n
 }
 
+// OnStage has fn told what part of a step begins, one of nn.Stages; nil ends that.
+func (m *Model) OnStage(fn func(stage string)) { m.env.OnStage = fn }
+
 // SetGradMode chooses how the backward products of ternary layers are computed.
 func (m *Model) SetGradMode(g nn.GradMode) { m.env.Grad = g }
 
@@ -282,6 +285,7 @@ func (m *Model) forward(s *State, ids []int32) {
 		}
 		k.in2.Prepare(e, a, T, D, ternary)
 		l.o.Forward(e, mid, &k.in2)
+		e.Stage("residual")
 		e.Add(mid, x)
 
 		l.norm2.Forward(e, n, mid, &k.norm2, T)
@@ -298,6 +302,7 @@ func (m *Model) forward(s *State, ids []int32) {
 		}
 		k.in4.Prepare(e, h, T, F, ternary)
 		l.down.Forward(e, out, &k.in4)
+		e.Stage("residual")
 		e.Add(out, mid)
 	}
 	m.norm.Forward(e, s.n[:T*D], s.x[len(m.layers)], &s.norm, T)
@@ -305,6 +310,7 @@ func (m *Model) forward(s *State, ids []int32) {
 
 // activate writes the feed-forward's hidden state [T, F].
 func (m *Model) activate(h []float32, k *kept, T int) {
+	m.env.Stage("activation")
 	F := m.Config.IntermediateSize
 	m.env.Pool.For(T, 4, func(lo, hi int) {
 		h, up := h[lo*F:hi*F], k.up[lo*F:hi*F]
@@ -348,6 +354,7 @@ func (m *Model) Logits(s *State, ids []int32, t int, logits []float32) {
 
 // ZeroGrad clears the gradients.
 func (m *Model) ZeroGrad() {
+	m.env.Stage("optimizer")
 	m.env.Zero(m.g)
 	m.env.Zero(m.embed.G)
 }
@@ -380,6 +387,7 @@ func (m *Model) Gradient(s *State, ids, target []int32, scale float64) float64 {
 			l.ffnNorm.Backward(e, t, dh, &k.ffnNorm, T)
 			dh = t
 		}
+		e.Stage("activation")
 		e.Pool.For(T, 4, func(lo, hi int) {
 			d, u := dh[lo*F:hi*F], k.up[lo*F:hi*F]
 			switch c.Arch {

@@ -206,6 +206,7 @@ func (t *Trainer) check(b data.Batch) error {
 // update is AdamW with clipping, in one pass over the parameters.
 func (t *Trainer) update(s *Step) error {
 	o, m := &t.Options, t.Model
+	m.env.Stage("optimizer")
 	s.GradNorm = m.GradNorm()
 	lr, wd := o.At(t.Steps)
 	s.LR = lr

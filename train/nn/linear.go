@@ -53,6 +53,7 @@ func (l *Linear) Quantize(e *Env) {
 	if !l.W.Ternary || l.W.W == nil {
 		return
 	}
+	e.Stage("weights to codes")
 	kp := up(l.In, 32)
 	codes := grow(&l.codes, l.Out*kp)
 	l.codes = codes
@@ -80,6 +81,11 @@ func (l *Linear) Codes() ([]int8, float32) { return l.codes, l.scale }
 
 // Prepare quantises x [T, In] for ternary layers, or copies it for float ones, and packs it.
 func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
+	e.Stage("inputs")
+	in.prepare(e, x, T, In, ternary)
+}
+
+func (in *Input) prepare(e *Env, x []float32, T, In int, ternary bool) {
 	in.T, in.In, in.ternary = T, In, ternary
 	panels := gemm.Steps(T, gemm.MR)
 	if !ternary || in.Lora {
@@ -116,6 +122,11 @@ func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
 
 // Forward writes y [T, Out].
 func (l *Linear) Forward(e *Env, y []float32, in *Input) {
+	e.Stage("linear forward")
+	l.forward(e, y, in)
+}
+
+func (l *Linear) forward(e *Env, y []float32, in *Input) {
 	panels := gemm.Steps(l.Out, gemm.NR)
 	if !l.W.Ternary {
 		b := grow(&e.units[uB], gemm.BSize(l.Out, l.In))
@@ -141,6 +152,7 @@ func (l *Linear) Forward(e *Env, y []float32, in *Input) {
 		})
 	}
 	if l.Lora != nil {
+		e.Stage("adapters")
 		l.Lora.forward(e, y, in, l.Out)
 	}
 }
@@ -159,6 +171,7 @@ func (l *Linear) Backward(e *Env, dx, dy []float32, in *Input, add bool) {
 		l.gradF32(e, dx, dy, in, add)
 	}
 	if l.Lora != nil {
+		e.Stage("adapters")
 		l.Lora.backward(e, dx, dy, in, l.Out)
 	}
 }
@@ -195,9 +208,11 @@ func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
 		}
 	}
 	if dx != nil {
+		e.Stage("linear backward, dX")
 		l.dxF32(e, dx, dy, T, w, add)
 	}
 	if l.W.G != nil {
+		e.Stage("linear backward, dW")
 		e.tree(l.W.G, T, func(g []float32, lo, hi int, add bool) {
 			l.dwF32(e, g, dy[lo*l.Out:], x[lo*l.In:], hi-lo, add)
 		})
@@ -236,6 +251,7 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 	zero8 := grow(&e.i8[0], kp)
 	clear(zero8)
 	if dx != nil {
+		e.Stage("linear backward, dX")
 		// dx[t, i] = s_w·s_t·Σ_o g[t, o]·ŵ[o, i], g = RNE(dy/s_t), s_t = max|dy[t]|/32767
 		op := up(l.Out, 16)
 		g := grow(&e.i16, T*op)
@@ -264,6 +280,7 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 	if l.W.G == nil {
 		return
 	}
+	e.Stage("linear backward, dW")
 	// dW[o, i] += s_o·Σ_t g[t, o]·x̂[t, i], g = RNE(dy·s_x[t]/s_o), s_o = max_t|dy·s_x|/32767 over span tokens
 	ocols := up(l.Out, 8)
 	src := dy

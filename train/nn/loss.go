@@ -18,6 +18,7 @@ type Embedding struct {
 
 // Forward writes y [T, D].
 func (m *Embedding) Forward(e *Env, y []float32, ids []int32, S int) {
+	e.Stage("embedding")
 	D := m.D
 	e.Pool.For(len(ids), 8, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
@@ -35,6 +36,7 @@ func (m *Embedding) Backward(e *Env, dy []float32, ids []int32, S int) {
 	if m.W.G == nil {
 		return
 	}
+	e.Stage("embedding")
 	g := m.W.G
 	if m.G != nil {
 		g = m.G
@@ -56,6 +58,7 @@ func (m *Embedding) Backward(e *Env, dy []float32, ids []int32, S int) {
 //	x, dx   [T, D]
 //	target  [T]; negative: the token does not count
 func (l *Linear) CrossEntropy(e *Env, dx, x []float32, target []int32, T int, scale float32) float64 {
+	e.Stage("head and loss")
 	V, D := l.Out, l.In
 	const piece = 512
 	losses := make([]float64, T)
@@ -63,8 +66,8 @@ func (l *Linear) CrossEntropy(e *Env, dx, x []float32, target []int32, T int, sc
 	in.x = e.f32[fDenseX]
 	run := func(g []float32, t0, n int, add bool) {
 		logits := grow(&e.f32[fLogits], n*V)
-		in.Prepare(e, x[t0*D:(t0+n)*D], n, D, false)
-		l.Forward(e, logits, &in)
+		in.prepare(e, x[t0*D:(t0+n)*D], n, D, false)
+		l.forward(e, logits, &in)
 		e.Pool.For(n, 4, func(lo, hi int) {
 			for t := lo; t < hi; t++ {
 				row := logits[t*V : (t+1)*V]

@@ -36,8 +36,11 @@ const (
 
 // Env is what layers share: workers and scratch memory. It serves one pass at a time.
 type Env struct {
-	Pool  *par.Pool
-	Grad  GradMode
+	Pool *par.Pool
+	Grad GradMode
+	// OnStage, when set, hears what begins: one of Stages. For measuring.
+	OnStage func(stage string)
+
 	units [8][]uint32
 	f32   [16][]float32
 	i8    [4][]int8
@@ -46,6 +49,19 @@ type Env struct {
 
 	leaves, perLeaf int // Split
 	levels          [5][]float32
+}
+
+// Stages are the parts of a step that OnStage tells apart.
+var Stages = []string{
+	"embedding", "norms", "inputs", "linear forward", "rotary positions", "attention forward", "activation", "residual", "head and loss",
+	"attention backward", "linear backward, dX", "linear backward, dW", "adapters", "optimizer", "weights to codes",
+}
+
+// Stage says that a part of the step begins.
+func (e *Env) Stage(name string) {
+	if e.OnStage != nil {
+		e.OnStage(name)
+	}
 }
 
 // workspace belongs to one worker of a parallel loop.

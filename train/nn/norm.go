@@ -25,6 +25,7 @@ type Stat struct {
 
 // Forward writes y [T, D] from x, which may not be y.
 func (n *Norm) Forward(e *Env, y, x []float32, s *Stat, T int) {
+	e.Stage("norms")
 	D := n.D
 	s.x = x
 	s.rstd, s.mean = grow(&s.rstd, T), grow(&s.mean, T)
@@ -53,6 +54,7 @@ func (n *Norm) Forward(e *Env, y, x []float32, s *Stat, T int) {
 //
 //	dx += rstd·(g − x̃·mean(g·x̃) [− mean(g)])    dw += Σ_t dy·x̃    db += Σ_t dy
 func (n *Norm) Backward(e *Env, dx, dy []float32, s *Stat, T int) {
+	e.Stage("norms")
 	D, x := n.D, s.x
 	pieces := e.numPieces()
 	parts := grow(&e.f32[fPart], 2*pieces*D)
