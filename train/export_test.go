@@ -14,14 +14,22 @@ import (
 	"testing"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/convert"
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/train"
+	"github.com/tritlm/trit/weights"
 )
 
 // trained makes a model that has moved away from its initial values.
 func trained(t *testing.T, arch, precision string) (*train.Trainer, *data.Vocab, *data.Tokens) {
+	t.Helper()
+	return trainedAs(t, arch, precision, 128, 256, 30)
+}
+
+func trainedAs(t *testing.T, arch, precision string, hidden, intermediate, steps int) (*train.Trainer, *data.Vocab, *data.Tokens) {
 	t.Helper()
 	pool := par.New(2)
 	t.Cleanup(pool.Close)
@@ -34,14 +42,14 @@ func trained(t *testing.T, arch, precision string) (*train.Trainer, *data.Vocab,
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.HiddenSize, c.IntermediateSize = 128, 256
+	c.HiddenSize, c.IntermediateSize = hidden, intermediate
 	c.VocabSize = vocab.Size()
 	m, err := train.New(c, pool, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := train.DefaultOptions()
-	o.BatchSize, o.MaxIters, o.LR = 4, 30, 2e-3
+	o.BatchSize, o.MaxIters, o.LR = 4, steps, 2e-3
 	tr, err := train.NewTrainer(m, o)
 	if err != nil {
 		t.Fatal(err)
@@ -403,6 +411,76 @@ func TestTransformersReadsExports(t *testing.T) {
 		}
 		if w := vocab.EncodeAll(sentence); fmt.Sprint(res.IDs) != fmt.Sprint(w) || res.Text != sentence {
 			t.Errorf("%v: transformers encodes %v and decodes %q, trit encodes %v", e, res.IDs, res.Text, w)
+		}
+	}
+}
+
+// TestLlamaCppRunsGGUF: a llama trained here, as GGUF, continues prompts in llama.cpp with trit's tokens. llama.cpp rounds activations
+// to int8 per 256 values and not per token, so where two tokens are nearly equal it may choose the other one
+// (crosscheck.py counts those). TRIT_TEST_PYTHON names a Python with llama-cpp-python.
+func TestLlamaCppRunsGGUF(t *testing.T) {
+	python := os.Getenv("TRIT_TEST_PYTHON")
+	if python == "" || exec.Command(python, "-c", "import llama_cpp").Run() != nil {
+		t.Skip("TRIT_TEST_PYTHON names no Python with llama-cpp-python")
+	}
+	tr, vocab, _ := trainedAs(t, "llama", "ternary", 256, 512, 60)
+	dir := t.TempDir()
+	if err := tr.Model.Export(dir, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+		t.Fatal(err)
+	}
+	set, err := weights.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	cfg, err := model.ParseConfig(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.LoadFS(set.Folder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []convert.Format{convert.TQ1, convert.TQ2} {
+		o := convert.Options{Format: format}
+		if o.TokenizerKV, err = tok.GGUF(); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "m.gguf")
+		if _, err := convert.Write(context.Background(), file, convert.FromSet(set, cfg), o); err != nil {
+			t.Fatal(err)
+		}
+		m, err := trit.Open(file, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		type continued struct {
+			Prompt []int32 `json:"prompt"`
+			Tokens []int32 `json:"tokens"`
+		}
+		var expect []continued
+		for _, text := range []string{"the fox", "a crow sat"} {
+			c := continued{Prompt: vocab.EncodeAll(text)}
+			for p, err := range m.NewSession().Generate(context.Background(), text, trit.GenerateOptions{MaxTokens: 16}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.Finish == "" || p.Text != "" {
+					c.Tokens = append(c.Tokens, p.Token)
+				}
+			}
+			expect = append(expect, c)
+		}
+		j, _ := json.Marshal(expect)
+		want := filepath.Join(t.TempDir(), "want.json")
+		if err := os.WriteFile(want, j, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(python, "../tools/reference/crosscheck.py", file, "--expect", want, "--threads", "2").CombinedOutput()
+		t.Logf("%s: %s", format, out)
+		if err != nil {
+			t.Errorf("%s: %v", format, err)
 		}
 	}
 }
