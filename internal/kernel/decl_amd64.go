@@ -40,6 +40,16 @@ func ternaryUnpackAVX2(dst *byte, w *byte, blocks int)
 //go:noescape
 func ternaryTokensAVX2(y *int32, stride int, codes *byte, x *int8, groups int, tokens int)
 
+// ternaryMatVecT5VBMI is TernaryMatVecT5: one tile at a time, groups of 96 columns and rest T16 blocks.
+//
+//go:noescape
+func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest int, xsum int32, table *byte)
+
+// t16FromT5VBMI is T16FromT5.
+//
+//go:noescape
+func t16FromT5VBMI(dst *byte, src *byte, tiles int, groups int, rest int, table *byte)
+
 // screen4VNNI is Screen4, one tile of 16 rows at a time.
 //
 //go:noescape
@@ -230,6 +240,16 @@ func ternaryColumnsVNNI(y *int32, w *byte, stride int, index *int32, next *int32
 //
 //go:noescape
 func ternaryColumnsAVX2(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
+
+// nonzerosVNNI is Nonzeros for 16·steps values.
+//
+//go:noescape
+func nonzerosVNNI(index *int32, value *int8, x *int8, steps int) int
+
+// positiveVNNI is Positive for 16·steps values.
+//
+//go:noescape
+func positiveVNNI(index *int32, gate *float32, steps int) int
 
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //

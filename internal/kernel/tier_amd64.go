@@ -40,7 +40,7 @@ func tiers() []*tier {
 	avx2.scale = scaleAVX2
 	avx2.scaleRow = scaleRowAVX2
 	list = append(list, &avx2)
-	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2) {
+	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2 && x.HasPOPCNT) {
 		return list
 	}
 	vnni := avx2
@@ -48,6 +48,11 @@ func tiers() []*tier {
 	vnni.peak = peaks{int8: peakInt8VNNI, int8Turn: 12 * 64, f32: peakF32VNNI, f32Turn: 12 * 16, read: readAVX2}
 	vnni.ternaryMatVec = ternaryMatVecVNNI
 	vnni.ternaryMatMul = ternaryMatMulPairs
+	if x.HasAVX512VBMI {
+		vnni.preferT5 = true
+		vnni.ternaryMatVecT5 = ternaryMatVecT5With(ternaryMatVecT5VBMI)
+		vnni.t16FromT5 = t16FromT5With(t16FromT5VBMI)
+	}
 	vnni.screen4 = screen4VNNI
 	vnni.dotF32 = dotWith(matVecF32VNNI)
 	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)
@@ -58,6 +63,8 @@ func tiers() []*tier {
 	vnni.attnMixF32 = attnMixWith(attnMixF32VNNI, 16, avx2.attnMixF32)
 	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
 	vnni.ternaryRows = ternaryRowsWith(ternaryRowsVNNI)
+	vnni.nonzeros = nonzerosWith(nonzerosVNNI)
+	vnni.positive = positiveWith(positiveVNNI)
 	vnni.ternaryColumns = ternaryColumnsWith(ternaryColumnsVNNI, 64)
 	return append(list, &vnni)
 }
