@@ -89,12 +89,13 @@ input. Without DATA it trains on a small built-in text.
 masters behind it; float is full precision. The folder --save-dir afterwards holds checkpoints, metrics.jsonl,
 TensorBoard events, and the best model as config.json, model.safetensors, tokenizer.json: trit run DIR runs it.
 
---init MODEL goes on from a model that is there, a Hugging Face folder or a GGUF file, with its shape and tokenizer. Packed
-ternary files have no masters; they get some that quantise to the same codes.
+--init MODEL goes on from a model that is there, a Hugging Face folder or a GGUF file, with its shape and
+tokenizer. Packed ternary files have no masters; they get some that quantise to the same codes.
 
---init MODEL --lora RANK trains low-rank adapters beside the projections of a model that stays as it is, packed or not, and
-needs a fraction of the memory: no masters, gradients and moments of the model itself. --save-dir then holds
-adapter_config.json and adapter_model.safetensors, as Hugging Face's peft has them: trit run MODEL --adapter DIR uses them.
+--init MODEL --lora RANK trains low-rank adapters beside the projections of a model that stays as it is, packed or
+not, and needs a fraction of the memory: no masters, gradients and moments of the model itself. --save-dir then
+holds adapter_config.json and adapter_model.safetensors, as Hugging Face's peft has them: trit run MODEL --adapter
+DIR uses them.
 
 Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 		Example: `  trit train
@@ -129,10 +130,10 @@ hf-packed  ternary weights as four codes a byte, as trit and transformers read t
 hf-bf16    the master weights in bfloat16, quantised by whoever loads them (to train on)
 peft       the adapters of a --lora run, for trit run MODEL --adapter DIR and Hugging Face's peft (its default)
 
-trit convert makes a GGUF file of the first two. For a --lora run these two merge the adapters into the masters of the
-model below and quantise the sum again. That loses most of what was learned as a rule: a ternary weight moves only when the
-sum crosses the middle between two codes, and what adapters add to a weight is small beside that. export says how the
-validation loss changed.`,
+trit convert makes a GGUF file of the first two. For a --lora run these two merge the adapters into the masters of
+the model below and quantise the sum again. That loses part of what was learned: a ternary weight moves only when
+the sum crosses the middle between two codes, and what adapters add to a weight is often less than that. export
+says how the validation loss changed.`,
 		Args: exactArgs("RUN", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := args[0]
