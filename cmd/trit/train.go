@@ -108,7 +108,7 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 	cmd.Flags().StringVar(&f.arch, "model", "llama", "architecture: "+strings.Join(train.Archs, ", "))
 	cmd.Flags().StringVar(&f.precision, "precision", "ternary", strings.Join(train.Precisions, " or "))
 	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/train", "folder of the run")
-	cmd.Flags().StringVar(&f.init, "init", "", "start from this model, a Hugging Face folder or GGUF file, with its shape and tokenizer")
+	cmd.Flags().StringVar(&f.init, "init", "", "start from this model: a Hugging Face folder, a GGUF file, or OWNER/NAME on the hub")
 	cmd.Flags().IntVar(&f.lora.Rank, "lora", 0, "with --init: train adapters of this rank and leave the model as it is")
 	cmd.Flags().Float64Var(&f.lora.Alpha, "lora-alpha", 0, "adapters count alpha/rank times (default twice the rank)")
 	cmd.Flags().StringSliceVar(&f.lora.Targets, "lora-targets", nil, "projections that get adapters, such as q_proj,v_proj (default all)")
@@ -397,6 +397,13 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 }
 
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
+	if f.init != "" {
+		path, err := new(hubFlags).resolve(cmd, f.init)
+		if err != nil {
+			return err
+		}
+		f.init = path
+	}
 	pool := par.New(f.threads)
 	defer pool.Close()
 	var group train.Group
