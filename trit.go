@@ -32,6 +32,9 @@ type Options struct {
 	Backend model.Backend
 	// Threads of the CPU backend, 0 for as many as the process may use.
 	Threads int
+	// Adapter is a folder with low-rank adapters for this model, as trit train --lora and Hugging Face's peft write
+	// them; "" for none. The CPU backend alone can add them.
+	Adapter string
 	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
@@ -131,8 +134,17 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 		m.maxContext = min(o.MaxContext, m.cfg.MaxContext)
 	}
 	backend := o.Backend
+	if o.Adapter != "" && backend != nil {
+		return fmt.Errorf("trit: adapter %s: this device cannot add adapters, the CPU can: %w", o.Adapter, errors.ErrUnsupported)
+	}
 	if backend == nil {
-		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
+		cpu := model.CPU{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
+		if o.Adapter != "" {
+			if cpu.Adapter, err = model.OpenAdapter(o.Adapter); err != nil {
+				return err
+			}
+		}
+		backend = cpu
 	}
 	m.engine, err = backend.Load(ctx, m.cfg, set)
 	return err

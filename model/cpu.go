@@ -22,6 +22,8 @@ type CPU struct {
 	// CacheDir, when set, is where a copy of the weights in this engine's own layout is kept, so that the next start
 	// takes as long as reading it. It is made in the background of the first start; Close waits for it.
 	CacheDir string
+	// Adapter, when set, is added to the model's projections.
+	Adapter *Adapter
 	// Note, when set, hears of what went wrong without stopping anything, such as a cache that cannot be written.
 	Note func(error)
 	// Progress, when set, hears of loading: so many of total matrices are done.

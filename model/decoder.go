@@ -96,6 +96,7 @@ type linear struct {
 	dense   *weights.Dense // else
 	norm    norm           // in front, of this projection alone (Config.InputNorm)
 	bias    []float32
+	lora    *lora // nil: none
 }
 
 // run is one sequence's tokens inside the current block.
@@ -130,6 +131,7 @@ type scratch struct {
 	acc      [3][]int32   // [B, out16] in panels, the products of up to three projections with one input
 	accScale [3][]float32 // [B] the activation scales they were made with
 	out      [3][]float32 // [B, out] the same for dense projections
+	low      [3][]float32 // [B, rank] of adapters
 	ids      []int
 	y        [][]int32
 
@@ -243,6 +245,9 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 		if err := d.loadLayer(w, n); err != nil {
 			return err
 		}
+	}
+	if d.host != nil && d.host.Adapter != nil {
+		return d.host.Adapter.attach(d.layers)
 	}
 	return nil
 }

@@ -19,11 +19,15 @@ type stages struct {
 	normIn, qkv, normOut, residual, act, ffnResidual func(lo, hi int)
 	quantize                                         func(lo, hi int)
 	attend, densePanel                               func(i, worker int)
+	low                                              func(lo, hi int)
 
 	share headShare // for attend
 
 	quantizeNorm norm // for quantize
 	quantizeCols int
+
+	lowOf   []linear // for low
+	lowCols int
 }
 
 // denseProduct is y[t] = W·x[t] in the precision of the file. Row t of the product goes to y[t].
@@ -44,6 +48,7 @@ func newStages(d *decoder) stages {
 		quantize:    d.quantizeRows,
 		attend:      d.attendHead,
 		densePanel:  d.densePanel,
+		low:         d.loraDownRows,
 	}
 }
 
@@ -87,7 +92,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	c, s, st := d.cfg, &d.s, &d.stages
 	p, ok := d.products.(*cpuProducts)
 	gate, up := &l.linears[gateAt], &l.linears[upAt]
-	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil {
+	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil || up.lora != nil {
 		if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
 			return err
 		}
@@ -222,6 +227,7 @@ func (d *decoder) quantizeRows(lo, hi int) {
 func (d *decoder) project(ctx context.Context, cols int, ls []linear) error {
 	s, st := &d.s, &d.stages
 	c16 := roundUp16(cols)
+	d.loraDown(cols, ls)
 	if ls[0].norm.w != nil { // each has a norm of its own: one after the other
 		for i := range ls {
 			st.quantizeNorm, st.quantizeCols = ls[i].norm, cols
@@ -279,6 +285,9 @@ func (d *decoder) takeRow(y []float32, l *linear, i, r int) {
 	}
 	if l.bias != nil {
 		kernel.Add(y, l.bias)
+	}
+	if l.lora != nil {
+		l.lora.add(y, s.low[i][r*l.lora.rank:][:l.lora.rank])
 	}
 }
 

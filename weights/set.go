@@ -121,6 +121,9 @@ func openFolder(f *folder) (set *Set, err error) {
 		}
 	}()
 	if s.hfConfig, err = f.readText("config.json"); err != nil {
+		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
+			return nil, fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
 		}
