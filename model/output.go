@@ -47,8 +47,12 @@ func (d *decoder) output(ctx context.Context) error {
 			case final && len(in.Logits) > 0:
 				p.y = append(p.y, in.Logits)
 			case d.screen != nil:
-				d.screen.set(len(s.screened), h)
+				d.screen.add(h)
 				s.screened = append(s.screened, tops)
+				if len(s.screened) == screenQueries {
+					d.screen.best(d.pool, s.screened)
+					s.screened = s.screened[:0]
+				}
 				x = x[:len(x)-D]
 				continue
 			default:

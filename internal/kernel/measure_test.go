@@ -258,10 +258,17 @@ func TestMeasureScreen4(t *testing.T) {
 	for _, tier := range available[1:] {
 		list = append(list, contender{tier.name + " 1 thread", float64(piece), "GB/s", func() {
 			i := take()
-			tier.screen4(y[0], y[1], codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs)
+			tier.screen4(y[0], y[1], 0, rows, codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs, 1)
 		}}, contender{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
-			tier.screen4(y[0][:rows/8], y[1][:rows/8], codes[:nc/8], scales[:ns/8], x, xs, xs, xs)
+			tier.screen4(y[0], y[1], 0, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, 1)
 		}})
+		for _, queries := range []int{2, 4, 16} {
+			x, xs := fill(queries*cols, func(i int) int8 { return int8(i) }), make([]float32, queries*cols/64)
+			y, v := make([]float32, queries*rows/8), make([]float32, queries*rows/8)
+			list = append(list, contender{fmt.Sprintf("%s from L2, %d queries", tier.name, queries), float64(queries*piece) / 8, "GB/s a query", func() {
+				tier.screen4(y, v, rows/8, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, queries)
+			}})
+		}
 	}
 	race(t, list)
 }
