@@ -1,6 +1,7 @@
 package tensix
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -218,6 +219,9 @@ func (c *counter) stage(job *kernels.Job, parts []kernels.Part, per []int, retur
 // ModelSpeed counts one decode step of a model of shape c on a card with 120 tiles and 8 banks: the very jobs the
 // Device would issue, on a machine that does nothing. With feedForward the tiles run those blocks alone (Backend).
 func ModelSpeed(c *model.Config, batch, context_ int, feedForward bool) (Speed, error) {
+	if err := checkModel(c); err != nil {
+		return Speed{}, err
+	}
 	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10}
 	d, err := Open(m, Options{})
 	if err != nil {
@@ -298,8 +302,17 @@ func runFFN(d *Device, reserve func(kind kernels.Kind, rows, cols int) (*Matrix,
 	return d.FeedForward(context.Background(), f, make([]int8, batch*D), batch, D, ones, ones, Product{Y: make([]int32, batch*D)}, make([]float32, batch))
 }
 
+// BitNet2B4T is the shape of BitNet b1.58 2B4T.
+func BitNet2B4T() *model.Config {
+	return &model.Config{
+		Name: "BitNet b1.58 2B4T", HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128,
+		VocabSize: 128256, MaxContext: 4096, Activation: model.ReLU2, Ternary: true, SubNorms: true, TiedHead: true,
+	}
+}
+
 // WriteSpeed prints the speed model of a shape for batches of 1 and 32 and contexts of 128 and 4096.
 func WriteSpeed(w io.Writer, c *model.Config) error {
+	fmt.Fprintf(w, "%s: %d layers of width %d and %d, %d rows of head.\n", cmp.Or(c.Name, "this model"), c.NumLayers, c.HiddenSize, c.IntermediateSize, c.VocabSize)
 	fmt.Fprintf(w, `Speed model of one Blackhole p150a: %d tiles at %.2f GHz, %.0f GB/s of GDDR.
 THIS IS A MODEL, NOT A MEASUREMENT: no card has run it. Bytes, chunks and jobs are counted from the jobs that the
 engine issues; times come from public figures (%.0f%% of GDDR's peak was reached by others on a card) and from

@@ -9,12 +9,11 @@ import (
 	"github.com/tritlm/trit/accel/tensix/chip"
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/accel/tensix/kernels"
-	"github.com/tritlm/trit/model"
 )
 
 // The model of 2B4T's speed rests on counts that can be worked out by hand.
 func TestSpeedModelCounts(t *testing.T) {
-	c := &model.Config{HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128, VocabSize: 128256, MaxContext: 4096, Activation: model.ReLU2}
+	c := BitNet2B4T()
 	s, err := ModelSpeed(c, 1, 128, false)
 	if err != nil {
 		t.Fatal(err)

@@ -115,8 +115,26 @@ func selftestDevice(ctx context.Context, w io.Writer, spec string) error {
 	return err
 }
 
-// benchDeviceModel prints what a Blackhole is expected to do with a model of this shape.
-func benchDeviceModel(w io.Writer, c *model.Config) error { return tensix.WriteSpeed(w, c) }
+// speedModel prints what a Blackhole is expected to do with a model of MODEL's shape, or of BitNet 2B4T's.
+func (f *modelFlags) speedModel(cmd *cobra.Command, args []string) error {
+	d, err := parseDevice(f.device)
+	if err != nil {
+		return err
+	}
+	if d.kind == "" {
+		return usagef("--model-only is a model of a card's speed: add --device tensix")
+	}
+	cfg := tensix.BitNet2B4T()
+	if len(args) > 0 {
+		set, c, err := f.openSet(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		defer set.Close()
+		cfg = c
+	}
+	return tensix.WriteSpeed(cmd.OutOrStdout(), cfg)
+}
 
 // deviceReport is one device as `trit devices` sees it.
 type deviceReport struct {
