@@ -69,31 +69,34 @@ func TestEngineOnTheSimulator(t *testing.T) {
 	}
 }
 
-// The same suite with the feed-forward blocks on the tiles, and one job less a layer to show for it.
-func TestEngineWithFeedForwardOnTheTiles(t *testing.T) {
-	for _, name := range []string{"bitnet-2b4t"} {
-		simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
-			b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
-			b.FeedForward = true
-			var d *Device
-			b.Opened = func(opened *Device) { d = opened }
-			set, cfg := openModel(t, "../../testdata/goldens/"+name)
-			defer set.Close()
-			e, err := b.Load(context.Background(), cfg, set)
-			if err != nil {
-				t.Fatal(err)
-			}
+// The same suite with the residual stream on the tiles, and one job a layer to show for it: the first queries, keys and
+// values, a block a layer, and the head.
+func TestEngineInBlocks(t *testing.T) {
+	const dir = "../../testdata/goldens/bitnet-2b4t"
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
+		b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
+		b.Blocks = true
+		var d *Device
+		b.Opened = func(opened *Device) { d = opened }
+		set, cfg := openModel(t, dir)
+		defer set.Close()
+		e, err := b.Load(context.Background(), cfg, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prompt := []int32{1, 2, 3, 4, 5}
+		for _, tokens := range []int{1, 5} {
 			before := d.Stats()
-			greedy(t, e, [][]int32{{1}}, 1)
-			if n := d.Stats().Jobs - before.Jobs; n != uint64(3*cfg.NumLayers+1) {
-				t.Errorf("%d jobs for a token of %d layers, want three a layer and the head", n, cfg.NumLayers)
+			greedy(t, e, [][]int32{prompt[:tokens]}, 1)
+			if n := d.Stats().Jobs - before.Jobs; n != uint64(cfg.NumLayers+2) {
+				t.Errorf("%d jobs for %d tokens of %d layers, want one a layer and two", n, tokens, cfg.NumLayers)
 			}
-			if err := e.Close(); err != nil {
-				t.Fatal(err)
-			}
-			enginetest.Run(t, b, "../../testdata/goldens/"+name)
-		})
-	}
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		enginetest.Run(t, b, dir)
+	})
 }
 
 // greedy continues each prompt by n tokens, all of them in one batch.

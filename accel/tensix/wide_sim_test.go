@@ -32,7 +32,7 @@ func sameBits(t *testing.T, what string, got, want []float32) {
 
 // compareWide runs tokens through the CPU engine and the tiles and compares every bit of hidden states and logits,
 // and the best tokens.
-func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
+func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, blocks bool, batches []int) {
 	dir := t.TempDir()
 	if err := writeSynth(dir, synthShape{2560, 6912, 20, 5, layers, vocab}); err != nil {
 		t.Fatal(err)
@@ -45,6 +45,7 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
 	}
 	defer cpu.Close()
 	b := backend(t, s, chip.Grid{Columns: 12, Rows: 10})
+	b.Blocks = blocks
 	var d *Device
 	b.Opened = func(opened *Device) { d = opened }
 	start := time.Now()
@@ -55,7 +56,7 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
 	defer e.Close()
 	t.Logf("%d layers, %d rows of head on %d tiles: loaded in %v", layers, vocab, d.Tiles(), time.Since(start).Round(time.Millisecond))
 	for _, batch := range batches {
-		for _, kind := range []string{"logits", "best tokens"} {
+		for _, kind := range []string{"logits", "best tokens", "best token"} {
 			before, t0 := d.Stats(), time.Now()
 			cpu0, _ := usage()
 			run := func(e model.Engine) []model.Input {
@@ -69,8 +70,8 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
 					in[i] = model.Input{Cache: c, Tokens: []int32{int32((1000*i + 77) % vocab)}, Hidden: make([]float32, cfg.HiddenSize)}
 					if kind == "logits" {
 						in[i].Logits = make([]float32, vocab)
-					} else {
-						in[i].Top = make([]model.Scored, 5)
+					} else if in[i].Top = make([]model.Scored, 5); kind == "best token" {
+						in[i].Top = in[i].Top[:1]
 					}
 				}
 				if err := e.Forward(context.Background(), in); err != nil {
@@ -95,9 +96,8 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
 			t.Logf("batch %2d, %s: %d of %d bits-equal; wall %v, cpu %v, peak %d MiB; %d jobs, %d chunks, %d bytes of weights",
 				batch, kind, batch, batch, wall.Round(time.Millisecond), (cpu1 - cpu0).Round(time.Millisecond), peak,
 				a.Jobs-before.Jobs, a.Chunks-before.Chunks, a.Weights-before.Weights)
-			if h, ok := e.(*engine); ok && kind != "logits" {
-				t.Logf("head: %d rows of %d scored again on the host", h.head.Rescore, h.head.Rows)
-			}
+			t.Logf("%d bytes sent, %d returned; head: %d tokens, %d of them by the tiles alone, %d rows scored again", a.Sent-before.Sent, a.Returned-before.Returned,
+				a.HeadTokens-before.HeadTokens, a.HeadAlone-before.HeadAlone, a.HeadRescored-before.HeadRescored)
 		}
 	}
 }
@@ -107,7 +107,15 @@ func TestTwoLayersOf2B4TWidth(t *testing.T) {
 	if !*long {
 		t.Skip("SKIPPED without -long: takes about two minutes")
 	}
-	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 2, 4096, []int{1, 8, 32}) })
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 2, 4096, false, []int{1, 8, 32}) })
+}
+
+// The same with the residual stream on the tiles.
+func TestTwoLayersOf2B4TWidthInBlocks(t *testing.T) {
+	if !*long {
+		t.Skip("SKIPPED without -long: takes about ten minutes")
+	}
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 2, 4096, true, []int{1, 8}) })
 }
 
 // One whole token of the full 2B4T shape.
@@ -115,5 +123,5 @@ func TestOneTokenOf2B4T(t *testing.T) {
 	if !*long {
 		t.Skip("SKIPPED without -long: takes about five minutes")
 	}
-	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 30, 128256, []int{1}) })
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 30, 128256, false, []int{1}) })
 }
