@@ -220,8 +220,8 @@ func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
 	out := region(slots * kernels.OutBytes(rows))
 	v := d.vector(tokens)
 	v.H = region(max(each(w.Gate.M), each(w.O.M)) * rows * 128)
-	v.Piece = region(2048 + 128)
-	v.Gather = region((tokens + tiles - 1) / tiles * max(D, F) * 4)
+	v.Piece = region(4096 + 128)
+	v.Gather = region((8*tokens + tiles - 1) / tiles * max(D, F) / 2)
 	v.Table = region(tiles * 128)
 	xin := region(tokens * D * 4)
 	end := (kernels.DataEnd - each(w.O.M)*rows*128) &^ 1023

@@ -40,7 +40,7 @@ func TestScreenOnTheTiles(t *testing.T) {
 		for _, tokens := range []int{1, 2, 8, 9, 32} {
 			x, a, b := activations(rng, tokens*cols), make([]float32, tokens), make([]float32, tokens)
 			for i := range a {
-				a[i], b[i] = 20*rng.Float32(), 10*rng.Float32()
+				a[i], b[i] = 100*rng.Float32(), 40*rng.Float32()
 			}
 			lists, ok, err := d.Screen(context.Background(), sc, x, cols, a, b)
 			if err != nil || !ok {

@@ -151,7 +151,7 @@ func (m *tileModel) request(c *rvCore, base uint32) {
 		if ctrl == 0x20132 { // to every tile of a rectangle, each at its own time
 			for at, peer := range m.peers {
 				if at&63 >= xy>>12&63 && at&63 <= xy&63 && at>>6 >= xy>>18 && at>>6 <= xy>>6&63 {
-					c := &request{l1: r.l1, n: r.n, to: peer, addr: uint32(r.host), data: m.rng.IntN(200)}
+					c := &request{l1: r.l1, n: r.n, to: peer, addr: uint32(r.host), data: m.delay()}
 					c.done = c.data + m.rng.IntN(50)
 					m.requests = append(m.requests, c)
 				}
@@ -178,9 +178,17 @@ func (m *tileModel) request(c *rvCore, base uint32) {
 	if r == nil {
 		return
 	}
-	r.data = m.rng.IntN(200)
+	r.data = m.delay()
 	r.done = r.data + m.rng.IntN(50)
 	m.requests = append(m.requests, r)
+}
+
+// delay is how long the network takes to move a request's bytes: mostly little, now and then very long.
+func (m *tileModel) delay() int {
+	if m.rng.IntN(16) == 0 {
+		return m.rng.IntN(3000)
+	}
+	return m.rng.IntN(200)
 }
 
 // network moves what is under way.
@@ -614,7 +622,7 @@ func runTile(seed uint64, patch func(name string, code []byte)) []string {
 		}
 		m.outChunk = result
 		put(0x17000, words...)
-		put(0x16C80, 0, uint32(j.rows), 4, uint32(j.bytes), 0x18000, 0x30000, uint32(j.out), 0x60000, uint32(j.ring), uint32(len(j.parts)), 0, 0, 0)
+		put(0x16C80, 0, uint32(j.rows), 4, uint32(j.bytes), 0x1A000, 0x30000, uint32(j.out), 0x60000, uint32(j.ring), uint32(len(j.parts)), 0, 0, 0)
 		put(0x16180, number)
 		line := m.host[64*index:]
 		for steps := 0; ; steps++ {
@@ -937,7 +945,7 @@ func runBlock(seed uint64, patch func(name string, code []byte)) []string {
 	}
 
 	const (
-		xAt, outAt, hAt, pieceAt, gatherAt, tableAt, inAt, ringAt, resAt = 0x18000, 0x38000, 0x58000, 0x70000, 0x71000, 0x80000, 0x81000, 0x90000, 0xF0000
+		xAt, outAt, hAt, pieceAt, gatherAt, tableAt, inAt, ringAt, resAt = 0x1A000, 0x38000, 0x58000, 0x70000, 0x72000, 0x80000, 0x81000, 0x90000, 0xF0000
 		normAt, bytesOf                                                  = 0x300000, 1024
 	)
 	c := newCluster(rng, patch)
@@ -1141,7 +1149,7 @@ func runScreen(seed uint64, patch func(name string, code []byte)) []string {
 			return out
 		}
 		m.put(0x17000, uint32(chunks), 0x1000000, stride, uint32(turn), 0, 0, 0, 0)
-		m.put(0x16C80, 1, uint32(rows), 4, bytesOf, 0x18000, outAt, 2, ringAt, 3, 1, 0, 0, uint32(kernels.ThenScreen))
+		m.put(0x16C80, 1, uint32(rows), 4, bytesOf, 0x1A000, outAt, 2, ringAt, 3, 1, 0, 0, uint32(kernels.ThenScreen))
 		m.put(0x16CC0, uint32(tokens), uint32(V), perTile, rowsAt, listAt, listStride, 0, metaAt, tableAt, uint32(most),
 			c.coords[0]<<12|c.coords[clusterTiles-1], c.coords[0], clusterHost+resultsAt, 0, clusterHost+largestAt, 0)
 		for r := range tokens {

@@ -26,7 +26,7 @@ const (
 	StageBytes = 128     // from one stage's to the next
 	MaxStages  = 4
 	PartsAt    = 0x17000 // Parts
-	DataAt     = 0x18000 // activations, then results, then weights
+	DataAt     = 0x1A000 // activations, then results, then weights
 	DataEnd    = 0x17C000
 )
 

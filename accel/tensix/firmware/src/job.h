@@ -73,8 +73,8 @@ struct vector {
   u32 eps;           // of the norm, float32
   u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]
   u32 h, res;        // L1: [chunks][rows][32] float32, what is normed; the residual stream, which stays between jobs
-  u32 piece;         // L1: 2 KiB and a line
-  u32 gather, table; // L1: [owned rows][cols] float32; [tiles][32]
+  u32 piece;         // L1: 4 KiB and 32 float32
+  u32 gather, table; // L1: [owned quarters of lanes][cols / 32][4] float32; [tiles][32]
   u32 x_in;          // L1: [tokens][cols] float32, the residual stream where a pass begins, or 0
   u32 rect;          // multicast rectangle of all tiles: start << 12 | end
   u32 master;        // coordinates of tile 0
@@ -84,12 +84,13 @@ struct vector {
 #define VECTOR(stage) ((volatile struct vector *)(0x16CC0 + 128 * (stage)))
 #define TILES_AT 0x16A00u   // coordinates of all tiles
 #define SCALES 0x16500u     // float32 [32]: the activations' scales, by row; [32] more for the screen
-#define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r
+#define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r, and the meeting after which it was made
 #define ARRIVED(i) (0x17400u + 16u * (i))  // on tile 0: the last meeting that tile i came to
 #define RELEASE 0x17D00u    // the last meeting that is over
 #define LARGEST 0x17D80u    // [32] largest magnitudes of all tiles
 #define MINE 0x17E00u       // [32] of this tile
 #define NOTE 0x17E80u       // a line to send
+#define LANES(row, g) (0x18000u + 256u * (row) + 32u * (g))  // lanes 4g to 4g + 3 of an owned row's sum; 16 bytes on, the meeting
 #define X_READY 0x17F00u    // STAGE(job, stage) whose activations are there
 #define STAGE(job, stage) ((job) * 4 + (stage))
 

@@ -5,11 +5,11 @@
 //
 // in float32 and in the order that internal/kernel defines, so that x is the host's to the last bit:
 //
-//   - the sum of squares has 32 lanes of fused multiply-adds, folded 32 -> 1, and belongs to one tile per row; see
-//     square_add
+//   - the sum of squares has 32 lanes of fused multiply-adds (square_add), folded 32 -> 1. Four lanes of a row are one
+//     tile's work, so a row's sum is shared by eight tiles; the tile that owns the row folds them
 //   - mean, 1/sqrt and 127/max are single correctly rounded operations
 //
-// The tiles meet four times. A meeting: everybody tells tile 0, tile 0 tells everybody.
+// The tiles meet three times. A meeting: everybody tells tile 0, tile 0 tells everybody.
 #ifndef VECTOR_H
 #define VECTOR_H
 #include "job.h"
@@ -144,7 +144,7 @@ static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
   u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out, act = j->then == THEN_ACT, over = j->then == THEN_OUT;
   u32 src = act ? h : v->res;
   see();
-  // the sums come together, and each row goes to the tile that owns it, or home
+  // the sums come together, and four lanes of each row go to the tile that adds them up, or the row goes home
   for (u32 c = 0; c < n; c++) {
     u32 k = (first + c * tiles) * 32;
     u32 y0 = out + c * stride, y1 = out + (n + c) * stride;
@@ -167,35 +167,62 @@ static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
       if (over) {
         u32 o = (r * cols + k) * 4, lo = v->out_lo + o;
         niu_write(NIU_SENDER, TILE->host, lo, v->out_hi + (lo < o), row, 128);
-      } else {
-        niu_write(NIU_SENDER, REG(TILES_AT + 4 * (r % tiles)), v->gather + (r / tiles * cols + k) * 4, 0, row, 128);
+        acks++;
+        continue;
       }
-      acks++;
+      for (u32 g = 0; g < 8; g++) {
+        u32 i = 8 * r + g;
+        niu_write(NIU_SENDER, REG(TILES_AT + 4 * (i % tiles)), v->gather + (i / tiles * cols + k) / 2, 0, row + 16 * g, 16);
+      }
+      acks += 8;
     }
   }
   acked(acks);
   if (over) return acks;
   acks = meet(v, acks, meeting, 0);
+  // the sums of squares: this tile's lanes, to the rows' owners
+  u32 me = TILE->index, piece = v->piece, to = piece, now = *meeting;
+  for (u32 i = me; i < 8 * tokens; i += tiles, to += 16) {
+    u32 a = v->gather + i / tiles * cols / 2, lane[4] = {0, 0, 0, 0};
+    for (u32 end = a + cols / 2; a != end; a += 16)
+      for (u32 l = 0; l < 4; l++) lane[l] = square_add(REG(a + 4 * l), lane[l]);
+    for (u32 l = 0; l < 4; l++) REG(to + 4 * l) = lane[l];
+    drain(to + 12);
+    u32 r = i >> 3;
+    niu_write(NIU_SENDER, REG(TILES_AT + 4 * (r % tiles)), LANES(r / tiles, i & 7), 0, to, 16);
+    acks++;
+  }
+  acked(acks);
+  REG(NOTE) = now;
+  drain(NOTE);
+  for (u32 i = me; i < 8 * tokens; i += tiles) {
+    u32 r = i >> 3;
+    niu_write(NIU_SENDER, REG(TILES_AT + 4 * (r % tiles)), LANES(r / tiles, i & 7) + 16, 0, NOTE, 16);
+    acks++;
+  }
+  acked(acks);
   // 1/rms of this tile's rows, to everybody
-  for (u32 r = TILE->index; r < tokens; r += tiles) {
-    u32 a = v->gather + r / tiles * cols * 4;
+  for (u32 r = me; r < tokens; r += tiles) {
     u32 lane[32];
-    for (u32 i = 0; i < 32; i++) lane[i] = 0;
-    for (u32 k = 0; k < cols; k += 32)
-      for (u32 i = 0; i < 32; i++) lane[i] = square_add(REG(a + 4 * (k + i)), lane[i]);
+    for (u32 i = 0; i < 32; i++) {
+      u32 a = LANES(r / tiles, i >> 2);
+      while (peek(a + 16) != now) {}
+      lane[i] = REG(a + 4 * (i & 3));
+    }
     for (u32 half = 16; half; half /= 2)
       for (u32 i = 0; i < half; i++) lane[i] = as_bits(as_float(lane[i]) + as_float(lane[i + half]));
     float mean = as_float(lane[0]) / (float)cols;
     float inv = 1.0f / square_root(mean + as_float(v->eps));
     REG(NOTE) = as_bits(inv);
-    drain(NOTE);
-    niu_cast(v->rect, INVERSE(r), NOTE, 16);
+    REG(NOTE + 4) = now;
+    drain(NOTE + 4);
+    niu_cast(v->rect, INVERSE(r), NOTE, 16); // a line of L1 is written at once
     acks += tiles;
     acked(acks);
   }
-  acks = meet(v, acks, meeting, 0);
   // the norm, and the largest magnitudes; the norm's weights come from the tile's own bank
-  u32 piece = v->piece, w = piece + 2048;
+  u32 w = piece + 4096;
+  for (u32 r = 0; r < tokens; r++) while (peek(INVERSE(r) + 4) != now) {}
   for (u32 r = 0; r < 32; r++) REG(MINE + 4 * r) = 0;
   for (u32 c = 0; c < n; c++) {
     niu_read(NIU_SENDER, 3, TILE->bank, v->norm + (first + c * tiles) * 128, 0, w, 128);
