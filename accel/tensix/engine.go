@@ -14,9 +14,10 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
-// Backend is the model.Backend of a Blackhole: all ternary products and the screening of the output head run on its
-// tiles, everything else (norms, RoPE, attention) on the host in the same code as the CPU engine. The products are
-// integers and exact, so the engine's logits are bit-equal to the CPU's.
+// Backend is the model.Backend of a Blackhole: all ternary products, the screening of the output head, and where the
+// model allows it the residual stream with its norms run on its tiles; everything else (RoPE, attention) on the host
+// in the same code as the CPU engine. The products are integers and exact, the float32 work has one order everywhere,
+// so the engine's logits are bit-equal to the CPU's.
 type Backend struct {
 	// Machine is the chip to use; the caller closes it after the engine. Nil: card number Card.
 	Machine driver.Machine
@@ -25,9 +26,10 @@ type Backend struct {
 	Options Options
 	// HostHead leaves the output head to the host: no int8 copy of it is made, and every logit is computed there.
 	HostHead bool
-	// Blocks keeps the residual stream of up to 32 tokens on the tiles, and they run all that lies between two
-	// attentions alone: one job a layer instead of four. Models of squared ReLU with sub-norms can do it.
-	Blocks bool
+	// ProductsOnly leaves norms, activation functions and the residual stream to the host, for every model. Else the
+	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU and sub-norms, and run all
+	// that lies between two attentions alone: one job a layer instead of four, and the same bits.
+	ProductsOnly bool
 	// Opened, if set, is given the device once the model is loaded.
 	Opened func(*Device)
 }
@@ -52,9 +54,9 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	p.d = d
 	p.pool = par.New(b.Threads)
 	p.hostHead = b.HostHead
-	var products model.Products = p
-	if b.Blocks {
-		products = &blocks{products: p}
+	var products model.Products = &blocks{products: p}
+	if b.ProductsOnly {
+		products = p
 	}
 	e, err := model.NewDecoder(ctx, c, w, p.pool, products)
 	if err != nil {

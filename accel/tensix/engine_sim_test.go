@@ -69,31 +69,36 @@ func TestEngineOnTheSimulator(t *testing.T) {
 	}
 }
 
-// The same suite with the residual stream on the tiles, and one job a layer to show for it: the first queries, keys and
-// values, a block a layer, and the head.
-func TestEngineInBlocks(t *testing.T) {
+// The same suite with the tiles doing products only. And how many jobs a token takes: in blocks the first queries, keys
+// and values, a block a layer, and the head; else four a layer, and the head.
+func TestEngineOfProductsOnly(t *testing.T) {
 	const dir = "../../testdata/goldens/bitnet-2b4t"
 	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
 		b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
-		b.Blocks = true
-		var d *Device
-		b.Opened = func(opened *Device) { d = opened }
 		set, cfg := openModel(t, dir)
 		defer set.Close()
-		e, err := b.Load(context.Background(), cfg, set)
-		if err != nil {
-			t.Fatal(err)
-		}
 		prompt := []int32{1, 2, 3, 4, 5}
-		for _, tokens := range []int{1, 5} {
-			before := d.Stats()
-			greedy(t, e, [][]int32{prompt[:tokens]}, 1)
-			if n := d.Stats().Jobs - before.Jobs; n != uint64(cfg.NumLayers+2) {
-				t.Errorf("%d jobs for %d tokens of %d layers, want one a layer and two", n, tokens, cfg.NumLayers)
+		for _, b.ProductsOnly = range []bool{false, true} {
+			var d *Device
+			b.Opened = func(opened *Device) { d = opened }
+			e, err := b.Load(context.Background(), cfg, set)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		if err := e.Close(); err != nil {
-			t.Fatal(err)
+			want := cfg.NumLayers + 2
+			if b.ProductsOnly {
+				want = 4*cfg.NumLayers + 1
+			}
+			for _, tokens := range []int{1, 5} {
+				before := d.Stats()
+				greedy(t, e, [][]int32{prompt[:tokens]}, 1)
+				if n := d.Stats().Jobs - before.Jobs; n != uint64(want) {
+					t.Errorf("products only %v: %d jobs for %d tokens of %d layers, want %d", b.ProductsOnly, n, tokens, cfg.NumLayers, want)
+				}
+			}
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		enginetest.Run(t, b, dir)
 	})

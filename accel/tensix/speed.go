@@ -27,15 +27,18 @@ const (
 
 	gddrReached = 0.86 // of the peak, by a bare-metal Llama 3 8B (github.com/boopdotpng/blackhole-py)
 
-	jobLatency  = 6e-6 // s: doorbell, first chunk, last result, a look at host memory
-	pciePerSec  = 12e9 // bytes: write-combined stores one way, posted writes the other
-	chunkCycles = 1500 // a chunk's start and end on the cores
-	meeting     = 3e-6 // s: all tiles tell one, one tells all
-	sliceCycles = 60   // of a scalar core, for a column: its sum or squared ReLU, norm, quantisation
-	norm2Cycles = 10   // of a scalar core, for a column's square in the norm of a row it owns
-	rowCycles   = 40   // of a scalar core, for a row of the head: score, bound, comparison
-	rowsKept    = 8    // of the head that a tile sends for a token
-	hostPerSec  = 40e9 // bytes of keys and values that the host's attention reads
+	jobLatency  = 6e-6  // s: doorbell, first chunk, last result, a look at host memory
+	pciePerSec  = 12e9  // bytes: write-combined stores one way, posted writes the other
+	chunkCycles = 1500  // a chunk's start and end on the cores
+	meeting     = 3e-6  // s: all tiles tell one, one tells all
+	telling     = 1e-6  // s: one tile tells another
+	sliceCycles = 75    // of a scalar core, for a column: its sum or squared ReLU, norm, quantisation, the requests for them
+	norm2Cycles = 10    // of a scalar core, for a column's square in the norm
+	rowCycles   = 40    // of a scalar core, for a row of the head: score, bound, comparison
+	rowsKept    = 8     // of the head that a tile sends for a token
+	hostPerSec  = 40e9  // bytes of keys and values that the host's attention reads
+	hostColumn  = 5e-10 // s of a host's core, for a column of a norm, an activation function or a residual sum
+	hostCores   = 8     // that share the tokens of a batch
 )
 
 // Speed is what one decode step costs, counted from the jobs the Device really issues.
@@ -52,7 +55,8 @@ type Speed struct {
 	CacheBytes      int     // keys and values that the host reads
 	GDDR, Tiles     float64 // seconds
 	PCIe, Latency   float64
-	Host            float64
+	Host            float64 // attention
+	Vectors         float64 // norms, activation functions and residual stream, as far as the host has them
 	Bound, Expected float64 // seconds a step: nothing but GDDR or tiles; with all that is counted
 }
 
@@ -136,9 +140,12 @@ func (c *counter) ring(number uint32) {
 	c.s.Jobs++
 	c.s.Expected += jobLatency
 	c.s.Latency += jobLatency
+	var bound, expected timeline
 	for i := range c.stages {
-		c.stage(&c.stages[i], per)
+		c.stage(&c.stages[i], per, &bound, &expected)
 	}
+	c.s.Bound += bound.ready
+	c.s.Expected += expected.ready
 	for i, n := range per {
 		line := c.host.Bytes[i*kernels.CompletionBytes:]
 		binary.LittleEndian.PutUint32(line, number)
@@ -149,8 +156,17 @@ func (c *counter) ring(number uint32) {
 	c.s.PCIeBytes += 16 * c.tiles
 }
 
+// timeline is how far a job is, in seconds: the last stage's weights are used up, its results are there. The next
+// stage's weights are read from GDDR as soon as the ring is free, whatever the cores are at.
+type timeline struct{ used, ready float64 }
+
+func (t *timeline) stage(gddr, units, after float64) {
+	t.used = max(t.used+gddr, t.ready+units)
+	t.ready = t.used + after
+}
+
 // stage counts a stage and adds each tile's chunks to per.
-func (c *counter) stage(st *stage, per []int) {
+func (c *counter) stage(st *stage, per []int, bound, expected *timeline) {
 	job, s := &st.job, &c.s
 	mine := make([]int, c.tiles)
 	banks := make([]int, c.banks)
@@ -191,12 +207,11 @@ func (c *counter) stage(st *stage, per []int) {
 	beside, after, back := c.then(st, tile, chunks)
 	s.NoCBytes += back
 	s.PCIeBytes += back
-	// GDDR, the units and what goes on beside them work at once in a stage; stages come one after the other.
 	gddr, units := float64(bank)/bankPerSec, max(unpack, matrix, beside)/cardClock
 	s.GDDR += gddr
 	s.Tiles += units + after
-	s.Bound += max(gddr, units) + after
-	s.Expected += max(gddr/gddrReached, units+float64(tile)*chunkCycles/cardClock) + after
+	bound.stage(gddr, units, after)
+	expected.stage(gddr/gddrReached, units+float64(tile)*chunkCycles/cardClock, after)
 }
 
 // then is what becomes of a stage's sums: cycles of the busiest tile's scalar core while the units work, seconds
@@ -210,12 +225,12 @@ func (c *counter) then(st *stage, tile, chunks int) (beside, after float64, back
 	case kernels.ThenOut:
 		return 0, float64(columns*sliceCycles/4) / cardClock, tokens * cols * 4
 	case kernels.ThenAct, kernels.ThenAdd:
-		rows := (tokens + c.tiles - 1) / c.tiles
-		c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // gathered once, then to everybody
+		lanes := (8*tokens + c.tiles - 1) / c.tiles * cols / 8
+		c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // lanes once, then activations to everybody
 		if st.job.Then == kernels.ThenAct {
 			columns /= 2
 		}
-		return 0, float64(columns*sliceCycles+rows*cols*norm2Cycles)/cardClock + 4*meeting, 128
+		return 0, float64(columns*sliceCycles+lanes*norm2Cycles)/cardClock + 3*meeting + 2*telling, 128
 	}
 	return 0, 0, chunks * kernels.OutBytes(int(st.job.Rows))
 }
@@ -296,7 +311,12 @@ func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error
 	s.CacheBytes = 2 * c.NumLayers * kv * 4 * context_ * batch
 	s.PCIe = float64(s.PCIeBytes) / pciePerSec
 	s.Host = float64(s.CacheBytes) / hostPerSec
-	s.Expected += s.PCIe + s.Host
+	columns := attn + 2*kv + attn // q, k, v; what is normed in front of o
+	if !blocks {
+		columns += 2*D + len(jobs[2])*F
+	}
+	s.Vectors = float64(c.NumLayers*columns) * hostColumn * float64((batch+hostCores-1)/hostCores)
+	s.Expected += s.PCIe + s.Host + s.Vectors
 	return s, nil
 }
 
@@ -335,14 +355,18 @@ func WriteSpeed(w io.Writer, c *model.Config) error {
 	fmt.Fprintf(w, `Speed model of one Blackhole p150a: %d tiles at %.2f GHz, %.0f GB/s of GDDR.
 THIS IS A MODEL, NOT A MEASUREMENT: no card has run it. Bytes, chunks and jobs are counted from the jobs that the
 engine issues; times come from public figures (%.0f%% of GDDR's peak was reached by others on a card) and from
-assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %.0f GB/s of host memory for attention.
+assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %.0f GB/s of host memory for attention,
+%.1f ns of a host's core for a column of a norm and %d cores for a batch.
 
-`, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9)
-	if err := writeSpeed(w, c, false); err != nil || c.Ungated || c.Activation != model.ReLU2 || !c.SubNorms {
-		return err
+`, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9, hostColumn*1e9, hostCores)
+	if !c.Ungated && c.Activation == model.ReLU2 && c.SubNorms {
+		fmt.Fprintf(w, "All but attention on the tiles, whose scalar cores take %d cycles a column and %d more in a row's norm, and meet three\ntimes a norm, in %.0f µs each (assumed); the next weights are read meanwhile:\n\n", sliceCycles, norm2Cycles, meeting*1e6)
+		if err := writeSpeed(w, c, true); err != nil {
+			return err
+		}
+		fmt.Fprint(w, "\nProducts only (--device tensix-products):\n\n")
 	}
-	fmt.Fprintf(w, "\nThe same with all but attention left to the tiles, whose scalar cores take %d cycles a column and %d more in a row's norm, and\nmeet four times in %.0f µs each a norm (assumed):\n\n", sliceCycles, norm2Cycles, meeting*1e6)
-	return writeSpeed(w, c, true)
+	return writeSpeed(w, c, false)
 }
 
 func writeSpeed(w io.Writer, c *model.Config, blocks bool) error {
@@ -380,6 +404,7 @@ func writeSpeed(w io.Writer, c *model.Config, blocks bool) error {
 	row("busiest tile", func(s Speed) string { return ms(s.Tiles) })
 	row("PCIe", func(s Speed) string { return ms(s.PCIe) })
 	row("job latency", func(s Speed) string { return ms(s.Latency) })
+	row("host's norms and sums", func(s Speed) string { return ms(s.Vectors) })
 	row("host's attention", func(s Speed) string { return ms(s.Host) })
 	row("bound: GDDR and tiles alone", func(s Speed) string { return ms(s.Bound) })
 	row("expected a step", func(s Speed) string { return ms(s.Expected) })
