@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/weights"
 )
@@ -77,7 +76,7 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 			if set.GGUF() == nil && set.IsTernary(name) {
 				rows *= 4 // packed, four rows in one
 			}
-			m.Ternary += int64(kernel.T16Bytes(rows, cols))
+			m.Ternary += model.MatrixBytes(rows, cols)
 		case len(shape) == 2:
 			m.Dense += set.Bytes(name)
 		default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
@@ -38,6 +39,14 @@ func (b CPU) Load(ctx context.Context, c *Config, w *weights.Set) (Engine, error
 	p := &cpuProducts{store: st, sparse: c.Activation == ReLU2}
 	p.work, p.columnWork, p.rowWork = p.panel, p.columns, p.rows
 	return newDecoder(ctx, c, w, st, p, &b)
+}
+
+// MatrixBytes is what the CPU engine keeps of a ternary matrix of rows by cols weights, and reads for a token.
+func MatrixBytes(rows, cols int) int64 {
+	if kernel.PreferT5() {
+		return int64(kernel.T5Bytes(rows, cols))
+	}
+	return int64(kernel.T16Bytes(rows, cols))
 }
 
 // CopyBytes is what the CPU engine keeps besides of up_proj and down_proj, laid out for products that skip zeros.
@@ -81,11 +90,13 @@ type cpuProducts struct {
 	rowWork  func(i, worker int)
 }
 
-// cpuMatrix is a matrix, and a copy of it for products that leave things out, where those may pay.
+// cpuMatrix is a matrix, and copies of it for products that leave things out, where those may pay.
 type cpuMatrix struct {
-	*ternary.Matrix
-	byColumn []byte // of down_proj, whose input is mostly zeros: kernel.ColumnBytes(Rows) a column
-	byRow    []byte // of up_proj, whose output is mostly not needed: kernel.RowsBytes(Rows, Cols)
+	rows, cols int
+	w          []byte // layout T5 where the kernels prefer it, else T16
+	t5         bool
+	byColumn   []byte // of down_proj, whose input is mostly zeros: kernel.ColumnBytes(rows) a column
+	byRow      []byte // of up_proj, whose output is mostly not needed: kernel.RowsBytes(rows, cols)
 }
 
 // cpuJob is one matrix of a Multiply and the number of its first panel among all.
@@ -95,39 +106,77 @@ type cpuJob struct {
 	first int
 }
 
-// The layouts of the copies in the packed copy.
+// The layouts in the packed copy.
 const (
+	t16Kind     = "t16 1"
+	t5Kind      = "t5 1"
 	columnsKind = "columns 1"
 	rowsKind    = "rows 1"
 )
 
 func (p *cpuProducts) Load(name string, m *ternary.Matrix) (int, error) {
-	c := cpuMatrix{Matrix: m}
-	if p.sparse && strings.HasSuffix(name, ".down_proj") {
-		size := m.Cols * kernel.ColumnBytes(m.Rows)
-		data, _, ok := p.piece(name+".columns", columnsKind, m.Rows, m.Cols, size)
-		if !ok {
-			p.pool.For(kernel.Pad16(m.Cols)/kernel.TileCols, 4, func(lo, hi int) {
-				kernel.ColumnsFromT16(data, m.T16, m.Rows, m.Cols, lo*kernel.TileCols, min(hi*kernel.TileCols, m.Cols))
+	id, _, err := p.load(name, m.Rows, m.Cols, func() (*ternary.Matrix, error) { return m, nil })
+	return id, err
+}
+
+// load makes a matrix and its copies resident, from the packed copy as far as that has them; only for what is missing
+// there does it read the model's own file.
+func (p *cpuProducts) load(name string, rows, cols int, read func() (*ternary.Matrix, error)) (id int, scale []float32, err error) {
+	read = sync.OnceValues(read)
+	c := cpuMatrix{rows: rows, cols: cols, t5: kernel.PreferT5()}
+	kind, size := t16Kind, kernel.T16Bytes
+	if c.t5 {
+		kind, size = t5Kind, kernel.T5Bytes
+	}
+	var ok bool
+	if c.w, scale, ok = p.piece(name, kind, rows, cols, size(rows, cols)); !ok || len(scale) != 1 && len(scale) != rows {
+		m, err := read()
+		if err != nil {
+			return 0, nil, err
+		}
+		if c.t5 {
+			p.pool.For(kernel.Pad16(rows), kernel.TileRows, func(lo, hi int) {
+				t16 := m.T16[kernel.T16Bytes(lo, cols):kernel.T16Bytes(hi, cols)]
+				kernel.T5FromT16(c.w[kernel.T5Bytes(lo, cols):kernel.T5Bytes(hi, cols)], t16, hi-lo, cols)
 			})
-			p.made(name+".columns", columnsKind, m.Rows, m.Cols, nil, data)
+		} else {
+			copy(c.w, m.T16)
+		}
+		scale = m.Scale
+		p.made(name, kind, rows, cols, scale, c.w)
+	}
+	if p.sparse && strings.HasSuffix(name, ".down_proj") {
+		data, _, ok := p.piece(name+".columns", columnsKind, rows, cols, cols*kernel.ColumnBytes(rows))
+		if !ok {
+			m, err := read()
+			if err != nil {
+				return 0, nil, err
+			}
+			p.pool.For(kernel.Pad16(cols)/kernel.TileCols, 4, func(lo, hi int) {
+				kernel.ColumnsFromT16(data, m.T16, rows, cols, lo*kernel.TileCols, min(hi*kernel.TileCols, cols))
+			})
+			p.made(name+".columns", columnsKind, rows, cols, nil, data)
 		}
 		c.byColumn = data
 	}
-	if p.sparse && strings.HasSuffix(name, ".up_proj") && m.Cols%kernel.RowCols == 0 {
-		data, _, ok := p.piece(name+".rows", rowsKind, m.Rows, m.Cols, kernel.RowsBytes(m.Rows, m.Cols))
+	if p.sparse && strings.HasSuffix(name, ".up_proj") && cols%kernel.RowCols == 0 {
+		data, _, ok := p.piece(name+".rows", rowsKind, rows, cols, kernel.RowsBytes(rows, cols))
 		if !ok {
-			p.pool.For((m.Rows+kernel.TileRows-1)/kernel.TileRows, 4, func(lo, hi int) {
-				first, last := lo*kernel.TileRows, min(hi*kernel.TileRows, m.Rows)
-				t16 := m.T16[first/kernel.TileRows*kernel.T16Bytes(kernel.TileRows, m.Cols):][:kernel.T16Bytes(last-first, m.Cols)]
-				kernel.RowsFromT16(data[kernel.RowsBytes(first, m.Cols):kernel.RowsBytes(last, m.Cols)], t16, last-first, m.Cols)
+			m, err := read()
+			if err != nil {
+				return 0, nil, err
+			}
+			p.pool.For((rows+kernel.TileRows-1)/kernel.TileRows, 4, func(lo, hi int) {
+				first, last := lo*kernel.TileRows, min(hi*kernel.TileRows, rows)
+				t16 := m.T16[first/kernel.TileRows*kernel.T16Bytes(kernel.TileRows, cols):][:kernel.T16Bytes(last-first, cols)]
+				kernel.RowsFromT16(data[kernel.RowsBytes(first, cols):kernel.RowsBytes(last, cols)], t16, last-first, cols)
 			})
-			p.made(name+".rows", rowsKind, m.Rows, m.Cols, nil, data)
+			p.made(name+".rows", rowsKind, rows, cols, nil, data)
 		}
 		c.byRow = data
 	}
 	p.matrices = append(p.matrices, c)
-	return len(p.matrices) - 1, nil
+	return len(p.matrices) - 1, scale, nil
 }
 
 // A product by columns is the faster one below this share of activations other than zero, and one by rows below that
@@ -141,7 +190,7 @@ var (
 // cannot, or where too many rows are asked for.
 func (p *cpuProducts) multiplyRows(id int, y, index []int32, x []int8, xsum []int32) bool {
 	m := &p.matrices[id]
-	if m.byRow == nil || float64(len(index)) > rowsPay*float64(m.Rows) {
+	if m.byRow == nil || float64(len(index)) > rowsPay*float64(m.rows) {
 		return false
 	}
 	p.rowsOf, p.rowsY, p.rowIndex, p.x, p.xsum = m, y, index, x, xsum
@@ -165,7 +214,7 @@ func (p *cpuProducts) Multiply(_ context.Context, ids []int, y [][]int32, x []in
 	for i, id := range ids {
 		m := &p.matrices[id]
 		p.jobs = append(p.jobs, cpuJob{m, y[i], panels})
-		panels += (m.Rows + PanelRows - 1) / PanelRows
+		panels += (m.rows + PanelRows - 1) / PanelRows
 	}
 	if p.scratch == nil {
 		p.scratch = make([][]byte, p.pool.Threads())
@@ -183,7 +232,7 @@ func (p *cpuProducts) multiplyColumns(m *cpuMatrix, y []int32, x []int8, xsum []
 	if float64(n) > columnsPay*float64(len(x)) {
 		return false
 	}
-	rows := (m.Rows + kernel.ColumnRows - 1) / kernel.ColumnRows * kernel.ColumnRows
+	rows := (m.rows + kernel.ColumnRows - 1) / kernel.ColumnRows * kernel.ColumnRows
 	direct := rows == len(y)
 	p.columnsOf, p.columnsY, p.xsum = m, y, xsum
 	if !direct {
@@ -203,7 +252,7 @@ func (p *cpuProducts) multiplyColumns(m *cpuMatrix, y []int32, x []int8, xsum []
 func (p *cpuProducts) columns(i, _ int) {
 	blocks, parts := len(p.columnsY)/kernel.ColumnRows, p.pool.Threads()
 	lo, hi := blocks*i/parts*kernel.ColumnRows, blocks*(i+1)/parts*kernel.ColumnRows
-	stride := kernel.ColumnBytes(p.columnsOf.Rows)
+	stride := kernel.ColumnBytes(p.columnsOf.rows)
 	kernel.TernaryColumns(p.columnsY[lo:hi], p.columnsOf.byColumn[lo/4:], stride, p.index, p.value, p.xsum[0])
 }
 
@@ -214,18 +263,31 @@ func (p *cpuProducts) panel(i, worker int) {
 		j--
 	}
 	job := &p.jobs[j]
-	rows, tokens := kernel.Pad16(job.m.Rows), len(p.xsum)
-	cols := kernel.Pad16(job.m.Cols)
+	rows, cols, tokens := kernel.Pad16(job.m.rows), kernel.Pad16(job.m.cols), len(p.xsum)
 	y, first, width := panel(job.y, i-job.first, tokens, rows)
-	w := job.m.T16[kernel.T16Bytes(first, cols):][:kernel.T16Bytes(width, cols)]
-	if tokens == 1 {
+	size := kernel.T16Bytes
+	if job.m.t5 {
+		size = kernel.T5Bytes
+	}
+	w := job.m.w[size(first, cols):][:size(width, cols)]
+	switch {
+	case tokens == 1 && job.m.t5:
+		kernel.TernaryMatVecT5(y, w, p.x, p.xsum[0])
+	case tokens == 1:
 		kernel.TernaryMatVec(y, w, p.x, p.xsum[0])
-		return
+	default:
+		n := kernel.MatMulScratch(cols)
+		if room := n + kernel.T16Bytes(PanelRows, cols); len(p.scratch[worker]) < room {
+			p.scratch[worker] = make([]byte, room)
+		}
+		scratch := p.scratch[worker]
+		if job.m.t5 {
+			t16 := scratch[n:][:kernel.T16Bytes(width, cols)]
+			kernel.T16FromT5(t16, w, width, cols)
+			w = t16
+		}
+		kernel.TernaryMatMul(y, w, p.x, p.xsum, scratch[:n])
 	}
-	if n := kernel.MatMulScratch(cols); len(p.scratch[worker]) < n {
-		p.scratch[worker] = make([]byte, n)
-	}
-	kernel.TernaryMatMul(y, w, p.x, p.xsum, p.scratch[worker])
 }
 
 func (p *cpuProducts) Close() error {

@@ -195,26 +195,18 @@ func (d *decoder) note(err error) {
 	}
 }
 
-// t16Kind is the layout of a ternary matrix in the packed copy.
-const t16Kind = "t16 1"
-
-// ternary reads the matrix of a projection: from the packed copy, else from the model's own files.
-func (d *decoder) ternary(w *weights.Set, name string, rows, cols int) (*ternary.Matrix, error) {
-	if d.host == nil {
-		return w.Ternary(name, rows, cols)
+// ternary reads the matrix of a projection and hands it to the products.
+func (d *decoder) ternary(w *weights.Set, name string, rows, cols int) (id int, scale []float32, err error) {
+	read := func() (*ternary.Matrix, error) { return w.Ternary(name+".weight", rows, cols) }
+	if p, ok := d.products.(*cpuProducts); ok {
+		return p.load(name, rows, cols, read)
 	}
-	t16, scale, ok := d.store.piece(name, t16Kind, rows, cols, kernel.T16Bytes(rows, cols))
-	if ok && (len(scale) == 1 || len(scale) == rows) {
-		return &ternary.Matrix{Rows: rows, Cols: cols, T16: t16, Scale: scale}, nil
-	}
-	m, err := w.Ternary(name, rows, cols)
+	m, err := read()
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	copy(t16, m.T16)
-	m.T16 = t16
-	d.store.made(name, t16Kind, rows, cols, m.Scale, t16)
-	return m, nil
+	id, err = d.products.Load(name, m)
+	return id, m.Scale, err
 }
 
 func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
@@ -336,7 +328,8 @@ func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
 		d.dense = true
 		l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
 	} else {
-		m, e := d.ternary(w, l.name+".weight", l.out, l.in)
+		var e error
+		l.id, l.scale, e = d.ternary(w, l.name, l.out, l.in)
 		if errors.Is(e, ternary.ErrMixedScales) { // weights alone were quantised, in groups: they run widened
 			d.dense = true
 			l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
@@ -345,9 +338,7 @@ func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
 		if e != nil {
 			return e
 		}
-		l.scale = m.Scale
-		l.id, err = d.products.Load(l.name, m)
-		if d.cfg.InputNorms && err == nil {
+		if d.cfg.InputNorms {
 			if l.norm.w, err = w.Vector(l.name+".rms_norm.weight", l.in); err == nil {
 				l.norm.eps = d.cfg.InputNormEps
 			}

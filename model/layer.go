@@ -94,14 +94,12 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	F := c.IntermediateSize
 	g, h := s.gate[:F], s.h[:F]
 	d.takeRow(g, gate, 0, 0)
-	s.open = s.open[:0]
-	for i, v := range g {
-		if !(v <= 0) { // NaN is not lost
-			s.open = append(s.open, int32(i))
-		}
+	if len(s.open) < F {
+		s.open = make([]int32, F)
 	}
-	y := s.acc[1][:len(s.open)]
-	if !p.multiplyRows(up.id, y, s.open, s.xq[:roundUp16(c.HiddenSize)], s.xsum[:1]) {
+	open := s.open[:kernel.Positive(s.open[:F], g)]
+	y := s.acc[1][:len(open)]
+	if !p.multiplyRows(up.id, y, open, s.xq[:roundUp16(c.HiddenSize)], s.xsum[:1]) {
 		if err := d.project(ctx, c.HiddenSize, l.linears[upAt:upAt+1]); err != nil {
 			return err
 		}
@@ -111,7 +109,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 		u := s.up[:len(y)]
 		kernel.ScaleRow(u, y, s.xs[0]*up.scale[0])
 		clear(h)
-		for j, i := range s.open {
+		for j, i := range open {
 			h[i] = float32(g[i]*g[i]) * u[j]
 		}
 	}

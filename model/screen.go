@@ -16,18 +16,22 @@ import (
 // weight, estimates all scores from them, and computes exactly those that can still be among the best. What comes
 // out is exact.
 //
-// The 4-bit codes are made by randomised rounding: each weight goes to one of its two neighbours on the grid, with
-// the probabilities that make the expected value exact. So for any activations x̂, the error of a row's estimate is a
-// sum of independent variables of mean 0, each within a range of s·|x̂|, s being the step, and Hoeffding's inequality
-// bounds it whatever the weights are: it exceeds t with a probability of at most 2·exp(-2t²/Σ(s·x̂)²). missed is that
-// probability for one row and token. The activations' own rounding is bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and
-// the float32 arithmetic by slack·‖w‖·‖x‖.
+// The 4-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random part of a
+// step v_j before it is rounded down, and the estimate takes v_j out again. So whatever the weights are, the error of
+// each is uniform over one step s, and independent of the other columns' errors. A row's estimate for activations x̂
+// then has an error of mean 0 that is sub-Gaussian with variance proxy Σ(s·x̂)²/12: it exceeds t with a probability of
+// at most 2·exp(-6t²/Σ(s·x̂)²). missed is that probability for one row and token. The activations' own rounding is
+// bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and the float32 arithmetic by slack·‖w‖·‖x‖. (Dither: Schuchman 1964;
+// Gray and Stockham 1993. Rounding at random without taking the dither out costs √3 of the bound.)
 type screen struct {
 	head  *weights.Dense
 	cols  int // D rounded up to kernel.ScreenBlock
 	codes []byte
 	scale []uint16
 	norm  []float32 // [V] ‖w‖ of each row, rounded up
+
+	dither []float32 // [cols] v_j in [0, 1)
+	origin []float32 // [cols] 7+v_j: the code that stands for 0
 
 	// Of the pass under way, one for each token that asks.
 	query []screenQuery
@@ -64,14 +68,20 @@ const (
 	slack          = 1e-5
 )
 
-// hoeffding is t/√Σ(s·x̂)² for the probability missed.
-var hoeffding = float32(math.Sqrt(math.Log(2/missed) / 2))
+// width is t/√Σ(s·x̂)² for the probability missed.
+var width = float32(math.Sqrt(math.Log(2/missed) / 6))
 
 // newScreen makes the screen of a head, or takes it from the packed copy.
 func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
 	s.fn, s.exact = s.panel, s.rescore
+	rng := rand.NewPCG(0x7472_6974, 4)
+	s.dither, s.origin = make([]float32, s.cols), make([]float32, s.cols)
+	for j := range s.dither {
+		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 24)
+		s.origin[j] = 7 + s.dither[j]
+	}
 	nc, ns := kernel.ScreenSizes(rows, s.cols)
 	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
 	var data [3][]byte
@@ -108,11 +118,10 @@ func newScreen(head *weights.Dense, st *store) *screen {
 }
 
 // screenKind is the layout of the screen in the packed copy.
-const screenKind = "screen4 1"
+const screenKind = "screen4 2"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {
-	rng := rand.NewPCG(0x7472_6974, uint64(r)) // the row's own, so that the screen does not depend on the threads
 	var square float64
 	for b := 0; b < s.cols; b += kernel.ScreenBlock {
 		block := w[b : b+kernel.ScreenBlock]
@@ -133,22 +142,18 @@ func (s *screen) encode(r int, w []float32) {
 		}
 		for step := 0; step < kernel.ScreenBlock; step += 8 {
 			at, _ := kernel.ScreenIndex(s.cols, r, b+step)
-			dst, src := s.codes[at:at+4], block[step:step+8]
-			dice, more := rng.Uint64(), rng.Uint64()
+			dst, src, v := s.codes[at:at+4], block[step:step+8], s.dither[b+step:b+step+8]
 			for i := range dst { // columns i and 4+i share a byte
-				dst[i] = grid(src[i], inv, dice) | grid(src[4+i], inv, more)<<4
-				dice >>= 16
-				more >>= 16
+				dst[i] = grid(src[i], inv, v[i]) | grid(src[4+i], inv, v[4+i])<<4
 			}
 		}
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
 }
 
-// grid rounds w/s+7.5 down or up, up with the probability that its fraction gives, by the low 16 bits of dice.
-func grid(w, inv float32, dice uint64) byte {
-	u := float32(w*inv) + 7.5 + float32(int32(dice&0xffff))*(1.0/0x10000)
-	return byte(min(max(int32(u), 0), 15))
+// grid is the code of w: the grid's step, dithered.
+func grid(w, inv, dither float32) byte {
+	return byte(min(max(int32(float32(w*inv)+7.5+dither), 0), 15))
 }
 
 // ScreenBytes is what the screen of the model's head takes in memory, and what a decoded token reads of the head then;
@@ -196,18 +201,19 @@ func (s *screen) set(i int, x []float32) {
 		if scale == 0 {
 			scale = 1
 		}
-		var sum, square int32
+		var square int32
+		var zero float64 // Σ (what code 0 is off by)·x̂, in steps
 		for j, v := range block {
 			c := int32(math.RoundToEven(float64(v / scale)))
 			q.q[b*kernel.ScreenBlock+j] = int8(c)
-			sum += c
+			zero += float64(s.origin[b*kernel.ScreenBlock+j]) * float64(c)
 			square += c * c
 			d := float64(v) - float64(c)*float64(scale)
 			rounding += d * d
 			length += float64(v) * float64(v)
 		}
 		q.xs[b] = scale
-		q.off[b] = -7.5 * scale * float32(sum)
+		q.off[b] = float32(-zero * float64(scale))
 		q.sq[b] = scale * scale * float32(square)
 	}
 	q.rounding, q.length = float32(math.Sqrt(rounding)), float32(math.Sqrt(length))
@@ -228,7 +234,7 @@ func (s *screen) panel(i, _ int) {
 		kernel.Screen4(est, high, codes, scale, q.q, q.xs, q.off, q.sq)
 		for r, v := range high {
 			norm := s.norm[lo+r]
-			high[r] = est[r] + hoeffding*float32(math.Sqrt(float64(v))) + norm*(q.rounding+slack*q.length)
+			high[r] = est[r] + width*float32(math.Sqrt(float64(v))) + norm*(q.rounding+slack*q.length)
 		}
 	}
 }

@@ -40,6 +40,16 @@ func ternaryUnpackAVX2(dst *byte, w *byte, blocks int)
 //go:noescape
 func ternaryTokensAVX2(y *int32, stride int, codes *byte, x *int8, groups int, tokens int)
 
+// ternaryMatVecT5VBMI is TernaryMatVecT5: one tile at a time, groups of 96 columns and rest T16 blocks.
+//
+//go:noescape
+func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest int, xsum int32, table *byte)
+
+// t16FromT5VBMI is T16FromT5.
+//
+//go:noescape
+func t16FromT5VBMI(dst *byte, src *byte, tiles int, groups int, rest int, table *byte)
+
 // screen4VNNI is Screen4, one tile of 16 rows at a time.
 //
 //go:noescape

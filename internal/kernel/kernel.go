@@ -5,7 +5,7 @@
 //
 //	generic     plain Go, any machine
 //	avx2        amd64 with AVX2, FMA and F16C
-//	avx512vnni  amd64 with AVX-512 F, BW, DQ, VL and VNNI
+//	avx512vnni  amd64 with AVX-512 F, BW, DQ, VL and VNNI; layout T5 where there is VBMI too
 //	neon        arm64
 //	neondot     arm64 with the SDOT instruction (ARMv8.2 DotProd)
 //
@@ -30,12 +30,15 @@ type tier struct {
 	name string
 	peak peaks
 
-	ternaryMatVec  func(y []int32, w []byte, x []int8, xsum int32)
-	ternaryMatMul  func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
-	screen4        func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
-	ternaryRows    func(y []int32, w []byte, index []int32, x []int8, xsum int32)
-	ternaryColumns func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
-	quantizeRow    func(q []int8, x []float32) (scale float32, sum int32)
+	ternaryMatVec   func(y []int32, w []byte, x []int8, xsum int32)
+	ternaryMatMul   func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
+	ternaryMatVecT5 func(y []int32, w []byte, x []int8, xsum int32)
+	t16FromT5       func(dst, src []byte, rows, cols int)
+	preferT5        bool
+	screen4         func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+	ternaryRows     func(y []int32, w []byte, index []int32, x []int8, xsum int32)
+	ternaryColumns  func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
+	quantizeRow     func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32
 	dotBF16    func(w []uint16, x []float32) float32

@@ -43,7 +43,12 @@ func TestDefaultTier(t *testing.T) {
 	if Tier() != want {
 		t.Errorf("Tier() = %q, this CPU should get %q; Tiers() = %v", Tier(), want, Tiers())
 	}
-	t.Logf("tiers %v, default %s", Tiers(), Tier())
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil && want == "avx512vnni" {
+		if vbmi := slices.Contains(strings.Fields(string(info)), "avx512vbmi"); PreferT5() != vbmi {
+			t.Errorf("PreferT5() = %v on a CPU with VBMI %v", PreferT5(), vbmi)
+		}
+	}
+	t.Logf("tiers %v, default %s, T5 %v", Tiers(), Tier(), PreferT5())
 }
 
 func TestSetTier(t *testing.T) {

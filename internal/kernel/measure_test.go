@@ -378,3 +378,40 @@ func TestMeasureRows(t *testing.T) {
 		})
 	}
 }
+
+// TestMeasureT5 compares the two layouts of a matrix that is read from memory, and of one that is not.
+func TestMeasureT5(t *testing.T) {
+	measuring(t)
+	const rows, cols = 4096, 2560
+	const pieces = 60
+	t5, t16 := T5Bytes(rows, cols), T16Bytes(rows, cols)
+	w := hugePages(t16 * pieces)
+	for i := range w {
+		w[i] = byte(i) & 0x55
+	}
+	x := fill(cols, func(i int) int8 { return int8(i) })
+	y := [2][]int32{make([]int32, rows), make([]int32, rows)}
+	next := 0
+	take := func(n int) []byte {
+		next = (next + 1) % pieces
+		return w[next*t16:][:n]
+	}
+	const weights = rows * cols
+	list := []contender{
+		{"T16 1 thread", weights, "GMAC/s", func() { TernaryMatVec(y[0], take(t16), x, 0) }},
+		{"T5 1 thread", weights, "GMAC/s", func() { TernaryMatVecT5(y[0], take(t5), x, 0) }},
+		{"T16 2 threads", weights, "GMAC/s", func() {
+			p := take(t16)
+			both(func(i int) { TernaryMatVec(y[i][:rows/2], p[i*t16/2:][:t16/2], x, 0) })()
+		}},
+		{"T5 2 threads", weights, "GMAC/s", func() {
+			p := take(t5)
+			both(func(i int) { TernaryMatVecT5(y[i][:rows/2], p[i*t5/2:][:t5/2], x, 0) })()
+		}},
+		{"T16 from L2", weights / 16, "GMAC/s", func() { TernaryMatVec(y[0][:rows/16], w[:t16/16], x, 0) }},
+		{"T5 from L2", weights / 16, "GMAC/s", func() { TernaryMatVecT5(y[0][:rows/16], w[:t5/16], x, 0) }},
+		{"T16 from T5, from L2", weights / 16, "GMAC/s", func() { T16FromT5(w[:t16/16], w[t16:][:t5/16], rows/16, cols) }},
+		{"T5 from T16", weights / 16, "GMAC/s", func() { T5FromT16(w[:t5/16], w[t16:][:t16/16], rows/16, cols) }},
+	}
+	race(t, list)
+}

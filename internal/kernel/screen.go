@@ -20,10 +20,10 @@ func ScreenScaleIndex(cols, row, col int) int {
 	return (row/16*(cols/ScreenBlock)+col/ScreenBlock)*16 + row%16
 }
 
-// Screen4 estimates a product with a matrix of 4-bit codes that stand for s·(code - 7.5), a scale s for each row and
-// block of 64 columns. Over the blocks b in order:
+// Screen4 estimates a product with a matrix of 4-bit codes that stand for s·(code - z_c), a scale s for each row and
+// block of 64 columns, and a zero point z for each column. Over the blocks b in order:
 //
-//	y[r] = Σ s_rb·(xs_b·Σ code·x̂ + off_b)   estimate; off_b = -7.5·xs_b·Σx̂
+//	y[r] = Σ s_rb·(xs_b·Σ code·x̂ + off_b)   estimate; off_b = -xs_b·Σ z·x̂
 //	v[r] = Σ s_rb²·sq_b                     what a bound of its error needs; sq_b = xs_b²·Σx̂²
 //
 //	y, v         [rows] float32  rows a multiple of 16

@@ -120,6 +120,22 @@ func Nonzeros(index []int32, value, x []int8) int {
 	return n
 }
 
+// Positive lists the positions of g whose value is above 0 or not a number, in order, and returns how many that is.
+// index has room for len(g).
+func Positive(index []int32, g []float32) int {
+	index = index[:len(g)]
+	n := 0
+	for i, v := range g {
+		index[n] = int32(i)
+		more := 1 // no jump: half of them would be foretold wrongly
+		if v <= 0 {
+			more = 0
+		}
+		n += more
+	}
+	return n
+}
+
 // TernaryColumns computes Ŵ·x̂ from the columns whose activation is not 0: y = Σ x[i]·Ŵ[:, index[i]].
 //
 //	y         [rows] int32, rows a multiple of ColumnRows

@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 )
 
@@ -123,4 +125,23 @@ func TestSparseLengthsPanic(t *testing.T) {
 	mustPanic(t, "a column past the end", func() { TernaryColumns(y, w, 64, []int32{0, 0, 0, 8}, x[:4], 0) })
 	mustPanic(t, "columns not in fours", func() { TernaryColumns(y, w, 64, []int32{0}, x[:1], 0) })
 	mustPanic(t, "rows not in 256", func() { TernaryColumns(y[:128], w, 64, nil, nil, 0) })
+}
+
+// TestPositive keeps what is not a number: a damaged value must show further on.
+func TestPositive(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	zero := float32(0)
+	for _, c := range []struct {
+		g    []float32
+		want []int32
+	}{
+		{nil, nil},
+		{[]float32{-1, 0, -zero, -inf}, nil},
+		{[]float32{1, -1, nan, inf, 0, 1e-45}, []int32{0, 2, 3, 5}},
+	} {
+		index := make([]int32, len(c.g))
+		if got := index[:Positive(index, c.g)]; !slices.Equal(got, c.want) {
+			t.Errorf("%v: %v, want %v", c.g, got, c.want)
+		}
+	}
 }

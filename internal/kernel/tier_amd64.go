@@ -48,6 +48,11 @@ func tiers() []*tier {
 	vnni.peak = peaks{int8: peakInt8VNNI, int8Turn: 12 * 64, f32: peakF32VNNI, f32Turn: 12 * 16, read: readAVX2}
 	vnni.ternaryMatVec = ternaryMatVecVNNI
 	vnni.ternaryMatMul = ternaryMatMulPairs
+	if x.HasAVX512VBMI {
+		vnni.preferT5 = true
+		vnni.ternaryMatVecT5 = ternaryMatVecT5With(ternaryMatVecT5VBMI)
+		vnni.t16FromT5 = t16FromT5With(t16FromT5VBMI)
+	}
 	vnni.screen4 = screen4VNNI
 	vnni.dotF32 = dotWith(matVecF32VNNI)
 	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)

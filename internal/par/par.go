@@ -29,10 +29,7 @@ type Pool struct {
 	n, chunk int
 	forFn    func(lo, hi int)
 	runFn    func(i, worker int)
-
-	_    [64]byte
-	next atomic.Int64 // first index that nobody has taken
-	_    [56]byte
+	shares   []share // one per thread
 
 	mu       sync.Mutex
 	panicked bool
@@ -43,6 +40,14 @@ const (
 	open   = 1 << 31
 	inside = open - 1
 )
+
+// share is a run of pieces that one worker begins with. Neighbours in a loop are neighbours in memory, as a rule, and
+// are read fastest in one go; whoever is through with his own share goes on with the others'.
+type share struct {
+	next atomic.Int64 // the first piece that nobody has taken
+	end  int64
+	_    [48]byte
+}
 
 type worker struct {
 	id     int
@@ -56,7 +61,7 @@ func New(threads int) *Pool {
 	if threads < 1 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	p := &Pool{spin: spin}
+	p := &Pool{spin: spin, shares: make([]share, threads)}
 	if threads > runtime.GOMAXPROCS(0) {
 		p.spin = 0 // a spinning worker would keep another from its core
 	}
@@ -127,7 +132,11 @@ func (p *Pool) dispatch(n, chunk int, forFn func(lo, hi int), runFn func(i, work
 		return
 	}
 	p.n, p.chunk, p.forFn, p.runFn = n, chunk, forFn, runFn
-	p.next.Store(0)
+	pieces, threads := (n+chunk-1)/chunk, len(p.shares)
+	for i := range p.shares {
+		p.shares[i].next.Store(int64(pieces * i / threads))
+		p.shares[i].end = int64(pieces * (i + 1) / threads)
+	}
 	p.gate.Store(p.gate.Load() + 1<<32 | open)
 	p.wakeAll()
 	p.take(0)
@@ -151,7 +160,9 @@ func (p *Pool) dispatch(n, chunk int, forFn func(lo, hi int), runFn func(i, work
 func (p *Pool) take(worker int) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.next.Store(int64(p.n))
+			for i := range p.shares {
+				p.shares[i].next.Store(p.shares[i].end)
+			}
 			p.mu.Lock()
 			if !p.panicked {
 				p.panicked, p.value = true, v
@@ -159,16 +170,18 @@ func (p *Pool) take(worker int) {
 			p.mu.Unlock()
 		}
 	}()
-	for {
-		hi := int(p.next.Add(int64(p.chunk)))
-		lo := hi - p.chunk
-		if lo >= p.n {
-			return
-		}
-		if p.forFn != nil {
-			p.forFn(lo, min(hi, p.n))
-		} else {
-			p.runFn(lo, worker)
+	for i := range p.shares {
+		s := &p.shares[(worker+i)%len(p.shares)]
+		for {
+			piece := int(s.next.Add(1) - 1)
+			if piece >= int(s.end) {
+				break
+			}
+			if p.forFn != nil {
+				p.forFn(piece*p.chunk, min((piece+1)*p.chunk, p.n))
+			} else {
+				p.runFn(piece, worker)
+			}
 		}
 	}
 }

@@ -40,6 +40,7 @@ var groups = []struct {
 	write func(*asm)
 }{
 	{"ternary_amd64.s", ternary},
+	{"t5_amd64.s", t5},
 	{"screen_amd64.s", screen},
 	{"dense_amd64.s", dense},
 	{"attention_amd64.s", attention},
@@ -109,9 +110,12 @@ func write(name string, text []byte) {
 func checkISA(f *ir.Function) {
 	has := []string{"MMX+", "CMOV" /* PREFETCHT0, CMOVQ: on every amd64 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
-	if strings.HasSuffix(f.Name, "VNNI") {
+	if vbmi := strings.HasSuffix(f.Name, "VBMI"); vbmi || strings.HasSuffix(f.Name, "VNNI") {
 		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
 		vectors = 32
+		if vbmi {
+			has = append(has, "AVX512VBMI")
+		}
 	}
 	for _, isa := range f.ISA {
 		if !slices.Contains(has, isa) {
@@ -129,7 +133,7 @@ func checkISA(f *ir.Function) {
 
 // fn starts a function.
 func (a *asm) fn(name, signature string, doc ...string) {
-	a.avx512 = strings.HasSuffix(name, "VNNI")
+	a.avx512 = strings.HasSuffix(name, "VNNI") || strings.HasSuffix(name, "VBMI")
 	a.Function(name)
 	a.Attributes(attr.NOSPLIT)
 	a.SignatureExpr("func" + signature)

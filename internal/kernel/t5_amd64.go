@@ -1,0 +1,20 @@
+//go:build !purego
+
+package kernel
+
+func ternaryMatVecT5With(f func(y *int32, tiles int, w *byte, x *int8, groups, rest int, xsum int32, table *byte)) func(y []int32, w []byte, x []int8, xsum int32) {
+	return func(y []int32, w []byte, x []int8, xsum int32) {
+		if len(y) == 0 || len(x) == 0 {
+			clear(y)
+			return
+		}
+		f(&y[0], len(y)/TileRows, &w[0], &x[0], len(x)/T5Cols, len(x)%T5Cols/TileCols, xsum, &t5Field[0])
+	}
+}
+
+func t16FromT5With(f func(dst, src *byte, tiles, groups, rest int, table *byte)) func(dst, src []byte, rows, cols int) {
+	return func(dst, src []byte, rows, cols int) {
+		c := Pad16(cols)
+		f(&dst[0], &src[0], rows/TileRows, c/T5Cols, c%T5Cols/TileCols, &t5Field[0])
+	}
+}
