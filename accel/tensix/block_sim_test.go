@@ -50,7 +50,7 @@ func TestBlocksOnTheTiles(t *testing.T) {
 					t.Fatalf("%v, %d tokens, last block: %v", sh, tokens, err)
 				}
 				a := d.Stats()
-				t.Logf("%v, %2d tokens: two blocks bit-equal; %d jobs, %d products, %d bytes sent, %d returned", sh, tokens, a.Jobs-before.Jobs, a.Products-before.Products, a.Sent-before.Sent, a.Returned-before.Returned)
+				t.Logf("%v, %2d tokens: two blocks bit-equal; %d jobs, %d products, %d bytes sent, %d returned; %d clocks", sh, tokens, a.Jobs-before.Jobs, a.Products-before.Products, a.Sent-before.Sent, a.Returned-before.Returned, a.TileClocks-before.TileClocks)
 				// and an ordinary product afterwards
 				y, in := make([]int32, tokens*sh.F), activations(rng, tokens*sh.D)
 				if err := d.MatMul(ctx, in, tokens, sh.D, Product{M: b1.w.Up.M, Y: y}); err != nil {

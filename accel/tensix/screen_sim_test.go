@@ -42,7 +42,9 @@ func TestScreenOnTheTiles(t *testing.T) {
 			for i := range a {
 				a[i], b[i] = 100*rng.Float32(), 40*rng.Float32()
 			}
+			clocks := d.Stats().TileClocks
 			lists, ok, err := d.Screen(context.Background(), sc, x, cols, a, b)
+			clocks = d.Stats().TileClocks - clocks
 			if err != nil || !ok {
 				t.Fatal(ok, err)
 			}
@@ -77,7 +79,7 @@ func TestScreenOnTheTiles(t *testing.T) {
 					t.Errorf("of two equal rows one is kept: %v, %v", one, other)
 				}
 			}
-			t.Logf("%2d tokens: %d of %d scores came to the host", tokens, kept, tokens*rows)
+			t.Logf("%2d tokens: %d of %d scores came to the host; %d clocks", tokens, kept, tokens*rows, clocks)
 		}
 		// No row can be ruled out: all of them come, if there is room.
 		x, a, b := activations(rng, cols), []float32{float32(math.Inf(1))}, []float32{float32(math.NaN())}
