@@ -58,3 +58,20 @@ func TestDeviceFlag(t *testing.T) {
 		t.Errorf("cpu: %v, %v", b, err)
 	}
 }
+
+// Every command that computes with a model takes --device.
+func TestEveryModelCommandTakesADevice(t *testing.T) {
+	n := 0
+	for _, c := range newRootCmd().Commands() {
+		if c.Flags().Lookup("kernels") == nil && c.Name() != "selftest" {
+			continue
+		}
+		n++
+		if f := c.Flags().Lookup("device"); f == nil || f.DefValue != "cpu" {
+			t.Errorf("trit %s has no --device", c.Name())
+		}
+	}
+	if n < 8 {
+		t.Errorf("%d commands compute with a model; demo, run, chat, serve, batch, verify, bench and selftest do", n)
+	}
+}
