@@ -20,6 +20,8 @@ type stages struct {
 	quantize                                         func(lo, hi int)
 	attend, densePanel                               func(i, worker int)
 
+	attnParts int // of the query heads that share a KV head, for attend: a divisor of their number
+
 	quantizeNorm norm // for quantize
 	quantizeCols int
 }
@@ -58,7 +60,12 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.qkv)
-	d.pool.Run(s.b*c.NumKVHeads, st.attend)
+	st.attnParts = 1
+	for units, group := s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads; units*st.attnParts%d.pool.Threads() != 0 &&
+		units*st.attnParts < 4*d.pool.Threads() && group%(2*st.attnParts) == 0; {
+		st.attnParts *= 2
+	}
+	d.pool.Run(s.b*c.NumKVHeads*st.attnParts, st.attend)
 	d.pool.For(s.b, 1, st.normOut)
 	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
 		return err
@@ -95,9 +102,9 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	g, h := s.gate[:F], s.h[:F]
 	d.takeRow(g, gate, 0, 0)
 	if len(s.open) < F {
-		s.open = make([]int32, F)
+		s.open = make([]int32, kernel.Pad16(F))
 	}
-	open := s.open[:kernel.Positive(s.open[:F], g)]
+	open := s.open[:kernel.Positive(s.open, g)]
 	y := s.acc[1][:len(open)]
 	if !p.multiplyRows(up.id, y, open, s.xq[:roundUp16(c.HiddenSize)], s.xsum[:1]) {
 		if err := d.project(ctx, c.HiddenSize, l.linears[upAt:upAt+1]); err != nil {
@@ -355,17 +362,18 @@ func (d *decoder) qkvRows(lo, hi int) {
 	}
 }
 
-// attendHead runs the attention of one row and one KV head, for all the query heads that share it: page by page, so
-// that a page is read from memory once. The order of every sum is that of the sequence, so it does not matter how the
-// prompt was cut.
+// attendHead runs the attention of one row and one KV head, for all the query heads that share it or an equal part of
+// them: page by page, so that a page is read from memory once. The order of every sum is that of the sequence, so it does
+// not matter how the prompt was cut.
 func (d *decoder) attendHead(i, worker int) {
-	c, s := d.cfg, &d.s
+	c, s, parts := d.cfg, &d.s, d.stages.attnParts
+	i, part := i/parts, i%parts
 	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
-	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads
+	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads/parts
 	at := s.rows[r]
 	n := at.pos + 1
 	scale := float32(1 / math.Sqrt(float64(hd)))
-	first := (r*c.NumHeads + kvHead*group) * hd
+	first := (r*c.NumHeads + (kvHead*parts+part)*group) * hd
 	q, out := s.q[first:][:group*hd], s.h[first:][:group*hd]
 	scores := d.workers[worker].scores[:group*n] // [group, n]
 	for done := 0; done < n; done += pageTokens {

@@ -127,9 +127,11 @@ func (s *scratch) logitsRow(i, vocab int) []float32 {
 }
 
 // best writes the len(dst) highest scores, best first, equal ones by lower id.
-func best(dst []Scored, logits []float32) {
-	n := 0
-	for id, v := range logits {
+func best(dst []Scored, logits []float32) { addBest(dst, 0, 0, logits) }
+
+// addBest goes on with best: dst[:n] has what was found among lower ids, logits[0] is the score of first. It returns n.
+func addBest(dst []Scored, n int, first int32, logits []float32) int {
+	for i, v := range logits {
 		if n == len(dst) && !(v > dst[n-1].Logit) {
 			continue
 		}
@@ -143,6 +145,7 @@ func best(dst []Scored, logits []float32) {
 			n++
 		}
 		copy(dst[at+1:n], dst[at:n-1])
-		dst[at] = Scored{int32(id), v}
+		dst[at] = Scored{first + int32(i), v}
 	}
+	return n
 }

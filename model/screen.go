@@ -51,7 +51,11 @@ type screenQuery struct {
 	rounding    float32   // ‖x-x̂‖
 	length      float32   // ‖x‖
 	est, high   []float32 // [V16] estimate; the most that the exact score can be
+	top         []screenTop
 }
+
+// screenTop has the largest estimate and bound of a panel.
+type screenTop struct{ est, high float32 }
 
 // screenTask is one exact score.
 type screenTask struct {
@@ -186,6 +190,7 @@ func (s *screen) set(i int, x []float32) {
 		s.query = append(s.query, screenQuery{
 			q: make([]int8, s.cols), xs: make([]float32, blocks), off: make([]float32, blocks), sq: make([]float32, blocks),
 			est: make([]float32, rows), high: make([]float32, rows),
+			top: make([]screenTop, (rows+screenRows-1)/screenRows),
 		})
 	}
 	q := &s.query[i]
@@ -232,10 +237,12 @@ func (s *screen) panel(i, _ int) {
 		}
 		est, high := q.est[lo:hi], q.high[lo:hi]
 		kernel.Screen4(est, high, codes, scale, q.q, q.xs, q.off, q.sq)
-		for r, v := range high {
-			norm := s.norm[lo+r]
-			high[r] = est[r] + width*float32(math.Sqrt(float64(v))) + norm*(q.rounding+slack*q.length)
+		top, margin := screenTop{float32(math.Inf(-1)), float32(math.Inf(-1))}, q.rounding+slack*q.length
+		for r, norm := range s.norm[lo:min(hi, s.head.Rows)] {
+			high[r] = est[r] + width*float32(math.Sqrt(float64(high[r]))) + norm*margin
+			top.est, top.high = max(top.est, est[r]), max(top.high, high[r])
 		}
+		q.top[i] = top
 	}
 }
 
@@ -250,7 +257,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	// The exact scores of the best estimates are a bar that the others must be able to reach.
 	s.tasks = s.tasks[:0]
 	for i := range dst {
-		best(dst[i], s.query[i].est[:s.head.Rows])
+		s.bestEstimates(dst[i], &s.query[i])
 		for _, c := range dst[i] {
 			s.tasks = append(s.tasks, screenTask{i, c})
 		}
@@ -262,9 +269,16 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 		got := s.tasks[first : first+k]
 		slices.SortFunc(got, byScore)
 		bar := got[k-1].Logit
-		for r, high := range s.query[i].high[:s.head.Rows] {
-			if high >= bar && !slices.ContainsFunc(got, func(t screenTask) bool { return t.ID == int32(r) }) {
-				s.tasks = append(s.tasks, screenTask{i, Scored{ID: int32(r)}})
+		for p, top := range s.query[i].top {
+			if top.high < bar {
+				continue
+			}
+			lo := p * screenRows
+			for r, high := range s.query[i].high[lo:min(lo+screenRows, s.head.Rows)] {
+				id := int32(lo + r)
+				if high >= bar && !slices.ContainsFunc(got, func(t screenTask) bool { return t.ID == id }) {
+					s.tasks = append(s.tasks, screenTask{i, Scored{ID: id}})
+				}
 			}
 		}
 		first += k
@@ -290,6 +304,17 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	if s.looked += len(all); s.looked >= releaseRows {
 		s.head.Release(0, s.head.Rows)
 		s.looked = 0
+	}
+}
+
+// bestEstimates is best over a query's estimates, panels that hold none of them left out.
+func (s *screen) bestEstimates(dst []Scored, q *screenQuery) {
+	n := 0
+	for p, top := range q.top {
+		if n < len(dst) || top.est > dst[n-1].Logit {
+			lo := p * screenRows
+			n = addBest(dst, n, int32(lo), q.est[lo:min(lo+screenRows, s.head.Rows)])
+		}
 	}
 }
 

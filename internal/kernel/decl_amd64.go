@@ -241,6 +241,16 @@ func ternaryColumnsVNNI(y *int32, w *byte, stride int, index *int32, next *int32
 //go:noescape
 func ternaryColumnsAVX2(y *int32, w *byte, stride int, index *int32, next *int32, x *int8, groups int, blocks int)
 
+// nonzerosVNNI is Nonzeros for 16·steps values.
+//
+//go:noescape
+func nonzerosVNNI(index *int32, value *int8, x *int8, steps int) int
+
+// positiveVNNI is Positive for 16·steps values.
+//
+//go:noescape
+func positiveVNNI(index *int32, gate *float32, steps int) int
+
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //
 //go:noescape

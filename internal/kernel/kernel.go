@@ -38,6 +38,8 @@ type tier struct {
 	screen4         func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
 	ternaryRows     func(y []int32, w []byte, index []int32, x []int8, xsum int32)
 	ternaryColumns  func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
+	nonzeros        func(index []int32, value, x []int8) int
+	positive        func(index []int32, g []float32) int
 	quantizeRow     func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32

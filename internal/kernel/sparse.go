@@ -107,13 +107,10 @@ func ColumnsFromT16(dst, w []byte, rows, cols, lo, hi int) {
 // Nonzeros lists the positions and values of x that are not 0, in order, filled up with (0, 0) to a multiple of 4,
 // and returns how many that is. index and value have room for Pad16(len(x)).
 func Nonzeros(index []int32, value, x []int8) int {
-	n := 0
-	for i, v := range x {
-		index[n], value[n] = int32(i), v
-		if v != 0 {
-			n++
-		}
+	if room := Pad16(len(x)); len(index) < room || len(value) < room {
+		badLength("Nonzeros(index, value, x)", len(index), len(value), len(x))
 	}
+	n := active.nonzeros(index, value, x)
 	for ; n%4 != 0; n++ {
 		index[n], value[n] = 0, 0
 	}
@@ -121,19 +118,12 @@ func Nonzeros(index []int32, value, x []int8) int {
 }
 
 // Positive lists the positions of g whose value is above 0 or not a number, in order, and returns how many that is.
-// index has room for len(g).
+// index has room for Pad16(len(g)).
 func Positive(index []int32, g []float32) int {
-	index = index[:len(g)]
-	n := 0
-	for i, v := range g {
-		index[n] = int32(i)
-		more := 1 // no jump: half of them would be foretold wrongly
-		if v <= 0 {
-			more = 0
-		}
-		n += more
+	if len(index) < Pad16(len(g)) {
+		badLength("Positive(index, g)", len(index), len(g))
 	}
-	return n
+	return active.positive(index, g)
 }
 
 // TernaryColumns computes Ŵ·x̂ from the columns whose activation is not 0: y = Σ x[i]·Ŵ[:, index[i]].

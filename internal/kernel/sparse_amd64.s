@@ -777,3 +777,89 @@ high_end:
 block_end:
 	VZEROUPPER
 	RET
+
+// func nonzerosVNNI(index *int32, value *int8, x *int8, steps int) int
+// Requires: AVX, AVX512BW, AVX512F, AVX512VL, POPCNT
+TEXT ·nonzerosVNNI(SB), NOSPLIT, $0-40
+	MOVQ         value+8(FP), AX
+	MOVQ         x+16(FP), CX
+	MOVQ         steps+24(FP), DX
+	MOVQ         index+0(FP), BX
+	XORQ         SI, SI
+	VMOVDQU32    lanes<>+0(SB), Z1
+	MOVL         $0x00000010, DI
+	VPBROADCASTD DI, Z2
+	TESTQ        DX, DX
+	JZ           step_end
+
+step:
+	VMOVDQU32     (CX), X0
+	VPTESTMB      X0, X0, K1
+	ADDQ          $0x00000010, CX
+	VPCOMPRESSD.Z Z1, K1, Z3
+	VMOVDQU32     Z3, (BX)(SI*4)
+	VPMOVZXBD     X0, Z0
+	VPCOMPRESSD.Z Z0, K1, Z0
+	VPMOVDB       Z0, X0
+	VMOVDQU32     X0, (AX)(SI*1)
+	KMOVW         K1, DI
+	POPCNTL       DI, DI
+	ADDQ          DI, SI
+	VPADDD        Z2, Z1, Z1
+	DECQ          DX
+	JNZ           step
+
+step_end:
+	MOVQ SI, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA lanes<>+0(SB)/4, $0x00000000
+DATA lanes<>+4(SB)/4, $0x00000001
+DATA lanes<>+8(SB)/4, $0x00000002
+DATA lanes<>+12(SB)/4, $0x00000003
+DATA lanes<>+16(SB)/4, $0x00000004
+DATA lanes<>+20(SB)/4, $0x00000005
+DATA lanes<>+24(SB)/4, $0x00000006
+DATA lanes<>+28(SB)/4, $0x00000007
+DATA lanes<>+32(SB)/4, $0x00000008
+DATA lanes<>+36(SB)/4, $0x00000009
+DATA lanes<>+40(SB)/4, $0x0000000a
+DATA lanes<>+44(SB)/4, $0x0000000b
+DATA lanes<>+48(SB)/4, $0x0000000c
+DATA lanes<>+52(SB)/4, $0x0000000d
+DATA lanes<>+56(SB)/4, $0x0000000e
+DATA lanes<>+60(SB)/4, $0x0000000f
+GLOBL lanes<>(SB), RODATA|NOPTR, $64
+
+// func positiveVNNI(index *int32, gate *float32, steps int) int
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·positiveVNNI(SB), NOSPLIT, $0-32
+	MOVQ         gate+8(FP), AX
+	VPXORD       Z0, Z0, Z0
+	MOVQ         steps+16(FP), CX
+	MOVQ         index+0(FP), DX
+	XORQ         BX, BX
+	VMOVDQU32    lanes<>+0(SB), Z1
+	MOVL         $0x00000010, SI
+	VPBROADCASTD SI, Z2
+	TESTQ        CX, CX
+	JZ           step_end
+
+step:
+	VMOVUPS       (AX), Z3
+	VCMPPS        $0x16, Z0, Z3, K1
+	ADDQ          $0x00000040, AX
+	VPCOMPRESSD.Z Z1, K1, Z3
+	VMOVDQU32     Z3, (DX)(BX*4)
+	KMOVW         K1, SI
+	POPCNTL       SI, SI
+	ADDQ          SI, BX
+	VPADDD        Z2, Z1, Z1
+	DECQ          CX
+	JNZ           step
+
+step_end:
+	MOVQ BX, ret+24(FP)
+	VZEROUPPER
+	RET

@@ -25,3 +25,31 @@ func ternaryColumnsGeneric(y []int32, w []byte, stride int, index []int32, x []i
 		}
 	}
 }
+
+// Both lists write every position and move on or not: no jump, as half of them would be foretold wrongly.
+
+func nonzerosGeneric(index []int32, value, x []int8) int {
+	n := 0
+	for i, v := range x {
+		index[n], value[n] = int32(i), v
+		more := 0
+		if v != 0 {
+			more = 1
+		}
+		n += more
+	}
+	return n
+}
+
+func positiveGeneric(index []int32, g []float32) int {
+	n := 0
+	for i, v := range g {
+		index[n] = int32(i)
+		more := 1
+		if v <= 0 {
+			more = 0
+		}
+		n += more
+	}
+	return n
+}

@@ -3,7 +3,6 @@ package kernel
 import (
 	"fmt"
 	"math"
-	"slices"
 	"testing"
 )
 
@@ -127,21 +126,50 @@ func TestSparseLengthsPanic(t *testing.T) {
 	mustPanic(t, "rows not in 256", func() { TernaryColumns(y[:128], w, 64, nil, nil, 0) })
 }
 
-// TestPositive keeps what is not a number: a damaged value must show further on.
-func TestPositive(t *testing.T) {
+// TestLists: both lists of every tier, at every density and length. What is not a number counts as positive: a damaged
+// value must show further on.
+func TestLists(t *testing.T) {
+	rng := newRand(8)
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
-	zero := float32(0)
-	for _, c := range []struct {
-		g    []float32
-		want []int32
-	}{
-		{nil, nil},
-		{[]float32{-1, 0, -zero, -inf}, nil},
-		{[]float32{1, -1, nan, inf, 0, 1e-45}, []int32{0, 2, 3, 5}},
-	} {
-		index := make([]int32, len(c.g))
-		if got := index[:Positive(index, c.g)]; !slices.Equal(got, c.want) {
-			t.Errorf("%v: %v, want %v", c.g, got, c.want)
+	odd := []float32{nan, inf, -inf, 0, float32(math.Copysign(0, -1)), 1e-45, -1e-45}
+	for _, n := range []int{0, 1, 15, 16, 17, 31, 64, 100, 1000} {
+		for _, share := range []float64{0, 0.1, 0.5, 0.9, 1} {
+			g := vecOf(t, n, func(i int) float32 {
+				if i%9 == 3 {
+					return odd[i/9%len(odd)]
+				}
+				if rng.Float64() < share {
+					return rng.Float32() + 1e-9
+				}
+				return -rng.Float32()
+			})
+			x := vecOf(t, n, func(i int) int8 {
+				if rng.Float64() < share {
+					return int8(rng.IntN(256) - 128)
+				}
+				return 0
+			})
+			var positive, nonzero []int32
+			var values []int8
+			for i := range n {
+				if !(g[i] <= 0) {
+					positive = append(positive, int32(i))
+				}
+				if x[i] != 0 {
+					nonzero, values = append(nonzero, int32(i)), append(values, x[i])
+				}
+			}
+			for len(nonzero)%4 != 0 {
+				nonzero, values = append(nonzero, 0), append(values, 0)
+			}
+			forTiers(func(tier string) {
+				what := fmt.Sprintf("%s, %d values, %g", tier, n, share)
+				index, value := vec[int32](t, Pad16(n)), vec[int8](t, Pad16(n))
+				equalInts(t, what+": positive", index[:Positive(index, g)], positive)
+				m := Nonzeros(index, value, x)
+				equalInts(t, what+": nonzero", index[:m], nonzero)
+				equalInts(t, what+": values", value[:m], values)
+			})
 		}
 	}
 }

@@ -40,7 +40,7 @@ func tiers() []*tier {
 	avx2.scale = scaleAVX2
 	avx2.scaleRow = scaleRowAVX2
 	list = append(list, &avx2)
-	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2) {
+	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2 && x.HasPOPCNT) {
 		return list
 	}
 	vnni := avx2
@@ -63,6 +63,8 @@ func tiers() []*tier {
 	vnni.attnMixF32 = attnMixWith(attnMixF32VNNI, 16, avx2.attnMixF32)
 	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
 	vnni.ternaryRows = ternaryRowsWith(ternaryRowsVNNI)
+	vnni.nonzeros = nonzerosWith(nonzerosVNNI)
+	vnni.positive = positiveWith(positiveVNNI)
 	vnni.ternaryColumns = ternaryColumnsWith(ternaryColumnsVNNI, 64)
 	return append(list, &vnni)
 }

@@ -12,6 +12,8 @@ var generic = tier{
 	screen4:         screen4Generic,
 	ternaryRows:     ternaryRowsGeneric,
 	ternaryColumns:  ternaryColumnsGeneric,
+	nonzeros:        nonzerosGeneric,
+	positive:        positiveGeneric,
 	quantizeRow:     quantizeRowGeneric,
 
 	dotF32:     dotF32Generic,

@@ -10,6 +10,66 @@ func sparse(a *asm) {
 	ternaryRows(a, "ternaryRowsAVX2")
 	ternaryColumnsVNNI(a)
 	ternaryColumnsAVX2(a)
+	nonzerosVNNI(a)
+	positiveVNNI(a)
+}
+
+// list writes the positions that found puts in a mask, 16 a turn; keep writes what belongs to them. The store is of all
+// 16 lanes, as compressing straight to memory is slow; what is too much is written over or lies in the room left.
+func (a *asm) list(steps reg.GPVirtual, found func() reg.Register, keep func(k, n reg.Register)) {
+	index, n := a.arg("index"), a.GP64()
+	a.XORQ(n, n)
+	at16, step := a.ZMM(), a.ZMM()
+	a.VMOVDQU32(a.data("lanes", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), at16)
+	t := a.GP32()
+	a.MOVL(U32(16), t)
+	a.splat(t, step)
+	a.loop("step", steps, func() {
+		k := found()
+		v, count := a.ZMM(), a.GP32()
+		a.VPCOMPRESSD_Z(at16, k, v)
+		a.VMOVDQU32(v, at(index, n, 4, 0))
+		keep(k, n)
+		a.KMOVW(k, count)
+		a.POPCNTL(count, count)
+		a.ADDQ(count.As64(), n)
+		a.VPADDD(step, at16, at16)
+	})
+	a.Store(n, a.ReturnIndex(0))
+	a.ret()
+}
+
+func nonzerosVNNI(a *asm) {
+	a.fn("nonzerosVNNI", "(index *int32, value, x *int8, steps int) int", "nonzerosVNNI is Nonzeros for 16·steps values.")
+	value, x := a.arg("value"), a.arg("x")
+	v := a.XMM()
+	a.list(a.arg("steps"), func() reg.Register {
+		k := a.K()
+		a.VMOVDQU32(mem(x, 0), v)
+		a.VPTESTMB(v, v, k)
+		a.add(x, 16)
+		return k
+	}, func(k, n reg.Register) {
+		w, b := a.ZMM(), a.XMM()
+		a.VPMOVZXBD(v, w)
+		a.VPCOMPRESSD_Z(w, k, w)
+		a.VPMOVDB(w, b)
+		a.VMOVDQU32(b, at(value, n, 1, 0))
+	})
+}
+
+func positiveVNNI(a *asm) {
+	a.fn("positiveVNNI", "(index *int32, gate *float32, steps int) int", "positiveVNNI is Positive for 16·steps values.")
+	g := a.arg("gate")
+	zero := a.ZMM()
+	a.zero(zero)
+	a.list(a.arg("steps"), func() reg.Register {
+		v, k := a.ZMM(), a.K()
+		a.VMOVUPS(mem(g, 0), v)
+		a.VCMPPS(Imm(0x16), zero, v, k) // not less or equal, NaN included
+		a.add(g, 64)
+		return k
+	}, func(k, n reg.Register) {})
 }
 
 // A row's 32 bytes meet four vectors of 32 activations, one a field. VNNI sums 4ᵍ·code·x̂ of field g in an

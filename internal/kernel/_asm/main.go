@@ -111,7 +111,7 @@ func checkISA(f *ir.Function) {
 	has := []string{"MMX+", "CMOV" /* PREFETCHT0, CMOVQ: on every amd64 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
 	if vbmi := strings.HasSuffix(f.Name, "VBMI"); vbmi || strings.HasSuffix(f.Name, "VNNI") {
-		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2")
+		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2", "POPCNT")
 		vectors = 32
 		if vbmi {
 			has = append(has, "AVX512VBMI")
