@@ -60,12 +60,7 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.qkv)
-	st.attnParts = 1
-	for units, group := s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads; units*st.attnParts%d.pool.Threads() != 0 &&
-		units*st.attnParts < 4*d.pool.Threads() && group%(2*st.attnParts) == 0; {
-		st.attnParts *= 2
-	}
-	d.pool.Run(s.b*c.NumKVHeads*st.attnParts, st.attend)
+	d.attention()
 	d.pool.For(s.b, 1, st.normOut)
 	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
 		return err
@@ -79,6 +74,17 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 	}
 	d.pool.For(s.b, 1, st.ffnResidual)
 	return nil
+}
+
+// attention runs that of the block's rows, in parts that keep every worker busy.
+func (d *decoder) attention() {
+	c, s, st := d.cfg, &d.s, &d.stages
+	st.attnParts = 1
+	for units, group := s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads; units*st.attnParts%d.pool.Threads() != 0 &&
+		units*st.attnParts < 4*d.pool.Threads() && group%(2*st.attnParts) == 0; {
+		st.attnParts *= 2
+	}
+	d.pool.Run(s.b*c.NumKVHeads*st.attnParts, st.attend)
 }
 
 // gateAndUp leaves h = act(gate)·up, normed and quantised for down.
@@ -160,6 +166,9 @@ func (d *decoder) loadBlocks() error {
 		if err != nil {
 			return err
 		}
+		if tokens == 0 {
+			return nil
+		}
 		ids, rows = append(ids, id), min(rows, tokens)
 	}
 	d.blocks, d.blockRows = ids, rows
@@ -182,7 +191,7 @@ func (d *decoder) resident(ctx context.Context) error {
 		}
 		st.layer, st.number = &d.layers[n], n
 		d.pool.For(s.b, 1, st.qkv)
-		d.pool.Run(s.b*c.NumKVHeads, st.attend)
+		d.attention()
 		d.pool.For(s.b, 1, st.normOut)
 		r := BlockRun{X: s.xq[:s.b*roundUp16(attn)], Scales: s.xs[:s.b]}
 		if n == 0 {
