@@ -32,7 +32,7 @@ const (
 	chunkCycles = 1500  // a chunk's start and end on the cores
 	meeting     = 3e-6  // s: all tiles tell one, one tells all
 	telling     = 1e-6  // s: one tile tells another
-	sliceCycles = 75    // of a scalar core, for a column: its sum or squared ReLU, norm, quantisation, the requests for them
+	sliceCycles = 90    // of a scalar core, for a column: its sum or squared ReLU, norm, quantisation, the requests for them; instructions counted on the simulator
 	norm2Cycles = 10    // of a scalar core, for a column's square in the norm
 	rowCycles   = 40    // of a scalar core, for a row of the head: score, bound, comparison
 	rowsKept    = 8     // of the head that a tile sends for a token

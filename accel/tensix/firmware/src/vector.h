@@ -114,7 +114,7 @@ static u32 meet(volatile struct vector *v, u32 acks, u32 *meeting, u32 fold) {
     for (u32 i = 0; i < tiles; i++) while (peek(ARRIVED(i)) != n) {}
     if (fold) {
       see();
-      for (u32 r = 0; r < 32; r++) {
+      for (u32 r = 0; r < v->tokens; r++) {
         u32 m = 0;
         for (u32 i = 0; i < tiles; i++) {
           u32 w = REG(v->table + 128 * i + 4 * r);
