@@ -124,11 +124,7 @@ func TestBrokenModels(t *testing.T) {
 	edit := func(change func(safetensors.Tensor, []byte) (safetensors.Tensor, []byte, bool)) func(*testing.T, folder) {
 		return func(t *testing.T, f folder) { f.tensors(t, change) }
 	}
-	tests := []struct {
-		name   string
-		break_ func(t *testing.T, f folder)
-		want   []string // all in the error
-	}{
+	breakAll(t, golden, []breakage{
 		{"no config", func(_ *testing.T, f folder) { delete(f, "config.json") }, []string{"no config.json"}},
 		{"empty config", func(_ *testing.T, f folder) { f["config.json"] = nil }, []string{"config.json"}},
 		{"config cut off", func(_ *testing.T, f folder) { f["config.json"] = f["config.json"][:40] }, []string{"config.json"}},
@@ -201,8 +197,50 @@ func TestBrokenModels(t *testing.T) {
 		{"tokenizer without vocabulary", func(_ *testing.T, f folder) {
 			f["tokenizer.json"] = []byte(`{"model":{"type":"BPE","vocab":{},"merges":[]}}`)
 		}, []string{"tokenizer"}},
+	})
+}
+
+// TestBrokenEmbeddingModels does the same with what only Gemma 3 and embedding models have.
+func TestBrokenEmbeddingModels(t *testing.T) {
+	set := func(changes map[string]any) func(*testing.T, folder) {
+		return func(t *testing.T, f folder) { f.config(t, changes) }
 	}
-	base := readFolder(t, golden)
+	without := func(name string) func(*testing.T, folder) {
+		return func(t *testing.T, f folder) { f.tensors(t, drop(name)) }
+	}
+	breakAll(t, "testdata/goldens/bitnet-embedding-270m", []breakage{
+		{"attention both ways", set(map[string]any{"use_bidirectional_attention": true}), []string{"config.json", "use_bidirectional_attention"}},
+		{"softcap", set(map[string]any{"final_logit_softcapping": 30}), []string{"config.json", "softcapping"}},
+		{"layer types of another model", set(map[string]any{"layer_types": []string{"full_attention"}}), []string{"layer_types has 1 entries for 2"}},
+		{"unknown layer type", set(map[string]any{"layer_types": []string{"full_attention", "chunked"}}), []string{"layer_types[1]", "chunked", "sliding_attention"}},
+		{"no window", set(map[string]any{"sliding_window": -1}), []string{"sliding_window is -1"}},
+		{"impossible pattern", set(map[string]any{"_sliding_window_pattern": -2, "layer_types": nil}), []string{"sliding_window_pattern -2"}},
+		{"a million layers", set(map[string]any{"num_hidden_layers": 1 << 20}), []string{"num_hidden_layers"}},
+		{"no layers", set(map[string]any{"num_hidden_layers": -5, "layer_types": nil}), []string{"num_hidden_layers is -5"}},
+		{"scalar negative", set(map[string]any{"query_pre_attn_scalar": -1}), []string{"query_pre_attn_scalar is -1"}},
+		{"unknown activation", set(map[string]any{"hidden_activation": "swish7"}), []string{"swish7", "gelu_pytorch_tanh"}},
+		{"scaled sliding layers", set(map[string]any{"rope_parameters": map[string]any{"sliding_attention": map[string]any{"rope_type": "yarn"}}}), []string{"sliding_attention", "yarn"}},
+		{"unknown pooling", func(_ *testing.T, f folder) {
+			f["modules.json"] = []byte(`[{"path":"pool.json/..","type":"sentence_transformers.models.Pooling"},{"path":"","type":"x.Pooling"}]`)
+		}, []string{"config.json", "pooling"}},
+		{"modules that are none", func(_ *testing.T, f folder) { f["modules.json"] = []byte(`{`) }, []string{"modules.json"}},
+		{"first norm of a projection missing", without("layers.0.self_attn.q_proj.norm.weight"), []string{"layers.0.self_attn.q_proj.norm.weight", "missing tensor"}},
+		{"last norm of a projection missing", without("layers.1.mlp.down_proj.norm.weight"), []string{"layers.1.mlp.down_proj.norm.weight", "missing tensor"}},
+		{"post norm missing", without("layers.1.post_feedforward_layernorm.weight"), []string{"layers.1.post_feedforward_layernorm.weight", "missing tensor"}},
+		{"head norm missing", without("layers.0.self_attn.k_norm.weight"), []string{"layers.0.self_attn.k_norm.weight", "missing tensor"}},
+	})
+}
+
+// breakage is a damage, and what the error about it says.
+type breakage struct {
+	name   string
+	break_ func(t *testing.T, f folder)
+	want   []string // all in the error
+}
+
+// breakAll opens the folder with one damage after the other.
+func breakAll(t *testing.T, dir string, tests []breakage) {
+	base := readFolder(t, dir)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			f := folder{}

@@ -33,7 +33,7 @@ var may = []struct {
 	{"grammar", "tokenizer", ""},
 	{"data", "tokenizer", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"weights", "gguf safetensors ternary", "golang.org/x/sys/unix golang.org/x/sys/windows"},
-	{"model", "gguf weights ternary internal/kernel internal/par", "golang.org/x/sys/unix"},
+	{"model", "gguf safetensors weights ternary internal/kernel internal/par", "golang.org/x/sys/unix"},
 	{"model/enginetest", "model weights ternary internal/kernel internal/par", ""},
 	{"accel/...", "accel/... model model/enginetest weights safetensors ternary internal/kernel internal/par", "golang.org/x/sys/unix github.com/ebitengine/purego"},
 	{"train/...", "train/... model data weights ternary tokenizer gguf safetensors internal/kernel internal/gemm internal/par", "github.com/ebitengine/purego gonum.org/v1/plot/..."},

@@ -32,8 +32,8 @@ const (
 	newest      = 0.2
 )
 
-// best gives the k best next tokens.
-func (s *Session) best(ctx context.Context, k int, guess bool) ([]model.Scored, error) {
+// best gives the k best next tokens. Each token that is written makes the caller need grow more of them.
+func (s *Session) best(ctx context.Context, k, grow int, guess bool) ([]model.Scored, error) {
 	a := &s.ahead
 	if len(a.top) > 0 {
 		// The token that was chosen since is the last one of the text. Was it the one guessed?
@@ -59,10 +59,11 @@ func (s *Session) best(ctx context.Context, k int, guess bool) ([]model.Scored, 
 	}
 	rows := a.rows[:len(guesses)+1]
 	for i := range rows {
-		if cap(rows[i]) < k {
-			rows[i] = make([]model.Scored, k)
+		n := min(k+i*grow, s.m.cfg.VocabSize)
+		if cap(rows[i]) < n {
+			rows[i] = make([]model.Scored, n+16*grow)
 		}
-		rows[i] = rows[i][:k]
+		rows[i] = rows[i][:n]
 	}
 	start := time.Now()
 	var err error

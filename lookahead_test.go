@@ -27,7 +27,8 @@ func TestGuessNext(t *testing.T) {
 	}
 }
 
-// TestLookaheadChangesNothing: with and without guesses, to the token, greedy and random; the session goes on alike.
+// TestLookaheadChangesNothing: with guesses, without, and with all logits (which log-probabilities need), to the
+// token, greedy and random, with penalties and biases; the session goes on alike.
 func TestLookaheadChangesNothing(t *testing.T) {
 	dirs, err := filepath.Glob("testdata/goldens/*/config.json")
 	if err != nil || len(dirs) == 0 {
@@ -39,13 +40,25 @@ func TestLookaheadChangesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, o := range []sample.Options{{}, {Temperature: 0.3, TopK: 2, Seed: 5}, {Temperature: 2, TopK: 20, Seed: 6}} {
-			run := func(lookahead bool) string {
+		if m.cfg.Pooling != "" { // it writes no text
+			m.Close()
+			continue
+		}
+		for _, o := range []sample.Options{
+			{},
+			{Temperature: 0.3, TopK: 2, Seed: 5},
+			{Temperature: 2, TopK: 20, Seed: 6},
+			{RepetitionPenalty: 1.3},
+			{RepetitionPenalty: 1.1, RepeatLastN: 4, Temperature: 0.5, TopK: 3, Seed: 7},
+			{FrequencyPenalty: 0.2, PresencePenalty: 0.1},
+			{FrequencyPenalty: 1, RepetitionPenalty: 1.2, RepeatLastN: 9, LogitBias: map[int32]float32{5: -2}, Temperature: 1, TopK: 4, Seed: 8},
+		} {
+			run := func(lookahead bool, logprobs int) string {
 				s := m.NewSession()
 				var out string
 				for round := range 3 { // generating again continues the text
 					for p, err := range s.GenerateTokens(context.Background(), []int32{5, 6, 7, 5, 6, 7, 5, 6}, GenerateOptions{
-						Options: o, MaxTokens: 25, IgnoreEOS: round < 2, NoLookahead: !lookahead,
+						Options: o, MaxTokens: 25, IgnoreEOS: round < 2, NoLookahead: !lookahead, Logprobs: logprobs,
 					}) {
 						if err != nil {
 							t.Fatal(err)
@@ -64,8 +77,11 @@ func TestLookaheadChangesNothing(t *testing.T) {
 				s.Close()
 				return out
 			}
-			if got, want := run(true), run(false); got != want {
-				t.Errorf("%s, %+v: with guesses\n%s\nwithout\n%s", dir, o, got, want)
+			all := run(false, -1)
+			for _, lookahead := range []bool{true, false} {
+				if got := run(lookahead, 0); got != all {
+					t.Errorf("%s, %+v: guesses %v\n%s\nall logits\n%s", dir, o, lookahead, got, all)
+				}
 			}
 		}
 		m.Close()

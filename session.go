@@ -163,6 +163,9 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 	if err := o.Validate(s.m.cfg.VocabSize); err != nil {
 		return fmt.Errorf("trit: %w", err)
 	}
+	if s.m.cfg.Pooling != "" {
+		return errVectors
+	}
 	if o.MaxTokens < 0 {
 		return fmt.Errorf("trit: %d tokens at most cannot be", o.MaxTokens)
 	}
@@ -219,11 +222,18 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 	}
 }
 
+// mostTop is up to how many of the best scores are asked for, instead of all.
+const mostTop = 256
+
 // next computes what the cache lacks, chooses the next token and appends it to the text.
 func (s *Session) next(ctx context.Context, sampler *sample.Sampler, o *GenerateOptions) (Piece, error) {
 	var p Piece
-	if k := sampler.TopNeeded(); k > 0 && o.Logprobs == 0 {
-		top, err := s.best(ctx, min(k, s.m.cfg.VocabSize), !o.NoLookahead)
+	if k := sampler.TopNeededAfter(s.tokens); k > 0 && k <= mostTop && o.Logprobs == 0 {
+		grow := 0
+		if sampler.TopNeeded() == 0 { // penalties, which look at what is written
+			grow = 2 // a token more in the window, and a distinct one more
+		}
+		top, err := s.best(ctx, k, grow, !o.NoLookahead)
 		if err != nil {
 			return p, err
 		}
@@ -231,7 +241,7 @@ func (s *Session) next(ctx context.Context, sampler *sample.Sampler, o *Generate
 		for _, t := range top {
 			s.ids, s.scores = append(s.ids, t.ID), append(s.scores, t.Logit)
 		}
-		p.Token = sampler.NextTop(s.ids, s.scores)
+		p.Token = sampler.NextTopAfter(s.ids, s.scores, s.tokens)
 	} else {
 		if s.logits == nil {
 			s.logits = make([]float32, s.m.cfg.VocabSize)
@@ -245,7 +255,7 @@ func (s *Session) next(ctx context.Context, sampler *sample.Sampler, o *Generate
 			if o.Logprobs > 0 {
 				p.Top = sample.Logprobs(nil, s.logits, lse, o.Logprobs)
 			}
-			p.Logprob = float32(float64(s.logits[p.Token]) - lse)
+			p.Logprob = float32(sample.LogprobOf(s.logits, p.Token, lse))
 		}
 	}
 	if p.Token < 0 {

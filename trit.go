@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/tritlm/trit/model"
@@ -31,6 +32,9 @@ type Options struct {
 	Backend model.Backend
 	// Threads of the CPU backend, 0 for as many as the process may use.
 	Threads int
+	// Adapter is a folder with low-rank adapters for this model, as trit train --lora and Hugging Face's peft write
+	// them; "" for none. The CPU backend alone can add them.
+	Adapter string
 	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
@@ -45,6 +49,9 @@ type Options struct {
 	// Quantize runs the projections of a checkpoint of plain masters as BitLinear although its configuration does
 	// not say so, as the "prequantized" revisions of Falcon-E need.
 	Quantize bool
+	// Pooling is how an embedding model makes one vector of a text's states: last or mean, "" for what it was trained
+	// for.
+	Pooling model.Pooling
 	// Tokenizer is a folder with the model's tokenizer files, "" for the tokenizer that came with the weights.
 	Tokenizer string
 	// I2SLayout is how i2_s tensors lie in a GGUF file: "" guesses, "x86", "arm" and "x4" say.
@@ -113,6 +120,9 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if o.Quantize {
 		m.cfg.QuantizeMasters()
 	}
+	if err := m.pool(o.Pooling); err != nil {
+		return err
+	}
 	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
 		return err
 	}
@@ -124,11 +134,32 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 		m.maxContext = min(o.MaxContext, m.cfg.MaxContext)
 	}
 	backend := o.Backend
+	if o.Adapter != "" && backend != nil {
+		return fmt.Errorf("trit: adapter %s: this device cannot add adapters, the CPU can: %w", o.Adapter, errors.ErrUnsupported)
+	}
 	if backend == nil {
-		backend = model.CPU{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
+		cpu := model.CPU{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
+		if o.Adapter != "" {
+			if cpu.Adapter, err = model.OpenAdapter(o.Adapter); err != nil {
+				return err
+			}
+		}
+		backend = cpu
 	}
 	m.engine, err = backend.Load(ctx, m.cfg, set)
 	return err
+}
+
+// pool settles the pooling of an embedding model.
+func (m *Model) pool(p model.Pooling) error {
+	if err := p.Check(); err != nil || p == "" {
+		return err
+	}
+	if m.cfg.Pooling == "" {
+		return fmt.Errorf("trit: %s: pooling %s is for embedding models, and this one writes text", m.path, p)
+	}
+	m.cfg.Pooling, m.cfg.MeanInFile = p, false
+	return nil
 }
 
 // loadTokenizer reads the tokenizer that came with the weights, or the one at path.
@@ -160,7 +191,13 @@ func (m *Model) Close() error {
 func (m *Model) Path() string { return m.path }
 
 // Notes are what was guessed about the files and may be wrong, a line each; for people to read.
-func (m *Model) Notes() []string { return m.weights.Notes() }
+func (m *Model) Notes() []string {
+	notes := slices.Concat(m.weights.Notes(), m.cfg.Notes)
+	if m.cfg.MeanInFile {
+		notes = append(notes, "the file asks for the mean of all states, as the converter of BitNet-embedding writes when it is not told; its authors train with the last one, which is taken (pooling mean gives bitnet.cpp's vectors)")
+	}
+	return notes
+}
 
 // Config is the model's shape.
 func (m *Model) Config() *model.Config { return m.cfg }

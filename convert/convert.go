@@ -247,7 +247,10 @@ func place(c *model.Config, name string) (entry, bool) {
 	if n, ok := layerOf(name); !ok || n >= c.NumLayers {
 		return entry{}, false
 	}
-	inner, _ := strings.CutSuffix(module, ".rms_norm")
+	inner := module
+	if c.InputNorm != "" {
+		inner = strings.TrimSuffix(module, "."+c.InputNorm)
+	}
 	part := inner[strings.LastIndexByte(inner, '.')+1:]
 	shapes := map[string][2]int{
 		"q_proj": {attn, c.HiddenSize}, "k_proj": {kv, c.HiddenSize}, "v_proj": {kv, c.HiddenSize}, "o_proj": {c.HiddenSize, attn},
@@ -266,6 +269,7 @@ func place(c *model.Config, name string) (entry, bool) {
 	}
 	widths := map[string]int{
 		"input_layernorm": c.HiddenSize, "post_attention_layernorm": c.HiddenSize,
+		"pre_feedforward_layernorm": c.HiddenSize, "post_feedforward_layernorm": c.HiddenSize,
 		"attn_sub_norm": attn, "inner_attn_ln": attn, "q_norm": c.HeadDim, "k_norm": c.HeadDim,
 		"ffn_sub_norm": c.IntermediateSize, "ffn_layernorm": c.IntermediateSize,
 	}
@@ -397,16 +401,17 @@ func (s setSource) Config() *model.Config { return s.cfg }
 func (s setSource) Names() []string {
 	var names []string
 	for _, n := range s.set.Names() {
+		hf, ok := s.set.HFName(n)
+		if !ok {
+			names = append(names, n)
+			continue
+		}
+		n = hf
 		if s.set.GGUF() != nil {
-			hf, ok := weights.HFName(n)
-			if !ok {
-				names = append(names, n)
-				continue
-			}
-			n = hf
 			if s.cfg.Family == "bitnet-1bitllm" {
 				n = strings.NewReplacer("self_attn.attn_sub_norm", "self_attn.inner_attn_ln", "mlp.ffn_sub_norm", "mlp.ffn_layernorm").Replace(n)
 			}
+			n = strings.Replace(n, "_proj.rms_norm.", "_proj."+s.cfg.InputNorm+".", 1)
 		}
 		if strings.HasSuffix(n, ".weight_scale") {
 			continue // part of the codes

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
@@ -29,7 +30,10 @@ func (w *writer) files(list []entry, create func(name string) (io.Writer, error)
 	byName := map[string]entry{}
 	scales := map[string]float32{}
 	for _, e := range list {
-		t := safetensors.Tensor{Name: e.name, DType: w.floatType(e), Shape: []int{e.cols}}
+		t := safetensors.Tensor{Name: w.hfName(e.name), DType: w.floatType(e), Shape: []int{e.cols}}
+		if w.dividedBias(e) {
+			t.DType = safetensors.F32 // the quotient is no bfloat16 number
+		}
 		if e.kind != vector {
 			t.Shape = []int{e.rows, e.cols}
 		}
@@ -39,7 +43,7 @@ func (w *writer) files(list []entry, create func(name string) (io.Writer, error)
 		} else {
 			tensors = append(tensors, t)
 		}
-		byName[e.name] = e
+		byName[t.Name] = e
 	}
 	for _, t := range tensors {
 		n := int64(1)
@@ -58,6 +62,9 @@ func (w *writer) files(list []entry, create func(name string) (io.Writer, error)
 		}
 	}
 	if err := put(create, "config.json", config); err != nil {
+		return err
+	}
+	if err := putPooling(create, c.Pooling); err != nil {
 		return err
 	}
 	f, err := create("model.safetensors")
@@ -82,6 +89,32 @@ func put(create func(string) (io.Writer, error), name string, data []byte) error
 		_, err = f.Write(data)
 	}
 	return err
+}
+
+// putPooling writes how an embedding model makes its vectors, in the files of sentence-transformers.
+func putPooling(create func(string) (io.Writer, error), p model.Pooling) error {
+	if p == "" {
+		return nil
+	}
+	type module struct {
+		Index int    `json:"idx"`
+		Name  string `json:"name"`
+		Path  string `json:"path"`
+		Type  string `json:"type"`
+	}
+	const models = "sentence_transformers.models."
+	list := []module{{0, "0", "", models + "Transformer"}, {1, "1", "1_Pooling", models + "Pooling"}, {2, "2", "2_Normalize", models + "Normalize"}}
+	mode := map[string]bool{"pooling_mode_lasttoken": p == model.PoolLast, "pooling_mode_mean_tokens": p == model.PoolMean}
+	for name, v := range map[string]any{"modules.json": list, "1_Pooling/config.json": mode} {
+		data, err := json.MarshalIndent(v, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := put(create, name, data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type counter struct {
@@ -137,6 +170,15 @@ func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales ma
 		if err != nil {
 			return err
 		}
+		if w.dividedBias(e) {
+			m, err := w.projection(e)
+			if err != nil {
+				return err
+			}
+			for i := range v {
+				v[i] /= m.Scale[0]
+			}
+		}
 		return w.floats(out, vectorRows(v), 1, e.cols, floatTypeOf(d))
 	case d == safetensors.U8:
 		m, err := w.src.Ternary(e.name, e.rows, e.cols)
@@ -170,6 +212,29 @@ func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales ma
 		return err
 	}
 	return w.floats(out, rows, e.rows, e.cols, floatTypeOf(d))
+}
+
+// hfName is what a folder calls the tensor: transformers' BitLinear knows the norm in front of it by one name only.
+func (w *writer) hfName(name string) string {
+	if c := w.src.Config(); c.InputNorm != "" {
+		return strings.Replace(name, "_proj."+c.InputNorm+".", "_proj.rms_norm.", 1)
+	}
+	return name
+}
+
+// dividedBias says whether e is a bias that is written divided by its matrix's scale: transformers' AutoBitLinear
+// multiplies the whole product by weight_scale, bias included.
+func (w *writer) dividedBias(e entry) bool {
+	return w.o.Format == HFPacked && strings.HasSuffix(e.name, ".bias") && w.src.Config().IsTernary(e.module)
+}
+
+// projection is the matrix that the bias e belongs to.
+func (w *writer) projection(e entry) (*ternary.Matrix, error) {
+	m, ok := place(w.src.Config(), e.module+".weight")
+	if !ok {
+		return nil, fmt.Errorf("tensor %q is of no projection", e.name)
+	}
+	return w.src.Ternary(m.name, m.rows, m.cols)
 }
 
 // master is a matrix of floats that absmean turns into the codes and the scale of m: with a share p of
@@ -224,7 +289,7 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 		if len(c.FloatLinear) != 1 || c.FloatLinear[0] != "lm_head" { // that one is the default
 			q["modules_to_not_convert"] = append([]string{}, c.FloatLinear...)
 		}
-		if c.InputNorms {
+		if c.InputNorm != "" {
 			q["use_rms_norm"], q["rms_norm_eps"] = true, c.InputNormEps
 		}
 		config["quantization_config"] = q
@@ -248,10 +313,17 @@ func describe(config map[string]any, c *model.Config) error {
 		"bitnet-1bitllm": {"BitnetForCausalLM", "llama"},
 		"llama":          {"LlamaForCausalLM", "llama"},
 		"qwen3":          {"Qwen3ForCausalLM", "qwen3"},
+		"gemma3":         {"Gemma3ForCausalLM", "gemma3_text"},
 	}
 	class, ok := classes[c.Family]
 	if !ok {
 		return fmt.Errorf("a configuration of %s cannot be written: %w", c.Family, errors.ErrUnsupported)
+	}
+	switch {
+	case c.Pooling != "" && c.Family == "qwen3":
+		class[0] = "Qwen3Model"
+	case c.Pooling != "" && c.Family == "gemma3":
+		class[0] = "Gemma3TextModel"
 	}
 	for k, v := range map[string]any{
 		"architectures": []string{class[0]}, "model_type": class[1],
@@ -267,6 +339,19 @@ func describe(config map[string]any, c *model.Config) error {
 		config["rms_norm_eps"] = 1e-5
 	} else if c.NormEps == 1e-6 {
 		config["rms_norm_eps"] = 1e-6
+	}
+	if c.Family == "gemma3" {
+		delete(config, "hidden_act")
+		config["hidden_activation"], config["query_pre_attn_scalar"] = string(c.Activation), c.QueryScalar
+		kinds := make([]string, c.NumLayers)
+		for i := range kinds {
+			kinds[i] = "full_attention"
+			if c.Sliding != nil && c.Sliding[i] {
+				kinds[i] = "sliding_attention"
+				config["sliding_window"], config["rope_local_base_freq"] = c.Window, c.LocalTheta
+			}
+		}
+		config["layer_types"] = kinds
 	}
 	if c.Family == "bitnet-1bitllm" {
 		config["weight_bits"], config["input_bits"] = 1, 8
@@ -374,7 +459,11 @@ func (w *folderWriter) create(name string) (io.Writer, error) {
 	if err := w.finish(); err != nil {
 		return nil, err
 	}
-	f, err := os.Create(filepath.Join(w.dir, name))
+	name = filepath.Join(w.dir, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Create(name)
 	if err != nil {
 		return nil, err
 	}

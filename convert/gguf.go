@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
@@ -15,7 +16,7 @@ import (
 
 // archs are the values of general.architecture by family. llama.cpp rotates the heads of arch llama
 // in neighbouring pairs, so the rows of q and k are stored in another order (permute).
-var archs = map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitnet", "llama": "llama", "qwen3": "qwen3"}
+var archs = map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitnet", "llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3"}
 
 // fileTypes are the values of general.file_type. Source: llama.cpp include/llama.h, microsoft/BitNet's fork.
 var fileTypes = map[Format]uint32{I2S: 40, TQ1: 36, TQ2: 37, F16: 1, BF16: 32, F32: 0}
@@ -30,7 +31,7 @@ func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
 	switch {
 	case c.Rope.Type == "llama3":
 		return nil, fmt.Errorf("rope scaling of type llama3 is not written to GGUF; take an hf- format: %w", errors.ErrUnsupported)
-	case c.InputNorms:
+	case c.InputNorm != "" && c.Pooling == "":
 		return nil, fmt.Errorf("GGUF has no place for the RMSNorm inside each BitLinear of this model; take an hf- format: %w", errors.ErrUnsupported)
 	case c.Ternary && !c.TiedHead && c.IsTernary("lm_head"):
 		return nil, fmt.Errorf("GGUF has no place for a BitLinear head; take an hf- format: %w", errors.ErrUnsupported)
@@ -39,6 +40,9 @@ func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
 		if c.Ternary && e.kind == projection && !c.IsTernary(e.module) {
 			return nil, fmt.Errorf("tensor %q is not ternary in this model (modules_to_not_convert), which GGUF cannot say; take an hf- format: %w", e.name, errors.ErrUnsupported)
 		}
+	}
+	if c.InputNorm != "" && c.InputNormEps != c.NormEps {
+		return nil, fmt.Errorf("the norms in front of projections have eps %g and the others %g, and GGUF has one; take an hf- format: %w", c.InputNormEps, c.NormEps, errors.ErrUnsupported)
 	}
 	name := c.Name
 	if name == "" {
@@ -62,6 +66,32 @@ func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
 		kv.Set(arch+".rope.scaling.type", "linear")
 		kv.Set(arch+".rope.scaling.factor", float32(c.Rope.Factor))
 	}
+	if c.QueryScalar != 0 && c.QueryScalar != float64(c.HeadDim) {
+		kv.Set(arch+".attention.scale", float32(1/math.Sqrt(c.QueryScalar)))
+	}
+	if c.Family == "gemma3" && c.Sliding == nil {
+		u("attention.sliding_window", 0) // said, so that nobody guesses
+	}
+	if c.Sliding != nil {
+		period := slices.Index(c.Sliding, false) + 1 // 0: all of them slide
+		for i, s := range c.Sliding {
+			if s != (period == 0 || (i+1)%period != 0) {
+				return nil, fmt.Errorf("layer %d is not where GGUF would have a layer that sees the whole text; take an hf- format: %w", i, errors.ErrUnsupported)
+			}
+		}
+		if period == 0 {
+			period = c.NumLayers + 1
+		}
+		u("attention.sliding_window", c.Window)
+		u("attention.sliding_window_pattern", period)
+		kv.Set(arch+".rope.freq_base_swa", float32(c.LocalTheta))
+	}
+	switch c.Pooling { // as in llama.cpp's llama.h
+	case model.PoolMean:
+		u("pooling_type", 1)
+	case model.PoolLast:
+		u("pooling_type", 3)
+	}
 	if t, ok := fileTypes[w.o.Format]; ok {
 		kv.Set("general.file_type", t)
 	}
@@ -79,7 +109,7 @@ func (w *writer) gguf(dst string, list []entry) error {
 	tensors := make([]gguf.Tensor, len(list))
 	byName := map[string]entry{}
 	for i, e := range list {
-		name, ok := weights.GGUFName(e.name)
+		name, ok := weights.GGUFName(archs[c.Family], e.name)
 		if !ok {
 			return fmt.Errorf("tensor %q has no name in GGUF", e.name)
 		}
@@ -168,6 +198,11 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 		}
 		if heads > 0 { // a bias
 			v = permuted(v, heads, 1)
+		}
+		if weights.OffsetNorm(archs[c.Family], e.name) {
+			for i := range v {
+				v[i]++
+			}
 		}
 		return w.floats(out, vectorRows(v), 1, e.cols, t)
 	case ternaryEntry(c, e):

@@ -40,6 +40,15 @@ var presets = []struct {
 		Family: "llama", HiddenSize: 4096, IntermediateSize: 14336, NumLayers: 32, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 128256, MaxContext: 8192, NormEps: 1e-5, RopeTheta: 500000, Activation: model.SiLU,
 	}},
+	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", model.Config{
+		Family: "qwen3", HiddenSize: 1024, IntermediateSize: 3072, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
+		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: model.SiLU, TiedHead: true,
+		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast,
+	}},
+	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", gemma3(model.Config{
+		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
+		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, QueryScalar: 256, Window: 512,
+	}, 6)},
 	{"tiny", "2B4T's block, small", model.Config{
 		Family: "bitnet", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.ReLU2, TiedHead: true, SubNorms: true,
@@ -48,10 +57,31 @@ var presets = []struct {
 		Family: "llama", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.SiLU,
 	}},
+	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", model.Config{
+		Family: "qwen3", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 128,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: model.SiLU, TiedHead: true,
+		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast,
+	}},
+	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", gemma3(model.Config{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 1, HeadDim: 128,
+		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, QueryScalar: 128, Window: 64,
+	}, 2)},
 	{"tiny-1bitllm", "1bitLLM's block at the same size", model.Config{
 		Family: "bitnet-1bitllm", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 4, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: model.SiLU, TiedHead: true, SubNorms: true,
 	}},
+}
+
+// gemma3 adds what all of that family have; every period-th layer sees the whole text.
+func gemma3(c model.Config, period int) model.Config {
+	c.LocalTheta = 10000
+	for n := range c.NumLayers {
+		c.Sliding = append(c.Sliding, (n+1)%period != 0)
+	}
+	c.Family, c.Activation, c.TiedHead, c.NormEps = "gemma3", model.GELUTanh, true, 1e-6
+	c.QKNorms, c.PostNorms, c.OffsetNorms, c.EmbedScale = true, true, true, float32(math.Sqrt(float64(c.HiddenSize)))
+	c.InputNorm, c.InputNormEps, c.Pooling = "norm", c.NormEps, model.PoolLast
+	return c
 }
 
 // Presets lists the shapes that NewRandom knows, with a line about each.
@@ -117,6 +147,19 @@ func (r *Random) Names() []string {
 	}
 	if r.cfg.SubNorms {
 		parts = append(parts, subAttn, subFFN)
+	}
+	if r.cfg.QKNorms {
+		parts = append(parts, "self_attn.q_norm", "self_attn.k_norm")
+	}
+	if r.cfg.PostNorms {
+		parts = append(parts, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+	}
+	if r.cfg.InputNorm != "" {
+		for _, p := range slices.Clone(parts) {
+			if strings.HasSuffix(p, "_proj") {
+				parts = append(parts, p+"."+r.cfg.InputNorm)
+			}
+		}
 	}
 	names := []string{"model.embed_tokens.weight"}
 	for l := range r.cfg.NumLayers {
@@ -208,6 +251,9 @@ func (r *Random) Vector(name string, n int) ([]float32, error) {
 		v[i] = bf16(0.9 + 0.2*float64(u>>11)/(1<<53))
 		if name == "model.norm.weight" && r.cfg.TiedHead && u&1 == 1 {
 			v[i] = -v[i]
+		}
+		if r.cfg.OffsetNorms && !strings.Contains(name, "_proj.") {
+			v[i] = bf16(float64(v[i]) - 1)
 		}
 	}
 	return v, nil

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -233,6 +234,45 @@ func TestFetch(t *testing.T) {
 	}
 	s.SHA256 = strings.Repeat("0", 64)
 	if _, err := Fetch(context.Background(), nil, s, t.TempDir(), p, ""); err == nil || !strings.Contains(err.Error(), "sha256") {
+		t.Errorf("wrong content: %v", err)
+	}
+}
+
+// TestFetchArchive takes a text out of an archive whose checksum is right, and out of no other.
+func TestFetchArchive(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("folder/text.raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write([]byte("some text"))
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	archive := filepath.Join(t.TempDir(), "a.zip")
+	if err := os.WriteFile(archive, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := Source{Name: "test", File: "t.txt", SHA256: hex.EncodeToString(sum[:]), Member: "folder/text.raw", Size: 100}
+	dir := t.TempDir()
+	p, err := Fetch(context.Background(), nil, s, dir, archive, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(p); string(got) != "some text" {
+		t.Errorf("the text is %q", got)
+	}
+	if _, err := Fetch(context.Background(), nil, s, dir, "nowhere", ""); err != nil {
+		t.Errorf("the second time needs no archive: %v", err)
+	}
+	s.Member = "other"
+	if _, err := Fetch(context.Background(), nil, s, t.TempDir(), archive, ""); err == nil || !strings.Contains(err.Error(), "other") {
+		t.Errorf("no such member: %v", err)
+	}
+	s.SHA256 = strings.Repeat("0", 64)
+	if _, err := Fetch(context.Background(), nil, s, t.TempDir(), archive, ""); err == nil || !strings.Contains(err.Error(), "sha256") {
 		t.Errorf("wrong content: %v", err)
 	}
 }

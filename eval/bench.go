@@ -57,11 +57,9 @@ func (m Memory) PerToken(before int) int64 {
 func Estimate(c *model.Config, set *weights.Set) Memory {
 	m := Memory{KVToken: c.KVBytes(), Screen: c.ScreenBytes(), Copies: c.CopyBytes()}
 	for _, name := range set.Names() {
-		hf := name
-		if set.GGUF() != nil {
-			if n, ok := weights.HFName(name); ok {
-				hf = n
-			}
+		hf, ok := set.HFName(name)
+		if !ok {
+			hf = name
 		}
 		shape := set.Shape(name)
 		switch {

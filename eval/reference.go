@@ -1,5 +1,5 @@
-// Package eval measures models: against what Hugging Face transformers computes (Verify), and how
-// fast they are (Bench).
+// Package eval measures models: against what Hugging Face transformers computes (Verify), how well they predict text
+// (MeasurePerplexity, AnswerQuestions), and how fast they are (Bench).
 package eval
 
 import (

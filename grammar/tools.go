@@ -25,8 +25,9 @@ func (f ToolFormat) Trigger() string {
 }
 
 // ToolCalls compiles a grammar of replies: calls of the tools, their arguments valid by their
-// schemas, or, unless a call is required, any text that does not begin with the trigger.
-func ToolCalls(v *Vocab, f ToolFormat, tools []Tool, required, several bool) (*Grammar, error) {
+// schemas, or, unless a call is required, any text that does not begin with the trigger. With form, a
+// JSON schema, the other replies are documents that are valid by it instead, and may begin as they like.
+func ToolCalls(v *Vocab, f ToolFormat, tools []Tool, required, several bool, form []byte) (*Grammar, error) {
 	b := &builder{}
 	top, text, calls := b.addRule("reply"), b.addRule("text"), b.addRule("call")
 	b.rules[text] = b.star(b.bytes(0, 255))
@@ -60,7 +61,12 @@ func ToolCalls(v *Vocab, f ToolFormat, tools []Tool, required, several bool) (*G
 	if several {
 		reply = b.cat(reply, b.star(b.cat(b.opt(b.lit("\n")), b.call(calls))))
 	}
-	if !required {
+	if !required && len(form) > 0 {
+		doc := b.addRule("form")
+		s := newSchema(b, form)
+		b.rules[doc] = s.frag(s.doc, "#")
+		reply = b.alt(reply, b.call(doc))
+	} else if !required {
 		trigger := f.Trigger()
 		fs := []frag{reply}
 		for i := range len(trigger) {

@@ -1,6 +1,10 @@
 package model
 
-import "golang.org/x/sys/unix"
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
 
 // arena hands out memory for weights in huge pages, outside the Go heap: a decoded token walks through all of it, and
 // with 4 KiB pages the address translation alone costs several percent.
@@ -31,6 +35,16 @@ func (a *arena) alloc(n int) []byte {
 	b := a.free[:n:n]
 	a.free = a.free[n:]
 	return b
+}
+
+// discard forgets the contents of b, which was handed out: its memory goes back to the system until b is written again.
+func (a *arena) discard(b []byte) {
+	const small = 4 << 10
+	at := uintptr(unsafe.Pointer(&b[0]))
+	lo, hi := (at+small-1)&^(small-1)-at, (at+uintptr(len(b)))&^(small-1)-at
+	if len(a.chunks) > 0 && lo < hi {
+		_ = unix.Madvise(b[lo:hi], unix.MADV_DONTNEED)
+	}
 }
 
 // release gives everything back. Nothing handed out may be used afterwards.

@@ -3,12 +3,14 @@ package model_test
 import (
 	"context"
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/tritlm/trit/model"
 )
 
 // BenchmarkDecode and BenchmarkPrefill run the model that TRIT_BENCH_MODEL names, such as one that trit synth wrote.
+// TRIT_BENCH_CONTEXT is how many tokens are in the cache when decoding begins.
 func benchEngine(b *testing.B) model.Engine {
 	path := os.Getenv("TRIT_BENCH_MODEL")
 	if path == "" {
@@ -24,10 +26,16 @@ func BenchmarkDecode(b *testing.B) {
 		b.Fatal(err)
 	}
 	top := make([]model.Scored, 1)
+	context0, _ := strconv.Atoi(os.Getenv("TRIT_BENCH_CONTEXT"))
+	if context0 > 0 {
+		if err := e.Forward(context.Background(), []model.Input{{Cache: cache, Tokens: make([]int32, context0)}}); err != nil {
+			b.Fatal(err)
+		}
+	}
 	in := []model.Input{{Cache: cache, Tokens: []int32{1}, Top: top}}
 	for b.Loop() {
-		if cache.Len() == 64 {
-			cache.Truncate(0)
+		if cache.Len() == context0+64 {
+			cache.Truncate(context0)
 		}
 		if err := e.Forward(context.Background(), in); err != nil {
 			b.Fatal(err)

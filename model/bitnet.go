@@ -56,6 +56,7 @@ var bitnetFamily = &family{
 type layerNames struct {
 	attnNorm, q, k, v, o, attnSubNorm, qNorm, kNorm string
 	ffnNorm, gate, up, down, ffnSubNorm             string
+	attnPostNorm, ffnPostNorm                       string
 }
 
 const (
@@ -82,6 +83,11 @@ func (c *Config) layer(n int) layerNames {
 		up:          p + "mlp.up_proj",
 		down:        p + "mlp.down_proj",
 		ffnSubNorm:  p + "mlp.ffn_sub_norm",
+	}
+	if c.PostNorms {
+		names.attnPostNorm = p + "post_attention_layernorm"
+		names.ffnNorm = p + "pre_feedforward_layernorm"
+		names.ffnPostNorm = p + "post_feedforward_layernorm"
 	}
 	if c.Family == onebitFamily.name {
 		names.attnSubNorm = p + "self_attn.inner_attn_ln"

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // pageTokens is how many tokens a page of the cache holds. Sequences share whole pages.
@@ -17,11 +18,13 @@ type page struct {
 	k, v []float32
 }
 
-// pagePool recycles pages, so that a server in balance allocates none.
+// pagePool recycles pages, so that a server in balance allocates none. They lie in huge pages: a decoded token walks
+// through all of its sequence's.
 type pagePool struct {
-	mu   sync.Mutex
-	free []*page
-	size int // floats of k, and of v
+	mu    sync.Mutex
+	arena arena
+	free  []*page
+	size  int // floats of k, and of v
 }
 
 func newPagePool(c *Config) *pagePool {
@@ -36,7 +39,8 @@ func (p *pagePool) get() *page {
 		pg = p.free[n-1]
 		p.free = p.free[:n-1]
 	} else {
-		pg = &page{k: make([]float32, p.size), v: make([]float32, p.size)}
+		both := floats(p.arena.alloc(2 * 4 * p.size))
+		pg = &page{k: both[:p.size:p.size], v: both[p.size : 2*p.size]}
 	}
 	pg.refs.Store(1)
 	return pg
@@ -49,11 +53,25 @@ func (p *pagePool) put(pg *page) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	const keep = 64 // beyond that the garbage collector has them
-	if len(p.free) < keep {
-		p.free = append(p.free, pg)
+	const keep = 64 // beyond that the system has their memory until they are needed
+	if len(p.free) >= keep {
+		p.arena.discard(bytesOf(pg.k))
+		p.arena.discard(bytesOf(pg.v))
 	}
+	p.free = append(p.free, pg)
 }
+
+// close gives all memory back; no page may be read or written afterwards.
+func (p *pagePool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = nil
+	p.arena.release()
+}
+
+func floats(b []byte) []float32 { return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/4) }
+
+func bytesOf(x []float32) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x)) }
 
 // kvCache is the paged cache of one sequence.
 type kvCache struct {

@@ -17,6 +17,8 @@ const (
 	SiLU  Activation = "silu"
 	ReLU2 Activation = "relu2" // squared ReLU
 	GELU  Activation = "gelu"  // exact, by erf
+	// GELUTanh is the approximation of it by tanh.
+	GELUTanh Activation = "gelu_pytorch_tanh"
 )
 
 // Config is the shape and the arithmetic of a decoder.
@@ -43,9 +45,28 @@ type Config struct {
 	TiedHead bool // the head is the embedding
 	SubNorms bool // RMSNorm in front of o_proj and down_proj
 	QKNorms  bool // RMSNorm over each head of q and k (Qwen3)
-	// InputNorms: every BitLinear has an RMSNorm of its own in front (use_rms_norm), with this eps.
-	InputNorms   bool
+	// InputNorm: every BitLinear has an RMSNorm of its own in front, its module of this name, "rms_norm" (use_rms_norm)
+	// or "norm" (embedding models); "" is none.
+	InputNorm    string
 	InputNormEps float32
+	PostNorms    bool // RMSNorm behind o_proj and down_proj, in front of the residual (Gemma 3)
+	OffsetNorms  bool // norms multiply by 1+w, those in front of projections excepted (Gemma)
+
+	EmbedScale  float32 // the embedding is multiplied by it; 0 is 1
+	QueryScalar float64 // attention's scores are divided by its root; 0 is HeadDim
+
+	// Layers that are Sliding see the last Window tokens only, and have rotary positions of base LocalTheta.
+	Sliding    []bool // [L], nil: none
+	Window     int
+	LocalTheta float64
+
+	// Pooling is set for models whose output is a vector of a text: how it is made of the final states, L2-normalised
+	// then. "" is a model that writes text.
+	Pooling    Pooling
+	EmbedEnd   string // the token that ends every such text
+	MeanInFile bool   // the GGUF file says mean, against the model's authors
+
+	Notes []string // what was guessed and may be wrong, a line each; for people
 
 	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
 	Ternary bool
@@ -82,7 +103,7 @@ type family struct {
 }
 
 // families in order of trial.
-var families = []*family{bitnetFamily, onebitFamily, qwen3Family, llamaFamily, transformerFamily}
+var families = []*family{bitnetFamily, onebitFamily, qwen3Family, gemma3Family, llamaFamily, transformerFamily}
 
 // Families lists what can be run, a line each.
 func Families() []string {
@@ -163,9 +184,20 @@ func (c *Config) check() error {
 		return fmt.Errorf("rope_theta is %g; it must be positive", c.RopeTheta)
 	}
 	switch c.Activation {
-	case SiLU, ReLU2, GELU:
+	case SiLU, ReLU2, GELU, GELUTanh:
 	default:
-		return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu", c.Activation)
+		return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", c.Activation)
+	}
+	if c.QueryScalar < 0 || math.IsInf(c.QueryScalar, 0) {
+		return fmt.Errorf("query_pre_attn_scalar is %g; it must be positive", c.QueryScalar)
+	}
+	if c.Sliding != nil {
+		if c.Window < 1 || c.Window > maxContext {
+			return fmt.Errorf("sliding_window is %d; it must be 1 to %d", c.Window, maxContext)
+		}
+		if !(c.LocalTheta > 0 && !math.IsInf(c.LocalTheta, 0)) {
+			return fmt.Errorf("the rope_theta of sliding layers is %g; it must be positive", c.LocalTheta)
+		}
 	}
 	return c.Rope.check()
 }
@@ -227,6 +259,20 @@ type hfConfig struct {
 	InputBits         int             `json:"input_bits"`  // 1bitLLM
 	Precision         string          `json:"precision"`   // trit-transformer: ternary or float
 	Quantization      *hfQuantization `json:"-"`           // read by weights, which needs it for the scales
+
+	// Gemma 3
+	HiddenActivation string   `json:"hidden_activation"`
+	QueryScalar      float64  `json:"query_pre_attn_scalar"`
+	RopeLocalTheta   float64  `json:"rope_local_base_freq"`
+	SlidingWindow    int      `json:"sliding_window"`
+	WindowPattern    int      `json:"sliding_window_pattern"`
+	OldWindowPattern int      `json:"_sliding_window_pattern"`
+	LayerTypes       []string `json:"layer_types"`
+	Bidirectional    *bool    `json:"use_bidirectional_attention"`
+	AttnSoftcap      *float64 `json:"attn_logit_softcapping"`
+	FinalSoftcap     *float64 `json:"final_logit_softcapping"`
+
+	set *weights.Set // for what a configuration leaves to the tensors to say
 }
 
 type hfRope struct {
@@ -237,6 +283,36 @@ type hfRope struct {
 	LowFreqFactor  float64 `json:"low_freq_factor"`
 	HighFreqFactor float64 `json:"high_freq_factor"`
 	OldContext     int     `json:"original_max_position_embeddings"`
+	Full           *hfRope `json:"full_attention"`    // by kind of layer (Gemma 3, transformers 5)
+	Sliding        *hfRope `json:"sliding_attention"` // the same
+}
+
+// layers are the parameters of full and of sliding layers.
+func (r *hfRope) layers() (full, sliding *hfRope) {
+	full, sliding = &hfRope{}, &hfRope{}
+	if r != nil && r.Full != nil {
+		full = r.Full
+	} else if r != nil {
+		full = r
+	}
+	if r != nil && r.Sliding != nil {
+		sliding = r.Sliding
+	}
+	return full, sliding
+}
+
+func (r *hfRope) scaling() RopeScaling {
+	if r == nil {
+		return RopeScaling{}
+	}
+	kind := r.Type
+	if kind == "" {
+		kind = r.OldType
+	}
+	if kind == "" || kind == "default" {
+		return RopeScaling{}
+	}
+	return RopeScaling{kind, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OldContext}
 }
 
 type hfQuantization = weights.Quantization
@@ -246,7 +322,7 @@ func parseHF(s *weights.Set) (*Config, error) {
 	if err := json.Unmarshal(s.HFConfig(), &c); err != nil {
 		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
 	}
-	c.Quantization = s.Quantization()
+	c.Quantization, c.set = s.Quantization(), s
 	for _, f := range families {
 		cfg, ok, err := f.hf(&c)
 		if err != nil {
@@ -295,12 +371,8 @@ func (c *hfConfig) common() (*Config, error) {
 		if r.Theta > 0 {
 			cfg.RopeTheta = r.Theta
 		}
-		kind := r.Type
-		if kind == "" {
-			kind = r.OldType
-		}
-		if kind != "" && kind != "default" {
-			cfg.Rope = RopeScaling{kind, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OldContext}
+		if s := r.scaling(); s.Type != "" {
+			cfg.Rope = s
 		}
 	}
 	if cfg.RopeTheta == 0 {
@@ -322,8 +394,7 @@ func (cfg *Config) quantized(q *hfQuantization) error {
 		cfg.FloatLinear = []string{headName}
 	}
 	if q.UseRMSNorm {
-		cfg.InputNorms = true
-		cfg.InputNormEps = float32(q.RMSNormEps)
+		cfg.InputNorm, cfg.InputNormEps = "rms_norm", float32(q.RMSNormEps)
 	}
 	return nil
 }

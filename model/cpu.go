@@ -22,6 +22,8 @@ type CPU struct {
 	// CacheDir, when set, is where a copy of the weights in this engine's own layout is kept, so that the next start
 	// takes as long as reading it. It is made in the background of the first start; Close waits for it.
 	CacheDir string
+	// Adapter, when set, is added to the model's projections.
+	Adapter *Adapter
 	// Note, when set, hears of what went wrong without stopping anything, such as a cache that cannot be written.
 	Note func(error)
 	// Progress, when set, hears of loading: so many of total matrices are done.
@@ -49,16 +51,13 @@ func MatrixBytes(rows, cols int) int64 {
 	return int64(kernel.T16Bytes(rows, cols))
 }
 
-// CopyBytes is what the CPU engine keeps besides of up_proj and down_proj, laid out for products that skip zeros.
+// CopyBytes is what the CPU engine keeps besides of down_proj, laid out for products that skip zeros. Once most gates
+// have been closed for some tokens it makes a copy of up_proj too, which takes as much again.
 func (c *Config) CopyBytes() int64 {
 	if c.Activation != ReLU2 || !c.Ternary {
 		return 0
 	}
-	perLayer := int64(c.IntermediateSize) * int64(kernel.ColumnBytes(c.HiddenSize))
-	if c.HiddenSize%kernel.RowCols == 0 {
-		perLayer += int64(kernel.RowsBytes(c.IntermediateSize, c.HiddenSize))
-	}
-	return int64(c.NumLayers) * perLayer
+	return int64(c.NumLayers) * int64(c.IntermediateSize) * int64(kernel.ColumnBytes(c.HiddenSize))
 }
 
 // cpuProducts multiplies on the pool, a panel of rows at a time.
@@ -66,6 +65,7 @@ type cpuProducts struct {
 	*store
 	matrices []cpuMatrix
 	sparse   bool // the activations in front of down_proj are mostly zeros
+	ups      int  // up_proj matrices so far
 
 	// What Multiply is at; work reads it.
 	jobs    []cpuJob
@@ -96,7 +96,9 @@ type cpuMatrix struct {
 	w          []byte // layout T5 where the kernels prefer it, else T16
 	t5         bool
 	byColumn   []byte // of down_proj, whose input is mostly zeros: kernel.ColumnBytes(rows) a column
-	byRow      []byte // of up_proj, whose output is mostly not needed: kernel.RowsBytes(rows, cols)
+	byRow      []byte // of up_proj, when its output is mostly not needed: kernel.RowsBytes(rows, cols)
+	patience   int    // tokens in a row for which byRow would have paid before it is made; 0: never
+	paid       int    // how many that were
 }
 
 // cpuJob is one matrix of a Multiply and the number of its first panel among all.
@@ -111,7 +113,6 @@ const (
 	t16Kind     = "t16 1"
 	t5Kind      = "t5 1"
 	columnsKind = "columns 1"
-	rowsKind    = "rows 1"
 )
 
 func (p *cpuProducts) Load(name string, m *ternary.Matrix) (int, error) {
@@ -160,20 +161,8 @@ func (p *cpuProducts) load(name string, rows, cols int, read func() (*ternary.Ma
 		c.byColumn = data
 	}
 	if p.sparse && strings.HasSuffix(name, ".up_proj") && cols%kernel.RowCols == 0 {
-		data, _, ok := p.piece(name+".rows", rowsKind, rows, cols, kernel.RowsBytes(rows, cols))
-		if !ok {
-			m, err := read()
-			if err != nil {
-				return 0, nil, err
-			}
-			p.pool.For((rows+kernel.TileRows-1)/kernel.TileRows, 4, func(lo, hi int) {
-				first, last := lo*kernel.TileRows, min(hi*kernel.TileRows, rows)
-				t16 := m.T16[first/kernel.TileRows*kernel.T16Bytes(kernel.TileRows, cols):][:kernel.T16Bytes(last-first, cols)]
-				kernel.RowsFromT16(data[kernel.RowsBytes(first, cols):kernel.RowsBytes(last, cols)], t16, last-first, cols)
-			})
-			p.made(name+".rows", rowsKind, rows, cols, nil, data)
-		}
-		c.byRow = data
+		p.ups++
+		c.patience = rowsPatience + p.ups // not all layers' copies at one token
 	}
 	p.matrices = append(p.matrices, c)
 	return len(p.matrices) - 1, scale, nil
@@ -190,12 +179,40 @@ var (
 // cannot, or where too many rows are asked for.
 func (p *cpuProducts) multiplyRows(id int, y, index []int32, x []int8, xsum []int32) bool {
 	m := &p.matrices[id]
-	if m.byRow == nil || float64(len(index)) > rowsPay*float64(m.rows) {
+	if m.patience == 0 || float64(len(index)) > rowsPay*float64(m.rows) {
+		m.paid = 0
 		return false
+	}
+	if m.byRow == nil {
+		if m.paid++; m.paid < m.patience {
+			return false
+		}
+		p.copyRows(m)
 	}
 	p.rowsOf, p.rowsY, p.rowIndex, p.x, p.xsum = m, y, index, x, xsum
 	p.pool.Run(p.pool.Threads(), p.rowWork)
 	return true
+}
+
+// rowsPatience is for how many tokens most gates must be closed before up_proj is copied.
+const rowsPatience = 8
+
+// copyRows makes m.byRow.
+func (p *cpuProducts) copyRows(m *cpuMatrix) {
+	m.byRow = p.arena.alloc(kernel.RowsBytes(m.rows, m.cols))[:kernel.RowsBytes(m.rows, m.cols)]
+	p.pool.For(m.rows, PanelRows, func(lo, hi int) {
+		t16 := make([]byte, kernel.T16Bytes(PanelRows, m.cols))
+		for r := lo; r < hi; r += PanelRows {
+			n := min(PanelRows, hi-r)
+			size := kernel.T16Bytes(n, m.cols)
+			if m.t5 {
+				kernel.T16FromT5(t16[:size], m.w[kernel.T5Bytes(r, m.cols):kernel.T5Bytes(r+n, m.cols)], kernel.Pad16(n), m.cols)
+			} else {
+				copy(t16, m.w[kernel.T16Bytes(r, m.cols):][:size])
+			}
+			kernel.RowsFromT16(m.byRow[kernel.RowsBytes(r, m.cols):kernel.RowsBytes(r+n, m.cols)], t16[:size], n, m.cols)
+		}
+	})
 }
 
 // rows computes one worker's share of the rows asked for.

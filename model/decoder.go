@@ -41,6 +41,7 @@ type decoder struct {
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
+	local   *rope // of layers with a window
 	s       scratch
 	workers []workerScratch
 	stages  stages
@@ -50,7 +51,9 @@ type decoder struct {
 // layer is one block of the decoder.
 type layer struct {
 	attnNorm, attnSubNorm, ffnNorm, ffnSubNorm norm
+	attnPostNorm, ffnPostNorm                  norm // Config.PostNorms
 	qNorm, kNorm                               norm // over a head
+	window                                     int  // how many tokens it sees, 0 for all
 	linears                                    [7]linear
 }
 
@@ -93,8 +96,9 @@ type linear struct {
 	id      int            // of the ternary matrix in Products
 	scale   []float32      // ternary: one, or one per row
 	dense   *weights.Dense // else
-	norm    norm           // in front, of this projection alone (Config.InputNorms)
+	norm    norm           // in front, of this projection alone (Config.InputNorm)
 	bias    []float32
+	lora    *lora // nil: none
 }
 
 // run is one sequence's tokens inside the current block.
@@ -129,6 +133,7 @@ type scratch struct {
 	acc      [3][]int32   // [B, out16] in panels, the products of up to three projections with one input
 	accScale [3][]float32 // [B] the activation scales they were made with
 	out      [3][]float32 // [B, out] the same for dense projections
+	low      [3][]float32 // [B, rank] of adapters
 	ids      []int
 	y        [][]int32
 
@@ -159,7 +164,7 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 }
 
 func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Products, host *CPU) (Engine, error) {
-	d := &decoder{cfg: c, pool: st.pool, products: p, pages: newPagePool(c), rope: newRope(c), store: st, host: host}
+	d := &decoder{cfg: c, pool: st.pool, products: p, pages: newPagePool(c), rope: newRope(c), local: newLocalRope(c), store: st, host: host}
 	if host != nil && host.CacheDir != "" && c.projections() >= packedMin {
 		var err error
 		if st.packed, err = openPacked(host.CacheDir, w); err != nil {
@@ -244,6 +249,9 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 			return err
 		}
 	}
+	if d.host != nil && d.host.Adapter != nil {
+		return d.host.Adapter.attach(d.layers)
+	}
 	if p, ok := d.products.(HeadScreener); ok && d.head != nil {
 		if ok, err = p.LoadHead(d.head); ok {
 			d.screener = p
@@ -271,6 +279,8 @@ func (d *decoder) loadLayer(w *weights.Set, n int) error {
 		{&l.ffnSubNorm, names.ffnSubNorm, c.IntermediateSize, c.SubNorms},
 		{&l.qNorm, names.qNorm, c.HeadDim, c.QKNorms},
 		{&l.kNorm, names.kNorm, c.HeadDim, c.QKNorms},
+		{&l.attnPostNorm, names.attnPostNorm, c.HiddenSize, c.PostNorms},
+		{&l.ffnPostNorm, names.ffnPostNorm, c.HiddenSize, c.PostNorms},
 	} {
 		if !t.want {
 			continue
@@ -279,6 +289,9 @@ func (d *decoder) loadLayer(w *weights.Set, n int) error {
 		if *t.dst, err = d.loadNorm(w, t.name, t.n); err != nil {
 			return err
 		}
+	}
+	if c.Sliding != nil && c.Sliding[n] {
+		l.window = c.Window
 	}
 	type linearAt struct {
 		at      int
@@ -311,6 +324,11 @@ func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {
 	if err != nil {
 		return norm{}, err
 	}
+	if d.cfg.OffsetNorms {
+		for i := range v {
+			v[i]++
+		}
+	}
 	out := norm{w: v, eps: d.cfg.NormEps}
 	if d.cfg.LayerNorm {
 		if out.b, err = w.Vector(name+".bias", n); err != nil {
@@ -338,8 +356,8 @@ func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
 		if e != nil {
 			return e
 		}
-		if d.cfg.InputNorms {
-			if l.norm.w, err = w.Vector(l.name+".rms_norm.weight", l.in); err == nil {
+		if d.cfg.InputNorm != "" {
+			if l.norm.w, err = w.Vector(l.name+"."+d.cfg.InputNorm+".weight", l.in); err == nil {
 				l.norm.eps = d.cfg.InputNormEps
 			}
 		}
@@ -374,6 +392,7 @@ func (d *decoder) Close() error {
 	d.closed = true
 	d.saving.Wait()
 	d.screen = nil
+	d.pages.close()
 	d.store.arena.release()
 	return d.products.Close()
 }
@@ -494,6 +513,9 @@ func (d *decoder) block(ctx context.Context) error {
 	}
 	if !c.LearnedPositions {
 		d.rope.grow(longest)
+		if d.local != nil {
+			d.local.grow(longest)
+		}
 	}
 	room := longest * (c.NumHeads / c.NumKVHeads)
 	for i := range d.workers {
@@ -536,6 +558,9 @@ func (d *decoder) embedRows() {
 		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
 			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]
 			d.embed.Row(x, int(id))
+			if c.EmbedScale != 0 {
+				kernel.Scale(x, c.EmbedScale)
+			}
 			if d.positions != nil {
 				h := s.h[:c.HiddenSize]
 				d.positions.Row(h, s.rows[r.row+i].pos)

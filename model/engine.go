@@ -52,7 +52,8 @@ type Input struct {
 	// Each receives the same for each of the last len(Each) tokens, for a caller that guesses ahead. It holds no
 	// more rows than there are tokens; Top is left empty then.
 	Each [][]Scored
-	// Hidden receives the last token's state after the final norm: empty or D.
+	// Hidden receives states after the final norm: none when empty, the last token's when it holds D, every token's when
+	// it holds len(Tokens)·D.
 	Hidden []float32
 	// Trace, when set, sees the residual stream of this input's tokens, [n, D] per call in order of tokens:
 	// "embed", "layer.0" … after each block, "final" after the final norm. It may change x, all but "final": what
@@ -178,8 +179,8 @@ func checkInput(in *Input, c *Config) error {
 	if n := len(in.Logits); n != 0 && n != c.VocabSize && n != len(in.Tokens)*c.VocabSize {
 		return fmt.Errorf("model: room for %d logits; want 0, %d or %d", n, c.VocabSize, len(in.Tokens)*c.VocabSize)
 	}
-	if n := len(in.Hidden); n != 0 && n != c.HiddenSize {
-		return fmt.Errorf("model: room for %d hidden values; want 0 or %d", n, c.HiddenSize)
+	if n := len(in.Hidden); n != 0 && n != c.HiddenSize && n != len(in.Tokens)*c.HiddenSize {
+		return fmt.Errorf("model: room for %d hidden values; want 0, %d or %d", n, c.HiddenSize, len(in.Tokens)*c.HiddenSize)
 	}
 	if len(in.Top) > c.VocabSize {
 		return fmt.Errorf("model: the %d best of a vocabulary of %d", len(in.Top), c.VocabSize)

@@ -19,11 +19,15 @@ type stages struct {
 	normIn, qkv, normOut, residual, act, ffnResidual func(lo, hi int)
 	quantize                                         func(lo, hi int)
 	attend, densePanel                               func(i, worker int)
+	low                                              func(lo, hi int)
 
-	attnParts int // of the query heads that share a KV head, for attend: a divisor of their number
+	share headShare // for attend
 
 	quantizeNorm norm // for quantize
 	quantizeCols int
+
+	lowOf   []linear // for low
+	lowCols int
 }
 
 // denseProduct is y[t] = W·x[t] in the precision of the file. Row t of the product goes to y[t].
@@ -44,6 +48,7 @@ func newStages(d *decoder) stages {
 		quantize:    d.quantizeRows,
 		attend:      d.attendHead,
 		densePanel:  d.densePanel,
+		low:         d.loraDownRows,
 	}
 }
 
@@ -60,7 +65,7 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.qkv)
-	d.attention()
+	d.pool.Run(st.share.plan(s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
 	d.pool.For(s.b, 1, st.normOut)
 	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
 		return err
@@ -76,23 +81,12 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 	return nil
 }
 
-// attention runs that of the block's rows, in parts that keep every worker busy.
-func (d *decoder) attention() {
-	c, s, st := d.cfg, &d.s, &d.stages
-	st.attnParts = 1
-	for units, group := s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads; units*st.attnParts%d.pool.Threads() != 0 &&
-		units*st.attnParts < 4*d.pool.Threads() && group%(2*st.attnParts) == 0; {
-		st.attnParts *= 2
-	}
-	d.pool.Run(s.b*c.NumKVHeads*st.attnParts, st.attend)
-}
-
 // gateAndUp leaves h = act(gate)·up, normed and quantised for down.
 func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	c, s, st := d.cfg, &d.s, &d.stages
 	p, ok := d.products.(*cpuProducts)
 	gate, up := &l.linears[gateAt], &l.linears[upAt]
-	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil {
+	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil || up.lora != nil {
 		if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
 			return err
 		}
@@ -134,7 +128,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 // in front of down, no biases and one scale a matrix.
 func (d *decoder) loadBlocks() error {
 	p, ok := d.products.(BlockRunner)
-	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorms || !c.SubNorms || c.LayerNorm {
+	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorm != "" || c.PostNorms || !c.SubNorms || c.LayerNorm {
 		return nil
 	}
 	matrices := func(ls []linear) (ms []BlockMatrix) {
@@ -191,7 +185,7 @@ func (d *decoder) resident(ctx context.Context) error {
 		}
 		st.layer, st.number = &d.layers[n], n
 		d.pool.For(s.b, 1, st.qkv)
-		d.attention()
+		d.pool.Run(st.share.plan(s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
 		d.pool.For(s.b, 1, st.normOut)
 		r := BlockRun{X: s.xq[:s.b*roundUp16(attn)], Scales: s.xs[:s.b]}
 		if n == 0 {
@@ -262,7 +256,7 @@ func (d *decoder) quantizeRow(r int, h []float32) {
 	s.xs[r], s.xsum[r] = kernel.QuantizeRow(s.xq[r*c16:][:c16], h)
 }
 
-// quantizeRows norms and quantises rows of h for one projection that has a norm of its own (Config.InputNorms).
+// quantizeRows norms and quantises rows of h for one projection that has a norm of its own (Config.InputNorm).
 func (d *decoder) quantizeRows(lo, hi int) {
 	s, st := &d.s, &d.stages
 	cols := st.quantizeCols
@@ -279,6 +273,7 @@ func (d *decoder) quantizeRows(lo, hi int) {
 func (d *decoder) project(ctx context.Context, cols int, ls []linear) error {
 	s, st := &d.s, &d.stages
 	c16 := roundUp16(cols)
+	d.loraDown(cols, ls)
 	if ls[0].norm.w != nil { // each has a norm of its own: one after the other
 		for i := range ls {
 			st.quantizeNorm, st.quantizeCols = ls[i].norm, cols
@@ -337,6 +332,9 @@ func (d *decoder) takeRow(y []float32, l *linear, i, r int) {
 	if l.bias != nil {
 		kernel.Add(y, l.bias)
 	}
+	if l.lora != nil {
+		l.lora.add(y, s.low[i][r*l.lora.rank:][:l.lora.rank])
+	}
 }
 
 // qkvRows: q, k, v from the products, normed and rotated; k and v go into the cache.
@@ -358,7 +356,11 @@ func (d *decoder) qkvRows(lo, hi int) {
 		}
 		at := s.rows[r]
 		if !c.LearnedPositions {
-			cos, sin := d.rope.at(at.pos)
+			table := d.rope
+			if l.window > 0 {
+				table = d.local
+			}
+			cos, sin := table.at(at.pos)
 			kernel.Rope(q, cos, sin)
 			kernel.Rope(k, cos, sin)
 		}
@@ -371,34 +373,94 @@ func (d *decoder) qkvRows(lo, hi int) {
 	}
 }
 
+// headShare shares heads out among workers. Where they are few and do not come out even, as 5 heads on 2 threads, the
+// last ones are cut into parts of their queries, one for each worker at the end of its own heads: so that nobody waits,
+// and the parts of a head read its keys and values at about the same time, from memory once.
+type headShare struct {
+	threads, whole, parts int // heads that are whole; parts of each other one
+	each                  int // pieces a thread begins with
+}
+
+// plan sets out heads, whose queries may be cut into any power of two that divides group, and returns how many pieces
+// they make.
+func (h *headShare) plan(heads, group, threads int) int {
+	*h = headShare{threads: threads, whole: heads, parts: 1}
+	left := heads % threads
+	if left == 0 || heads > 4*threads {
+		return heads
+	}
+	parts := 1
+	for left*parts%threads != 0 {
+		if parts *= 2; group%parts != 0 {
+			return heads
+		}
+	}
+	h.whole, h.parts = heads-left, parts
+	h.each = h.whole/threads + left*parts/threads
+	return h.each * threads
+}
+
+// piece says which head piece i is of, and which part of it among how many.
+func (h *headShare) piece(i int) (head, part, parts int) {
+	if h.parts == 1 {
+		return i, 0, 1
+	}
+	thread, j := i/h.each, i%h.each
+	own := h.whole / h.threads
+	if j < own {
+		return thread*own + j, 0, 1
+	}
+	p := thread*(h.each-own) + j - own
+	return h.whole + p/h.parts, p % h.parts, h.parts
+}
+
 // attendHead runs the attention of one row and one KV head, for all the query heads that share it or an equal part of
 // them: page by page, so that a page is read from memory once. The order of every sum is that of the sequence, so it does
-// not matter how the prompt was cut.
+// not matter how the prompt was cut. Where the layer has a window, tokens before it are left out.
 func (d *decoder) attendHead(i, worker int) {
-	c, s, parts := d.cfg, &d.s, d.stages.attnParts
-	i, part := i/parts, i%parts
+	c, s := d.cfg, &d.s
+	i, part, parts := d.stages.share.piece(i)
 	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
 	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads/parts
 	at := s.rows[r]
-	n := at.pos + 1
-	scale := float32(1 / math.Sqrt(float64(hd)))
+	begin, end := 0, at.pos+1
+	if w := d.stages.layer.window; w > 0 {
+		begin = max(0, end-w)
+	}
+	n := end - begin
+	scalar := c.QueryScalar
+	if scalar == 0 {
+		scalar = float64(hd)
+	}
+	scale := float32(1 / math.Sqrt(scalar))
 	first := (r*c.NumHeads + (kvHead*parts+part)*group) * hd
 	q, out := s.q[first:][:group*hd], s.h[first:][:group*hd]
 	scores := d.workers[worker].scores[:group*n] // [group, n]
-	for done := 0; done < n; done += pageTokens {
-		m := min(pageTokens, n-done)
-		k := head(at.cache.pages[done/pageTokens].k, c, d.stages.number, kvHead)[:m*hd]
-		kernel.AttnScoresGroup(scores[done:(group-1)*n+done+m], n, q, k, group, scale)
+	// A token that is decoded finds its pages in memory. The products read several rows of one at once, which the
+	// hardware's prefetcher follows badly: it is faster to read the page in order first (docs/LOG.md).
+	inOrder := len(s.runs) == s.b && n > 8*pageTokens
+	for from, m := begin, 0; from < end; from += m {
+		in, i := from%pageTokens, from-begin // place in the page, and among the scores
+		m = min(pageTokens-in, end-from)
+		k := head(at.cache.pages[from/pageTokens].k, c, d.stages.number, kvHead)[in*hd:][:m*hd]
+		if inOrder {
+			kernel.ReadAll(bytesOf(k))
+		}
+		kernel.AttnScoresGroup(scores[i:(group-1)*n+i+m], n, q, k, group, scale)
 	}
 	for g := range group {
 		p := scores[g*n:][:n]
 		kernel.Scale(p, 1/kernel.SoftmaxExp(p, kernel.Max(p)))
 	}
 	clear(out)
-	for done := 0; done < n; done += pageTokens {
-		m := min(pageTokens, n-done)
-		v := head(at.cache.pages[done/pageTokens].v, c, d.stages.number, kvHead)[:m*hd]
-		kernel.AttnMixGroup(out, scores[done:(group-1)*n+done+m], n, v, group)
+	for from, m := begin, 0; from < end; from += m {
+		in, i := from%pageTokens, from-begin
+		m = min(pageTokens-in, end-from)
+		v := head(at.cache.pages[from/pageTokens].v, c, d.stages.number, kvHead)[in*hd:][:m*hd]
+		if inOrder {
+			kernel.ReadAll(bytesOf(v))
+		}
+		kernel.AttnMixGroup(out, scores[i:(group-1)*n+i+m], n, v, group)
 	}
 }
 
@@ -426,15 +488,19 @@ func (d *decoder) subNormRow(r, cols int, n *norm, feeds *linear) {
 func (d *decoder) residualRows(lo, hi int) {
 	l := d.stages.layer
 	for r := lo; r < hi; r++ {
-		d.addResidual(r, &l.linears[oAt])
+		d.addResidual(r, &l.linears[oAt], &l.attnPostNorm)
 		d.normRow(r, &l.ffnNorm, &l.linears[upAt])
 	}
 }
 
-func (d *decoder) addResidual(r int, l *linear) {
+// addResidual: x += y, the projection's output, normed where the model has that norm.
+func (d *decoder) addResidual(r int, l *linear, n *norm) {
 	D := d.cfg.HiddenSize
 	y := d.s.tmp[r*D:][:D]
 	d.takeRow(y, l, 0, r)
+	if n.w != nil {
+		n.apply(y, y)
+	}
 	kernel.Add(d.s.x[r*D:][:D], y)
 }
 
@@ -458,19 +524,26 @@ func (d *decoder) actRows(lo, hi int) {
 				kernel.SiLUMul(h, gate, up)
 			case GELU:
 				kernel.GELU(gate, gate)
-				for i := range h {
-					h[i] = gate[i] * up[i]
-				}
+				multiply(h, gate, up)
+			case GELUTanh:
+				kernel.GELUTanh(gate, gate)
+				multiply(h, gate, up)
 			}
 		}
 		d.subNormRow(r, F, &l.ffnSubNorm, &l.linears[downAt])
 	}
 }
 
+func multiply(dst, a, b []float32) {
+	for i := range dst {
+		dst[i] = a[i] * b[i]
+	}
+}
+
 // ffnResidualRows: x += down.
 func (d *decoder) ffnResidualRows(lo, hi int) {
 	for r := lo; r < hi; r++ {
-		d.addResidual(r, &d.stages.layer.linears[downAt])
+		d.addResidual(r, &d.stages.layer.linears[downAt], &d.stages.layer.ffnPostNorm)
 	}
 }
 

@@ -40,37 +40,3 @@ var llamaFamily = &family{
 		return nil
 	},
 }
-
-// qwen3Family is Qwen3's block: Llama's with an RMSNorm over each head of q and k. The BitNet conversions of it
-// (codys12/Qwen3-8B-BitNet) have an RMSNorm inside each BitLinear as well: *_proj.rms_norm.weight.
-var qwen3Family = &family{
-	name: "qwen3",
-	says: "Qwen3 with BitLinear projections (Qwen3ForCausalLM; GGUF qwen3)",
-	hf: func(c *hfConfig) (*Config, bool, error) {
-		if c.ModelType != "qwen3" {
-			return nil, false, nil
-		}
-		cfg, err := c.common()
-		if err != nil {
-			return nil, false, err
-		}
-		cfg.QKNorms = true
-		if c.HeadDim == nil {
-			cfg.HeadDim = 128 // the class's default
-		}
-		if cfg.Activation == "" {
-			cfg.Activation = SiLU
-		}
-		if c.NormEps == 0 {
-			cfg.NormEps = 1e-6
-		}
-		return cfg, true, cfg.quantized(c.Quantization)
-	},
-	gguf: []string{"qwen3"},
-	fromGGUF: func(cfg *Config, s *weights.Set) error {
-		cfg.Activation = SiLU
-		cfg.QKNorms = true
-		cfg.Ternary, cfg.FloatLinear = s.HasTernary(), []string{headName}
-		return nil
-	},
-}

@@ -18,11 +18,12 @@ func (d *decoder) output(ctx context.Context) error {
 		in := r.input
 		last := r.first+r.n == len(in.Tokens)
 		all := len(in.Logits) > 0 && len(in.Logits) == len(in.Tokens)*V
+		every := len(in.Hidden) > 0 && len(in.Hidden) == len(in.Tokens)*D
 		for t := range r.n {
 			final := last && t == r.n-1
 			tops := in.best(r.first + t)
 			wanted := all || final && len(in.Logits) > 0 || len(tops) > 0
-			if !wanted && !(final && len(in.Hidden) > 0) && in.Trace == nil {
+			if !wanted && !every && !(final && len(in.Hidden) > 0) && in.Trace == nil {
 				continue
 			}
 			h := s.tmp[:D]
@@ -30,7 +31,10 @@ func (d *decoder) output(ctx context.Context) error {
 			if in.Trace != nil {
 				in.Trace("final", h)
 			}
-			if final && len(in.Hidden) > 0 {
+			switch {
+			case every:
+				copy(in.Hidden[(r.first+t)*D:], h)
+			case final:
 				copy(in.Hidden, h)
 			}
 			if !wanted {

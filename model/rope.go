@@ -11,13 +11,22 @@ type rope struct {
 	cos, sin []float32
 }
 
-func newRope(c *Config) *rope {
+func newRope(c *Config) *rope { return newRopeOf(c, c.RopeTheta, c.Rope) }
+
+// newLocalRope is that of sliding layers, nil where there are none.
+func newLocalRope(c *Config) *rope {
+	if c.Sliding == nil {
+		return nil
+	}
+	return newRopeOf(c, c.LocalTheta, RopeScaling{})
+}
+
+func newRopeOf(c *Config, theta float64, s RopeScaling) *rope {
 	r := &rope{half: c.HeadDim / 2, freq: make([]float32, c.HeadDim/2)}
 	for i := range r.freq {
 		// As transformers computes it: 1/theta^(2i/hd) in float32.
-		r.freq[i] = float32(1 / float64(float32(math.Pow(c.RopeTheta, float64(float32(2*i)/float32(c.HeadDim))))))
+		r.freq[i] = float32(1 / float64(float32(math.Pow(theta, float64(float32(2*i)/float32(c.HeadDim))))))
 	}
-	s := c.Rope
 	switch s.Type {
 	case "linear":
 		for i := range r.freq {

@@ -163,7 +163,7 @@ func grid(w, inv, dither float32) byte {
 // ScreenBytes is what the screen of the model's head takes in memory, and what a decoded token reads of the head then;
 // 0 where there is none, and the head is read as it is.
 func (c *Config) ScreenBytes() int64 {
-	if c.VocabSize < screenMinVocab || !c.TiedHead && !c.floatLinear(headName) {
+	if c.Pooling != "" || c.VocabSize < screenMinVocab || !c.TiedHead && !c.floatLinear(headName) {
 		return 0
 	}
 	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock

@@ -29,6 +29,15 @@ func LogSumExp(logits []float32) float64 {
 	return max + math.Log(sum)
 }
 
+// LogprobOf returns the log-probability of token id; lse is LogSumExp(logits). It is a finite number, −MaxFloat32 at
+// least: where all logits are −∞, or one is NaN, there is nothing better to say.
+func LogprobOf(logits []float32, id int32, lse float64) float64 {
+	if l := float64(logits[id]) - lse; l > -math.MaxFloat32 { // not NaN
+		return l
+	}
+	return -math.MaxFloat32
+}
+
 // Logprobs appends the k most likely tokens to dst, likeliest first, ties by id, with their
 // log-probabilities before any filter; lse is LogSumExp(logits). There are fewer than k if the
 // vocabulary is smaller or logits are −∞.

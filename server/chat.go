@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -275,8 +276,9 @@ func (m *served) renderForged(messages []tokenizer.Message, o tokenizer.ChatOpti
 	return ids, false, nil
 }
 
-// toolGrammar makes the grammar that tool_choice asks for, nil for none, and says how replies are read.
-func (s *Server) toolGrammar(ctx context.Context, m *served, q *chatRequest, c *conversation) (*grammar.Grammar, error) {
+// toolGrammar makes the grammar that tool_choice asks for, nil for none. form is the schema of replies that call
+// nothing, nil for any text.
+func (s *Server) toolGrammar(ctx context.Context, m *served, q *chatRequest, c *conversation, form []byte) (*grammar.Grammar, error) {
 	choice := "auto"
 	var named struct {
 		Type     string `json:"type"`
@@ -321,13 +323,13 @@ func (s *Server) toolGrammar(ctx context.Context, m *served, q *chatRequest, c *
 	}
 	var list []grammar.Tool
 	var key bytes.Buffer
-	fmt.Fprintf(&key, "%q %v %v", c.format, choice, several)
+	fmt.Fprintf(&key, "%q %v %v %q", c.format, choice, several, form)
 	for _, t := range tools {
 		list = append(list, grammar.Tool{Name: t.Function.Name, Parameters: t.Function.Parameters})
 		fmt.Fprintf(&key, "\x00%s\x00%s", t.Function.Name, t.Function.Parameters)
 	}
 	g, err := s.grammar(ctx, m, "tools", key.String(), func(v *grammar.Vocab) (*grammar.Grammar, error) {
-		return grammar.ToolCalls(v, c.format, list, choice == "required", several)
+		return grammar.ToolCalls(v, c.format, list, choice == "required", several, form)
 	})
 	if err != nil {
 		api := *asAPIError(err)
@@ -340,7 +342,9 @@ func (s *Server) toolGrammar(ctx context.Context, m *served, q *chatRequest, c *
 // toolReader splits a reply into text and calls as it arrives.
 type toolReader struct {
 	f     grammar.ToolFormat
-	on    bool   // there are tools
+	on    bool // there are tools
+	names []string
+	form  bool   // what is no call is a document, which may begin like one
 	held  string // text that may still become a call, or calls that are not complete
 	text  bool   // the reply is text
 	calls int
@@ -375,6 +379,9 @@ func (t *toolReader) push(more string, end bool) (text string, calls []toolCall)
 		after := rest[d.InputOffset():]
 		if !strings.HasPrefix(after, t.f.Close) {
 			break
+		}
+		if t.form && (!slices.Contains(t.names, c.Name) || c.Arguments == nil && c.Parameters == nil) {
+			break // a document
 		}
 		t.held = after[len(t.f.Close):]
 		call := toolCall{ID: "call_" + newID(), Type: "function"}
@@ -453,16 +460,20 @@ func (s *Server) chatJob(ctx context.Context, m *served, q *chatRequest) (*job, 
 	if err != nil {
 		return nil, reader, err
 	}
-	g, err := s.toolGrammar(ctx, m, q, &c)
+	form := q.schema()
+	g, err := s.toolGrammar(ctx, m, q, &c, form)
 	if err != nil {
 		return nil, reader, err
 	}
 	if g != nil {
-		if j.grammar != nil {
-			return nil, reader, invalid("tools", "tools and a form for the answer cannot be used together; tool_choice none leaves the tools out")
+		if j.grammar != nil && form == nil {
+			return nil, reader, invalid("tools", "tools and a form for the answer other than response_format json_object or json_schema cannot be used together; tool_choice none leaves the tools out")
 		}
 		j.grammar = g
-		reader = toolReader{f: c.format, on: true}
+		reader = toolReader{f: c.format, on: true, form: form != nil}
+		for _, t := range tools {
+			reader.names = append(reader.names, t.Function.Name)
+		}
 	}
 	ids, plain, err := m.render(c, true)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -239,7 +240,7 @@ func (f *fake) Forward(ctx context.Context, batch []model.Input) error {
 			}
 		}
 		for i := range in.Hidden {
-			in.Hidden[i] = float32(len(c.tokens) + i)
+			in.Hidden[i] = float32(len(c.tokens) + i%f.cfg.HiddenSize)
 		}
 	}
 	return nil
@@ -273,6 +274,7 @@ func serve(t testing.TB, f *fake, o Options) (*Server, *httptest.Server) {
 	if o.Log == nil {
 		o.Log = quietLog()
 	}
+	o.QueueTimeout = cmp.Or(o.QueueTimeout, time.Hour) // however slow this machine is
 	s, err := New(o, Model{ID: "fake", Engine: f, Tokenizer: f.tok})
 	if err != nil {
 		t.Fatal(err)

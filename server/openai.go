@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/sample"
 )
 
@@ -430,7 +432,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// embed computes a unit vector for each input: the last token's state after the final norm.
+// embed computes a unit vector for each input, as the model makes it: see trit.Model.Embed.
 func (s *Server) embed(w http.ResponseWriter, r *http.Request, id string, in prompts, dims int) (m *served, vectors [][]float32, tokens int, err error) {
 	if m, err = s.model(id); err != nil {
 		return m, nil, 0, err
@@ -450,13 +452,13 @@ func (s *Server) embed(w http.ResponseWriter, r *http.Request, id string, in pro
 	for i := range in.len() {
 		var ids []int32
 		if i < len(in.texts) {
-			if ids, err = m.encode(in.texts[i], "input", true); err != nil {
-				return m, nil, 0, err
+			if ids, err = trit.EmbedTokens(m.Tokenizer, m.Engine.Config(), in.texts[i]); err != nil {
+				return m, nil, 0, invalid("input", "input %d: %v", i, err)
 			}
 		} else {
 			ids = in.tokens[i-len(in.texts)]
 		}
-		j := &job{ctx: ctx, client: w.(*response).client, hidden: true, logprobs: -1}
+		j := &job{ctx: ctx, client: w.(*response).client, pool: model.NewPool(m.Engine.Config()), logprobs: -1}
 		if err = m.fit(j, ids, "input"); err != nil {
 			return m, nil, 0, err
 		}
@@ -468,30 +470,12 @@ func (s *Server) embed(w http.ResponseWriter, r *http.Request, id string, in pro
 		return m, nil, 0, err
 	}
 	vectors = make([][]float32, len(jobs))
-	err = follow(ctx, streams, func(i int, e event) error {
-		vectors[i] = unit(e.hidden, dims)
+	err = follow(ctx, streams, func(i int, _ event) error {
+		vectors[i] = jobs[i].pool.Vector(dims)
 		return nil
 	}, nothing, nothing)
 	note(w, m, usage{Prompt: tokens})
 	return m, vectors, tokens, err
-}
-
-// unit cuts v to dims values, 0 for all, and scales it to length 1.
-func unit(v []float32, dims int) []float32 {
-	if dims > 0 {
-		v = v[:dims]
-	}
-	var sum float64
-	for _, x := range v {
-		sum += float64(x) * float64(x)
-	}
-	out := make([]float32, len(v))
-	for i, x := range v {
-		if sum > 0 {
-			out[i] = float32(float64(x) / math.Sqrt(sum))
-		}
-	}
-	return out
 }
 
 // ---- models and tokens

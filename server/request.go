@@ -124,6 +124,9 @@ func (s *Server) model(id string) (*served, error) {
 
 // job checks the common fields and makes a job without a prompt of them.
 func (s *Server) job(ctx context.Context, m *served, g *generate) (*job, error) {
+	if m.Engine.Config().Pooling != "" {
+		return nil, invalid("model", "%s makes vectors of texts and writes none: ask /v1/embeddings or /api/embed", m.ID)
+	}
 	j := &job{
 		max: s.o.MaxTokens, stop: g.Stop, stopTokens: g.StopTokenIDs, ignoreEOS: g.IgnoreEOS, logprobs: -1,
 		sampling: sample.Options{
@@ -252,6 +255,17 @@ func (s *Server) constraint(ctx context.Context, m *served, g *generate) (*gramm
 		return nil, &api
 	}
 	return gr, nil
+}
+
+// schema is the JSON schema of a response_format of type json_object or json_schema, nil where there is none.
+func (g *generate) schema() []byte {
+	switch f := g.ResponseFormat; {
+	case f != nil && f.Type == "json_object":
+		return []byte(`{"type":"object"}`)
+	case f != nil && f.Type == "json_schema" && f.JSONSchema != nil:
+		return f.JSONSchema.Schema
+	}
+	return nil
 }
 
 // grammar returns the compiled grammar for a source, from the cache if it was compiled lately.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -39,9 +38,9 @@ type job struct {
 	stopTokens []int32
 	ignoreEOS  bool
 
-	logprobs int  // the k likeliest of every written token; −1: none
-	echo     bool // the same for the tokens of the prompt
-	hidden   bool // the last token's state, for embeddings
+	logprobs int         // the k likeliest of every written token; −1: none
+	echo     bool        // the same for the tokens of the prompt
+	pool     *model.Pool // for embeddings: takes the states that it needs
 }
 
 // token is a written (or, with echo, read) token as logprobs show it.
@@ -58,8 +57,7 @@ type event struct {
 	ids    []int32
 	tokens []token // with logprobs: those whose text this is
 	prompt []token // with echo: all of the prompt, in the first event
-	hidden []float32
-	finish string // "stop" or "length" in the last event
+	finish string  // "stop" or "length" in the last event
 	err    error
 }
 
@@ -120,7 +118,6 @@ type sequence struct {
 	take   int // tokens that it computes
 	logits []float32
 	top    []model.Scored
-	hidden []float32
 	ended  bool
 	err    error
 	age    uint64 // order of admission
@@ -142,6 +139,9 @@ type scheduler struct {
 	queue    fairQueue
 	draining bool
 	wake     chan struct{}
+	pace     time.Duration // how often one of those that wait gets a place: a moving average
+	paced    int           // measurements in it, at most 64
+	admitted time.Time     // when the last one did
 
 	ctx    context.Context // of the forward passes
 	cancel context.CancelFunc
@@ -207,6 +207,10 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	// What finds a free place at once does not count as queued.
 	free := max(s.o.MaxBatch-int(s.active.Load()), 0)
 	if s.queue.n+len(seqs) > s.o.MaxQueue+free && s.queue.n+int(s.active.Load()) > 0 {
+		return nil, errQueueFull
+	}
+	// Better refused now than after a long wait.
+	if wait := time.Duration(s.queue.n+len(seqs)) * s.pace; s.o.QueueTimeout > 0 && s.queue.n > 0 && wait > s.o.QueueTimeout/4*3 {
 		return nil, errQueueFull
 	}
 	for _, q := range seqs {
@@ -353,6 +357,9 @@ func (s *scheduler) admit() {
 				tries++
 				return tries < 32 && s.ready(q) && s.fits(q)
 			})
+			if q != nil {
+				s.left(q, now)
+			}
 			s.mu.Unlock()
 		}
 		if q == nil {
@@ -371,15 +378,27 @@ func (s *scheduler) admit() {
 	s.m.cache(s.pages.used, s.prefixes.pages(), s.pages.limit)
 }
 
+// left measures the pace of the queue by a sequence that leaves it. It needs s.mu.
+func (s *scheduler) left(q *sequence, now time.Time) {
+	if q.out.queued.Before(s.admitted) { // it waited since then at least
+		s.paced = min(s.paced+1, 64)
+		s.pace += (now.Sub(s.admitted) - s.pace) / time.Duration(s.paced)
+	}
+	s.admitted = now
+}
+
 // fits reports that the prompt has room beside what runs, with prefixes forgotten if need be.
 func (s *scheduler) fits(q *sequence) bool {
 	need := pagesOf(len(q.tokens)+1) + 1
 	return len(s.running) == 0 || s.pages.used-s.prefixes.own()+need+len(s.running) <= s.pages.limit
 }
 
+// whole says that something of every token of the prompt is wanted, so that no cache can have it.
+func (q *sequence) whole() bool { return q.echo || q.pool != nil && q.pool.Whole() }
+
 // ready is false while another sequence reads a prefix that this one would then share.
 func (s *scheduler) ready(q *sequence) bool {
-	if q.echo {
+	if q.whole() {
 		return true
 	}
 	have := -1
@@ -401,7 +420,7 @@ func (s *scheduler) ready(q *sequence) bool {
 func (s *scheduler) start(q *sequence, now time.Time) error {
 	n := 0
 	var from *cache
-	if !q.echo { // the prompt's own logits are wanted
+	if !q.whole() {
 		from, n = s.prefixes.find(q.tokens)
 		for _, r := range s.running {
 			if c := min(common(r.tokens, q.tokens), r.cache.Len()); c > n {
@@ -473,6 +492,9 @@ func (s *scheduler) preempt() bool {
 	s.running = slices.Delete(s.running, i, i+1)
 	s.release(q)
 	q.read = nil // computed again
+	if q.pool != nil {
+		q.pool.Reset()
+	}
 	s.resumed = append(s.resumed, q)
 	slices.SortFunc(s.resumed, func(a, b *sequence) int { return cmp.Compare(a.age, b.age) })
 	s.m.preemptions.Inc()
@@ -550,7 +572,7 @@ func (s *scheduler) step() {
 		at := q.cache.Len()
 		in := model.Input{Cache: q.cache.Cache, Tokens: q.tokens[at : at+q.take]}
 		last := at+q.take == len(q.tokens)
-		q.top, q.hidden = q.top[:0], nil
+		q.top = q.top[:0]
 		switch {
 		case q.echo && at < len(q.prompt) && q.take > 1:
 			in.Logits = s.rows(q.take)
@@ -561,9 +583,8 @@ func (s *scheduler) step() {
 			q.top = slices.Grow(q.top, n)[:n]
 			in.Top = q.top
 		}
-		if q.job.hidden && last {
-			q.hidden = make([]float32, s.engine.Config().HiddenSize)
-			in.Hidden = q.hidden
+		if q.pool != nil {
+			in.Hidden = q.pool.Hidden(q.take, last)
 		}
 		if at < len(q.prompt) || q.take > 1 {
 			read += q.take
@@ -695,6 +716,9 @@ func (q *sequence) fail(err error) {
 // It runs beside advance of other sequences.
 func (s *scheduler) advance(q *sequence, in *model.Input) {
 	at := q.cache.Len() - q.take // of the step's first token
+	if q.pool != nil {
+		q.pool.Add()
+	}
 	if q.echo && at < len(q.prompt) {
 		for i := range q.take {
 			if at == 0 && i == 0 {
@@ -772,10 +796,7 @@ func (s *scheduler) choose(q *sequence, logits []float32) int32 {
 
 func (q *sequence) score(logits []float32, id int32) token {
 	lse := sample.LogSumExp(logits)
-	t := token{id: id, logprob: max(float64(logits[id])-lse, -math.MaxFloat32)}
-	if math.IsNaN(t.logprob) {
-		t.logprob = -math.MaxFloat32
-	}
+	t := token{id: id, logprob: sample.LogprobOf(logits, id, lse)}
 	if q.logprobs > 0 {
 		t.top = sample.Logprobs(nil, logits, lse, q.logprobs)
 	}
@@ -800,7 +821,7 @@ func (s *scheduler) last(q *sequence) event {
 	if q.err != nil {
 		return event{err: q.err}
 	}
-	e := event{tokens: q.shown, ids: q.ids, prompt: q.read, hidden: q.hidden, finish: "length"}
+	e := event{tokens: q.shown, ids: q.ids, prompt: q.read, finish: "length"}
 	switch {
 	case q.max == 0:
 		return e

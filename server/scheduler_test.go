@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ func TestMain(m *testing.M) {
 func testScheduler(t *testing.T, f *fake, o Options) *scheduler {
 	t.Helper()
 	o.Log = quietLog()
+	o.QueueTimeout = cmp.Or(o.QueueTimeout, time.Hour) // however slow this machine is
 	s, err := New(o, Model{ID: "fake", Engine: f, Tokenizer: f.tok})
 	if err != nil {
 		t.Fatal(err)
@@ -204,6 +206,48 @@ func TestQueueLimitAndFairness(t *testing.T) {
 	}
 	if before > 3 {
 		t.Errorf("%d requests of one client went before another's first", before)
+	}
+}
+
+// A request that would wait too long is refused at once, by how fast the queue has moved.
+func TestQueueRefusesWhatWouldWaitTooLong(t *testing.T) {
+	f := newFake(t)
+	f.pause, f.quiet = time.Millisecond, true
+	s := testScheduler(t, f, Options{MaxBatch: 1, MaxQueue: 100, QueueTimeout: time.Hour})
+	submit := func(max int) (*stream, error) {
+		out, err := s.submit(&job{ctx: context.Background(), prompt: []int32{1, 2, 3}, max: max, logprobs: -1})
+		if err != nil {
+			return nil, err
+		}
+		return out[0], nil
+	}
+	var last *stream
+	for range 8 {
+		last, _ = submit(10)
+	}
+	wait(last)
+	s.mu.Lock()
+	pace := s.pace
+	s.mu.Unlock()
+	if pace < 5*time.Millisecond || pace > time.Minute {
+		t.Errorf("8 sequences of 10 steps of a millisecond or more: one leaves the queue every %v", pace)
+	}
+	if _, err := submit(1e6); err != nil { // runs from now on
+		t.Fatal(err)
+	}
+	for s.active.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.mu.Lock()
+	s.pace = 10 * time.Minute
+	s.mu.Unlock()
+	for i := range 4 {
+		if _, err := submit(1); err != nil {
+			t.Errorf("%d wait, for %d minutes: %v", i, 10*(i+1), err)
+		}
+	}
+	if _, err := submit(1); !errors.Is(err, errQueueFull) {
+		t.Errorf("a wait of 50 of 60 minutes: %v", err)
 	}
 }
 

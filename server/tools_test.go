@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -54,6 +55,53 @@ func TestToolsInTemplates(t *testing.T) {
 			f.reply = c.format.Open + `{"name": "add", "` + tt.arguments + `": {"a": 5}}` + c.format.Close
 			code, v := post(t, h.URL+"/v1/chat/completions", `{`+hi+`,"temperature":0,"tools":[{"type":"function","function":{"name":"add","parameters":{"type":"object","properties":{"a":{"type":"integer"}}}}}]}`)
 			if code != 200 || at(v, "choices", 0, "message", "tool_calls", 0, "function", "arguments") != `{"a": 5}` {
+				t.Error(code, v)
+			}
+
+			// Together with a form, a reply is a call or a document, whatever the model would rather write.
+			with := `{` + hi + `,"temperature":0,"max_tokens":200,"tools":[{"type":"function","function":{"name":"add","parameters":{"type":"object","properties":{"a":{"type":"integer"}}}}}],
+				"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"object","properties":{"name":{"type":"string","maxLength":9},"n":{"type":"integer","maximum":99,"minimum":0}},"required":["name","n"],"additionalProperties":false}}}`
+			for _, stream := range []bool{false, true} {
+				ask := func() (content, arguments, finish string) {
+					if !stream {
+						code, v := post(t, h.URL+"/v1/chat/completions", with+`}`)
+						if code != 200 {
+							t.Fatal(code, v)
+						}
+						content, _ = at(v, "choices", 0, "message", "content").(string)
+						arguments, _ = at(v, "choices", 0, "message", "tool_calls", 0, "function", "arguments").(string)
+						finish, _ = at(v, "choices", 0, "finish_reason").(string)
+						return content, arguments, finish
+					}
+					for _, data := range sseData(t, h.URL+"/v1/chat/completions", with+`,"stream":true}`) {
+						var v map[string]any
+						if json.Unmarshal([]byte(data), &v) != nil {
+							continue // [DONE]
+						}
+						c, _ := at(v, "choices", 0, "delta", "content").(string)
+						a, _ := at(v, "choices", 0, "delta", "tool_calls", 0, "function", "arguments").(string)
+						f, _ := at(v, "choices", 0, "finish_reason").(string)
+						content, arguments, finish = content+c, arguments+a, finish+f
+					}
+					return content, arguments, finish
+				}
+				if content, arguments, finish := ask(); content != "" || arguments != `{"a": 5}` || finish != "tool_calls" {
+					t.Errorf("a call: %q, %q, %s", content, arguments, finish)
+				}
+				before := f.reply
+				for _, doc := range []string{`{"name": "add", "n": 5}`, `{"name":"x","n":7}`} {
+					f.reply = doc
+					if content, arguments, finish := ask(); content != doc || arguments != "" || finish != "stop" {
+						t.Errorf("%s: %q, %q, %s", doc, content, arguments, finish)
+					}
+				}
+				f.reply = "I would rather chat."
+				if content, _, _ := ask(); content == f.reply || content != "" && !json.Valid([]byte(content)) {
+					t.Errorf("broke out of its form: %q", content)
+				}
+				f.reply = before
+			}
+			if code, v := post(t, h.URL+"/v1/chat/completions", strings.Replace(with, `"response_format":{"type":"json_schema"`, `"guided_regex":"a+","x":{"type":"json_schema"`, 1)+`}`); code != 400 || at(v, "error", "param") != "tools" {
 				t.Error(code, v)
 			}
 		})

@@ -260,10 +260,14 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 			kv.Set("tokenizer.ggml."+name+"_token_id", uint32(id))
 		}
 	}
+	end := t.end
+	if len(t.after) == 1 { // there EOS is what comes behind a text, which is not every model's end of a turn
+		end = t.after[0]
+	}
 	id("bos", t.bos)
-	id("eos", t.end)
+	id("eos", end)
 	for _, e := range t.eos {
-		if e != t.end {
+		if e != end {
 			id("eot", e)
 			break
 		}
@@ -271,7 +275,7 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 	id("unknown", t.unk)
 	id("padding", t.pad)
 	addBOS, addEOS := len(t.before) > 0, len(t.after) > 0
-	if len(t.before) > 1 || addBOS && t.before[0] != t.bos || len(t.after) > 1 || addEOS && t.after[0] != t.end {
+	if len(t.before) > 1 || addBOS && t.before[0] != t.bos || len(t.after) > 1 {
 		return nil, unsupported("GGUF: a text between other tokens than BOS and EOS")
 	}
 	kv.Set("tokenizer.ggml.add_bos_token", addBOS)

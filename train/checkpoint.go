@@ -27,6 +27,7 @@ type checkpointMeta struct {
 	Format    int             `json:"format"` // 1
 	Config    Config          `json:"config"`
 	Options   Options         `json:"options"`
+	Lora      *Lora           `json:"lora,omitempty"` // the tensors are those of adapters
 	Steps     int             `json:"steps"`
 	Best      *float64        `json:"best,omitempty"`
 	CRC       uint32          `json:"crc32c"` // of all tensor bytes in file order
@@ -42,9 +43,13 @@ func floatBytes(x []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
 }
 
+func int8Bytes(x []int8) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+}
+
 // Save writes a checkpoint. tokenizerJSON goes along, so that a run needs no other file to continue.
 func (t *Trainer) Save(path string, tokenizerJSON []byte) error {
-	meta := checkpointMeta{Format: 1, Config: t.Model.Config, Options: t.Options, Steps: t.Steps, Tokenizer: tokenizerJSON}
+	meta := checkpointMeta{Format: 1, Config: t.Model.Config, Options: t.Options, Lora: t.Model.lora, Steps: t.Steps, Tokenizer: tokenizerJSON}
 	if len(tokenizerJSON) == 0 {
 		meta.Tokenizer = json.RawMessage("null")
 	}
@@ -116,6 +121,7 @@ type Checkpoint struct {
 	Path      string
 	Config    Config
 	Options   Options
+	Lora      *Lora // when it holds adapters; Base may be changed to where the model below them is now
 	Steps     int
 	Best      float64
 	Tokenizer []byte // tokenizer.json
@@ -162,11 +168,26 @@ func OpenCheckpoint(path string) (*Checkpoint, error) {
 	if err := meta.Options.Check(); err != nil {
 		return fail(err)
 	}
-	c := &Checkpoint{Path: path, Config: meta.Config, Options: meta.Options, Steps: meta.Steps, Best: math.Inf(1), Tokenizer: meta.Tokenizer, crc: meta.CRC, file: file}
+	c := &Checkpoint{Path: path, Config: meta.Config, Options: meta.Options, Lora: meta.Lora, Steps: meta.Steps, Best: math.Inf(1), Tokenizer: meta.Tokenizer, crc: meta.CRC, file: file}
 	if meta.Best != nil {
 		c.Best = *meta.Best
 	}
 	return c, nil
+}
+
+// model is the checkpoint's model without its values: a new one, or the base of adapters.
+func (c *Checkpoint) model(pool *par.Pool) (*Model, error) {
+	if c.Lora == nil {
+		return New(c.Config, pool, 0)
+	}
+	m, _, err := InitLora(c.Lora.Base, *c.Lora, c.Config.Block, 0, pool)
+	if err != nil {
+		return nil, fmt.Errorf("%w; the adapters of %s need this model: say with --init where it is now", err, c.Path)
+	}
+	if m.Config != c.Config || m.lora.Sum != c.Lora.Sum {
+		return nil, fmt.Errorf("train: %s is not the model below the adapters of %s (weights %s, want %s): say with --init where that one is", c.Lora.Base, c.Path, m.lora.Sum, c.Lora.Sum)
+	}
+	return m, nil
 }
 
 // Load builds the trainer that was saved.
@@ -179,10 +200,14 @@ func (c *Checkpoint) Load(pool *par.Pool) (*Trainer, error) {
 	for _, s := range c.file.Tensors {
 		have += s.Size
 	}
-	if want := 12 * c.Config.numParams(); have != want {
+	want := c.Config.numParams()
+	if c.Lora != nil {
+		want = c.Lora.params(&c.Config)
+	}
+	if want *= 12; have != want {
 		return fail(fmt.Errorf("%d bytes of tensors where the configuration has %d", have, want))
 	}
-	m, err := New(c.Config, pool, 0)
+	m, err := c.model(pool)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/tritlm/trit/data"
@@ -19,7 +20,7 @@ type Comparison struct {
 	Arch, Precision string
 	Params, Ternary int
 	Bytes           int64   // model.safetensors, packed
-	TrainMiB        float64 // what training keeps: parameters, gradients, moments, activations
+	PeakMiB         float64 // the process's largest resident memory while it trained, code and tokens included
 	TokensPerS      float64
 	Train           float64 // mean loss of the last tenth of the steps
 	Val             float64
@@ -46,8 +47,9 @@ func Compare(ctx context.Context, dir string, cases []Config, o Options, vocab *
 func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *data.Vocab, ids []int32, valShare float64, pool *par.Pool, tell func(Config, Record)) (*Comparison, error) {
 	var r *Run
 	var err error
+	resetPeak()
 	if _, e := os.Stat(filepath.Join(dir, lastName)); e == nil {
-		r, err = Resume(dir, pool, func(p *Options) { p.MaxIters = o.MaxIters })
+		r, err = Resume(dir, pool, func(c *Checkpoint) { c.Options.MaxIters = o.MaxIters })
 		if err == nil {
 			was := r.Trainer.Model.Config
 			c.VocabSize = vocab.Size()
@@ -67,7 +69,7 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 		return nil, err
 	}
 	m := r.Trainer.Model
-	row := &Comparison{Arch: c.Arch, Precision: c.Precision, Params: m.NumParams(), Ternary: m.NumTernary(), Val: r.Trainer.Best, TrainMiB: float64(r.Trainer.Bytes()) / (1 << 20)}
+	row := &Comparison{Arch: c.Arch, Precision: c.Precision, Params: m.NumParams(), Ternary: m.NumTernary(), Val: r.Trainer.Best}
 	if st, err := os.Stat(filepath.Join(dir, "model.safetensors")); err == nil {
 		row.Bytes = st.Size()
 	}
@@ -77,6 +79,7 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 	}
 	tokens, seconds, n := 0.0, 0.0, 0
 	for _, rec := range recs {
+		row.PeakMiB = max(row.PeakMiB, rec.PeakMiB)
 		tokens += rec.TokensPerS * rec.Seconds
 		seconds += rec.Seconds
 		if rec.Step > r.Trainer.Steps*9/10 {
@@ -92,35 +95,17 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 	return row, nil
 }
 
-// Bytes is what the trainer holds: parameters, gradients, two moments, codes and activations.
-func (t *Trainer) Bytes() int64 {
-	n := int64(len(t.Model.w)) * 16
-	n += int64(t.Model.NumTernary())
-	if t.state != nil {
-		n += t.state.bytes()
-	}
-	return n
+// resetPeak gives memory that is not needed back and, on Linux, lets the mark that PeakMiB reads begin again.
+func resetPeak() {
+	debug.FreeOSMemory()
+	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o200) // elsewhere the mark is of the whole process
 }
 
-func (s *State) bytes() int64 {
-	n := len(s.n) + len(s.h) + len(s.dx) + len(s.dn) + len(s.dh) + len(s.dq) + len(s.dk) + len(s.dv)
-	for _, x := range append(append([][]float32{}, s.x...), s.mid...) {
-		n += len(x)
-	}
-	var q int64
-	for i := range s.layers {
-		k := &s.layers[i]
-		n += len(k.q) + len(k.k) + len(k.v) + len(k.p) + len(k.att) + len(k.gate) + len(k.up)
-		q += k.in1.Bytes() + k.in2.Bytes() + k.in3.Bytes() + k.in4.Bytes()
-	}
-	return 4*int64(n) + q
-}
-
-var columns = []string{"architecture", "precision", "parameters", "ternary", "bytes on disk", "training MiB", "tokens/s", "training loss", "validation loss", "perplexity"}
+var columns = []string{"architecture", "precision", "parameters", "ternary", "bytes on disk", "peak MiB", "tokens/s", "training loss", "validation loss", "perplexity"}
 
 func (c *Comparison) cells() []string {
 	return []string{
-		c.Arch, c.Precision, fmt.Sprint(c.Params), fmt.Sprint(c.Ternary), fmt.Sprint(c.Bytes), fmt.Sprintf("%.0f", c.TrainMiB), fmt.Sprintf("%.0f", c.TokensPerS),
+		c.Arch, c.Precision, fmt.Sprint(c.Params), fmt.Sprint(c.Ternary), fmt.Sprint(c.Bytes), fmt.Sprintf("%.0f", c.PeakMiB), fmt.Sprintf("%.0f", c.TokensPerS),
 		fmt.Sprintf("%.4f", c.Train), fmt.Sprintf("%.4f", c.Val), fmt.Sprintf("%.3f", c.Perplexity()),
 	}
 }

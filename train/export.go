@@ -30,6 +30,9 @@ type ExportOptions struct {
 
 // Export writes the model to a folder.
 func (m *Model) Export(dir string, vocab *data.Vocab, o ExportOptions) error {
+	if m.lora != nil {
+		return fmt.Errorf("train: %s: the run trained adapters; merge them first (Merge), or export them as they are (ExportAdapter)", o.Format)
+	}
 	switch o.Format {
 	case "hf-packed", "hf-bf16":
 		return m.exportHF(dir, vocab, o.Format == "hf-packed")

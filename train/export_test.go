@@ -9,18 +9,27 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/convert"
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/train"
+	"github.com/tritlm/trit/weights"
 )
 
 // trained makes a model that has moved away from its initial values.
 func trained(t *testing.T, arch, precision string) (*train.Trainer, *data.Vocab, *data.Tokens) {
+	t.Helper()
+	return trainedAs(t, arch, precision, 128, 256, 30)
+}
+
+func trainedAs(t *testing.T, arch, precision string, hidden, intermediate, steps int) (*train.Trainer, *data.Vocab, *data.Tokens) {
 	t.Helper()
 	pool := par.New(2)
 	t.Cleanup(pool.Close)
@@ -33,14 +42,14 @@ func trained(t *testing.T, arch, precision string) (*train.Trainer, *data.Vocab,
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.HiddenSize, c.IntermediateSize = 128, 256
+	c.HiddenSize, c.IntermediateSize = hidden, intermediate
 	c.VocabSize = vocab.Size()
 	m, err := train.New(c, pool, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := train.DefaultOptions()
-	o.BatchSize, o.MaxIters, o.LR = 4, 30, 2e-3
+	o.BatchSize, o.MaxIters, o.LR = 4, steps, 2e-3
 	tr, err := train.NewTrainer(m, o)
 	if err != nil {
 		t.Fatal(err)
@@ -170,10 +179,162 @@ func TestInitContinuesFromMasters(t *testing.T) {
 				if err := tr.Model.Export(packed, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := train.Init(packed, "", 0, tr.Model.Pool()); err == nil || !strings.Contains(err.Error(), "masters") {
-					t.Errorf("packed weights as masters: %v", err)
+				m, _, err := train.Init(packed, "", 0, tr.Model.Pool())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if again, err = train.NewTrainer(m, tr.Options); err != nil {
+					t.Fatal(err)
+				}
+				if c := correlation(logitsOfTrainer(again, ids), logitsOfTrainer(tr, ids)); c < 0.9999 {
+					t.Errorf("%s: correlation %.6f from packed weights", arch, c)
 				}
 			}
+		}
+	}
+}
+
+// engineLogits are the logits of every one of ids, computed in pieces of n tokens.
+func engineLogits(t *testing.T, m *trit.Model, ids []int32, n int) []float32 {
+	t.Helper()
+	cache, err := m.Engine().NewCache(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cache.Close()
+	V := m.Config().VocabSize
+	all := make([]float32, len(ids)*V)
+	for at := 0; at < len(ids); at += n {
+		part := ids[at:min(at+n, len(ids))]
+		if err := m.Engine().Forward(context.Background(), []model.Input{{Cache: cache, Tokens: part, Logits: all[at*V : (at+len(part))*V]}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// TestAdapterInTheEngine: train adapters, export them, trit.Open with them: the trainer's logits, the same bits for any cut
+// and number of threads, and other ones than those of the base alone.
+func TestAdapterInTheEngine(t *testing.T) {
+	for _, arch := range train.Archs {
+		for _, targets := range [][]string{nil, {"q_proj", "up_proj"}} {
+			tr, vocab, tokens := trained(t, arch, "ternary")
+			base, dir := t.TempDir(), t.TempDir()
+			if err := tr.Model.Export(base, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+				t.Fatal(err)
+			}
+			m, _, err := train.InitLora(base, train.Lora{Rank: 5, Targets: targets}, 0, 1, tr.Model.Pool())
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := tr.Options
+			o.LR, o.MaxIters = 2e-2, 15
+			low, err := train.NewTrainer(m, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range low.Run(context.Background(), low.Batches(tokens)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := m.ExportAdapter(dir); err != nil {
+				t.Fatal(err)
+			}
+			ids := testIDs(vocab.Size())
+			want := logitsOfTrainer(low, ids)
+			with, err := trit.Open(base, &trit.Options{Adapter: dir, Threads: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer with.Close()
+			got := engineLogits(t, with, ids, len(ids))
+			if c := correlation(got, want); !(c >= 0.9999) {
+				t.Errorf("%s %v: correlation with the trainer's logits %.6f, want 0.9999", arch, targets, c)
+			} else {
+				t.Logf("%s %v: correlation %.7f", arch, targets, c)
+			}
+			one, err := trit.Open(base, &trit.Options{Adapter: dir, Threads: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer one.Close()
+			if !slices.Equal(engineLogits(t, one, ids, 1), got) {
+				t.Errorf("%s %v: token by token on one thread gives other bits", arch, targets)
+			}
+			alone, err := trit.Open(base, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer alone.Close()
+			if c := correlation(engineLogits(t, alone, ids, len(ids)), want); c > 0.999 {
+				t.Errorf("%s %v: the adapters change nothing (correlation %.6f without them)", arch, targets, c)
+			}
+		}
+	}
+}
+
+// TestAdapterThatDoesNotFit: what is wrong with an adapter is one error that names it.
+func TestAdapterThatDoesNotFit(t *testing.T) {
+	tr, vocab, _ := trained(t, "llama", "ternary")
+	base, other := t.TempDir(), t.TempDir()
+	if err := tr.Model.Export(base, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+		t.Fatal(err)
+	}
+	c := tr.Model.Config
+	c.IntermediateSize, c.NumLayers = 192, 3
+	big, err := train.New(c, tr.Model.Pool(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := big.Export(other, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+		t.Fatal(err)
+	}
+	adapter := func(base string, targets ...string) string {
+		m, _, err := train.InitLora(base, train.Lora{Rank: 2, Targets: targets}, 0, 1, tr.Model.Pool())
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := m.ExportAdapter(dir); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	edit := func(file, from, to string) string {
+		dir := adapter(base, "q_proj")
+		path := filepath.Join(dir, file)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(strings.Replace(string(b), from, to, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	cut := adapter(base, "q_proj")
+	if err := os.Truncate(filepath.Join(cut, "adapter_model.safetensors"), 300); err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string]struct{ dir, want string }{
+		"a folder without an adapter": {t.TempDir(), "adapter_config.json"},
+		"a model's width":             {adapter(other, "up_proj"), "192"},
+		"a layer too many":            {adapter(other, "q_proj"), "model.layers.2.self_attn.q_proj"},
+		"another method":              {edit("adapter_config.json", `"LORA"`, `"IA3"`), "IA3"},
+		"rank 0":                      {edit("adapter_config.json", `"r": 2`, `"r": 0`), "r is 0"},
+		"another rank":                {edit("adapter_config.json", `"r": 2`, `"r": 3`), "r is 3"},
+		"dora":                        {edit("adapter_config.json", `"use_dora": false`, `"use_dora": true`), "use_dora"},
+		"an unknown tensor":           {edit("adapter_model.safetensors", "lora_A", "lora_C"), "lora_C"},
+		"a cut file":                  {cut, "adapter_model.safetensors"},
+		"not JSON":                    {edit("adapter_config.json", "{", "("), "adapter_config.json"},
+	} {
+		m, err := trit.Open(base, &trit.Options{Adapter: bad.dir})
+		if err == nil {
+			m.Close()
+			t.Errorf("%s: no error", name)
+		} else if !strings.Contains(err.Error(), bad.want) || !strings.Contains(err.Error(), bad.dir) {
+			t.Errorf("%s: %v; want %q and the folder", name, err, bad.want)
 		}
 	}
 }
@@ -250,6 +411,76 @@ func TestTransformersReadsExports(t *testing.T) {
 		}
 		if w := vocab.EncodeAll(sentence); fmt.Sprint(res.IDs) != fmt.Sprint(w) || res.Text != sentence {
 			t.Errorf("%v: transformers encodes %v and decodes %q, trit encodes %v", e, res.IDs, res.Text, w)
+		}
+	}
+}
+
+// TestLlamaCppRunsGGUF: a llama trained here, as GGUF, continues prompts in llama.cpp with trit's tokens. llama.cpp rounds activations
+// to int8 per 256 values and not per token, so where two tokens are nearly equal it may choose the other one
+// (crosscheck.py counts those). TRIT_TEST_PYTHON names a Python with llama-cpp-python.
+func TestLlamaCppRunsGGUF(t *testing.T) {
+	python := os.Getenv("TRIT_TEST_PYTHON")
+	if python == "" || exec.Command(python, "-c", "import llama_cpp").Run() != nil {
+		t.Skip("TRIT_TEST_PYTHON names no Python with llama-cpp-python")
+	}
+	tr, vocab, _ := trainedAs(t, "llama", "ternary", 256, 512, 60)
+	dir := t.TempDir()
+	if err := tr.Model.Export(dir, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+		t.Fatal(err)
+	}
+	set, err := weights.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	cfg, err := model.ParseConfig(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.LoadFS(set.Folder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []convert.Format{convert.TQ1, convert.TQ2} {
+		o := convert.Options{Format: format}
+		if o.TokenizerKV, err = tok.GGUF(); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "m.gguf")
+		if _, err := convert.Write(context.Background(), file, convert.FromSet(set, cfg), o); err != nil {
+			t.Fatal(err)
+		}
+		m, err := trit.Open(file, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		type continued struct {
+			Prompt []int32 `json:"prompt"`
+			Tokens []int32 `json:"tokens"`
+		}
+		var expect []continued
+		for _, text := range []string{"the fox", "a crow sat"} {
+			c := continued{Prompt: vocab.EncodeAll(text)}
+			for p, err := range m.NewSession().Generate(context.Background(), text, trit.GenerateOptions{MaxTokens: 16}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.Finish == "" || p.Text != "" {
+					c.Tokens = append(c.Tokens, p.Token)
+				}
+			}
+			expect = append(expect, c)
+		}
+		j, _ := json.Marshal(expect)
+		want := filepath.Join(t.TempDir(), "want.json")
+		if err := os.WriteFile(want, j, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(python, "../tools/reference/crosscheck.py", file, "--expect", want, "--threads", "2").CombinedOutput()
+		t.Logf("%s: %s", format, out)
+		if err != nil {
+			t.Errorf("%s: %v", format, err)
 		}
 	}
 }

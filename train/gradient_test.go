@@ -18,13 +18,27 @@ type reference struct {
 	w       map[string][]float64
 	offsets map[string][]float64
 	ternary bool
+	alpha   float64 // of adapters on a base that stays: the weights are codes times scale already
 }
 
 func newReference(m *Model) *reference {
 	r := &reference{c: m.Config, w: map[string][]float64{}, offsets: map[string][]float64{}, ternary: m.Config.Precision == "ternary"}
-	for _, p := range m.Params {
+	for _, p := range append(m.base, m.Params...) {
 		for _, v := range p.W {
 			r.w[p.Name] = append(r.w[p.Name], float64(v))
+		}
+	}
+	if m.lora != nil {
+		r.alpha = m.lora.Alpha
+		for i := range m.layers {
+			for _, l := range m.layers[i].linears() {
+				codes, s := l.Codes()
+				for o := range len(codes) / max(len(codes)/l.Out, 1) {
+					for _, c := range codes[o*len(codes)/l.Out:][:l.In] {
+						r.w[l.W.Name] = append(r.w[l.W.Name], float64(c)*float64(s))
+					}
+				}
+			}
 		}
 	}
 	return r
@@ -46,8 +60,8 @@ func (r *reference) ste(key string, v []float64, q func([]float64) []float64) []
 }
 
 func (r *reference) linear(name, key string, x []float64, in int) []float64 {
-	w := r.w[name+".weight"]
-	if r.ternary {
+	w, whole := r.w[name+".weight"], x
+	if r.ternary && r.alpha == 0 {
 		w = r.ste(name, w, func(w []float64) []float64 {
 			s := 0.0
 			for _, v := range w {
@@ -60,6 +74,8 @@ func (r *reference) linear(name, key string, x []float64, in int) []float64 {
 			}
 			return q
 		})
+	}
+	if r.ternary {
 		x = r.ste(name+key, x, func(x []float64) []float64 {
 			a := 1e-5
 			for _, v := range x {
@@ -79,6 +95,18 @@ func (r *reference) linear(name, key string, x []float64, in int) []float64 {
 		}
 		if b := r.w[name+".bias"]; b != nil {
 			y[o] += b[o]
+		}
+	}
+	if a, b := r.w[name+".lora_A.weight"], r.w[name+".lora_B.weight"]; a != nil {
+		rank := len(a) / in
+		for k := range rank {
+			u := 0.0
+			for i := range in {
+				u += a[k*in+i] * whole[i]
+			}
+			for o := range y {
+				y[o] += r.alpha / float64(rank) * b[o*rank+k] * u
+			}
 		}
 	}
 	return y

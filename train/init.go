@@ -1,79 +1,180 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
+	"strings"
 
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/tokenizer"
+	"github.com/tritlm/trit/train/nn"
 	"github.com/tritlm/trit/weights"
 )
 
-// Init builds a model to train on from a published one: a Hugging Face folder (or GGUF file) with float masters, such as
-// what Export writes as hf-bf16. block, when not 0, is a shorter context to train with.
-//
-// A file with packed ternary weights has no masters; that is an error that says so.
-func Init(path string, precision string, block int, pool *par.Pool) (*Model, *data.Vocab, error) {
-	set, err := weights.Open(path, nil)
-	if err != nil {
-		return nil, nil, err
+// base is a published model to train on from.
+type base struct {
+	path   string
+	set    *weights.Set
+	config Config
+	vocab  *data.Vocab
+}
+
+func (b *base) Close() error { return b.set.Close() }
+
+// openBase opens a Hugging Face folder or GGUF file. precision "" is the model's own; block, when not 0, is a shorter
+// context to train with.
+func openBase(path, precision string, block int) (_ *base, err error) {
+	b := &base{path: path}
+	if b.set, err = weights.Open(path, nil); err != nil {
+		return nil, err
 	}
-	defer set.Close()
-	cfg, err := model.ParseConfig(set)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := configOf(cfg, precision)
-	if err != nil {
-		return nil, nil, fmt.Errorf("train: %s: %w", path, err)
-	}
-	if block > 0 {
-		if block > c.Block {
-			return nil, nil, fmt.Errorf("train: --block %d: %s has a context of %d", block, path, c.Block)
+	defer func() {
+		if err != nil {
+			b.Close()
 		}
-		if c.Arch != "transformer" {
+	}()
+	cfg, err := model.ParseConfig(b.set)
+	if err != nil {
+		return nil, err
+	}
+	if b.config, err = configOf(cfg, precision); err != nil {
+		return nil, fmt.Errorf("train: %s: %w", path, err)
+	}
+	c := &b.config
+	if block > 0 {
+		if block > cfg.MaxContext {
+			return nil, fmt.Errorf("train: --block %d: %s has a context of %d", block, path, cfg.MaxContext)
+		}
+		if c.Arch != "transformer" { // it has a row for each position
 			c.Block = block
 		}
 	}
-	if set.Folder() == nil {
-		return nil, nil, fmt.Errorf("train: %s: training continues from a Hugging Face folder, which has the tokenizer as a file", path)
+	if b.vocab, err = b.tokenizer(); err != nil {
+		return nil, fmt.Errorf("train: %s: %w", path, err)
 	}
-	j, err := fs.ReadFile(set.Folder(), "tokenizer.json")
+	if b.vocab.Size() > c.VocabSize {
+		return nil, fmt.Errorf("train: %s: the model has a vocabulary of %d, its tokenizer %d", path, c.VocabSize, b.vocab.Size())
+	}
+	for _, name := range b.set.Names() { // what would be left out
+		hf, ok := b.set.HFName(name)
+		if ok && strings.HasSuffix(hf, "_proj.bias") && c.Arch != "transformer" {
+			return nil, fmt.Errorf("train: %s: %s: a %s with biases cannot be trained here", path, name, c.Arch)
+		}
+		if precision == "" && ok && strings.HasSuffix(hf, "_proj.weight") && cfg.IsTernary(strings.TrimSuffix(hf, ".weight")) != (c.Precision == "ternary") {
+			return nil, fmt.Errorf("train: %s: %s: a model that is ternary in parts cannot be trained here", path, name)
+		}
+	}
+	return b, nil
+}
+
+// tokenizer is the tokenizer that came with the model.
+func (b *base) tokenizer() (*data.Vocab, error) {
+	var t *tokenizer.Tokenizer
+	var err error
+	if g := b.set.GGUF(); g != nil {
+		t, err = tokenizer.FromGGUF(g.KV)
+	} else {
+		j, e := fs.ReadFile(b.set.Folder(), "tokenizer.json")
+		if e == nil {
+			return data.NewVocab(j)
+		}
+		if !errors.Is(e, fs.ErrNotExist) {
+			return nil, e
+		}
+		t, err = tokenizer.LoadFS(b.set.Folder())
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("train: %s: %w", path, err)
+		return nil, err
 	}
-	vocab, err := data.NewVocab(j)
+	j, err := t.JSON()
+	if err != nil {
+		return nil, err
+	}
+	return data.NewVocab(j)
+}
+
+// floats reads a parameter as the file has it.
+func (b *base) floats(p *nn.Param) error {
+	if len(p.Shape) == 1 {
+		v, err := b.set.Vector(p.Name, p.Shape[0])
+		copy(p.W, v)
+		return err
+	}
+	d, err := b.set.Dense(p.Name, p.Shape[0], p.Shape[1])
+	if err != nil {
+		return err
+	}
+	for r := range p.Shape[0] {
+		d.Row(p.W[r*p.Shape[1]:(r+1)*p.Shape[1]], r)
+	}
+	return nil
+}
+
+// unpack makes masters of packed codes. With ternary set they are ±s/q, where q is the share of codes other than zero: then
+// mean|W| is s, and quantising gives these codes and this scale again, so that the model goes on from what it was.
+func (b *base) unpack(p *nn.Param, ternary bool) error {
+	mat, err := b.set.Ternary(p.Name, p.Shape[0], p.Shape[1])
+	if err != nil {
+		return err
+	}
+	if ternary && len(mat.Scale) != 1 {
+		return fmt.Errorf("%s: %s has a scale for each row; only matrices with one scale can be trained", b.path, p.Name)
+	}
+	codes := mat.Codes(nil)
+	nonzero := 0
+	for _, c := range codes {
+		nonzero += int(c & 1)
+	}
+	q := 1.0
+	if ternary && nonzero > 0 {
+		q = float64(nonzero) / float64(len(codes))
+	}
+	for i, c := range codes {
+		p.W[i] = float32(float64(c) * float64(mat.RowScale(i/mat.Cols)) / q)
+	}
+	return nil
+}
+
+// Init builds a model to train on from a published one: a Hugging Face folder or GGUF file. Float masters are taken as they
+// are. Packed codes get masters that quantise to the same codes and scale; where each weight stood between two codes is
+// not known, so the first steps change few of them. block, when not 0, is a shorter context to train with.
+func Init(path string, precision string, block int, pool *par.Pool) (*Model, *data.Vocab, error) {
+	b, err := openBase(path, precision, block)
 	if err != nil {
 		return nil, nil, err
 	}
-	if vocab.Size() != c.VocabSize {
-		return nil, nil, fmt.Errorf("train: %s: the model has a vocabulary of %d, its tokenizer %d", path, c.VocabSize, vocab.Size())
-	}
-	m, err := New(c, pool, 0)
+	defer b.Close()
+	m, err := initFrom(b, pool)
+	return m, b.vocab, err
+}
+
+func initFrom(b *base, pool *par.Pool) (*Model, error) {
+	m, err := New(b.config, pool, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	projection := map[*nn.Param]bool{}
+	for i := range m.layers {
+		for _, l := range m.layers[i].linears() {
+			projection[l.W] = true
+		}
 	}
 	for _, p := range m.Params {
-		if len(p.Shape) == 1 {
-			v, err := set.Vector(p.Name, p.Shape[0])
-			if err != nil {
-				return nil, nil, err
-			}
-			copy(p.W, v)
-			continue
+		if projection[p] && b.set.IsTernary(p.Name) {
+			err = b.unpack(p, p.Ternary)
+		} else {
+			err = b.floats(p)
 		}
-		d, err := set.Dense(p.Name, p.Shape[0], p.Shape[1])
 		if err != nil {
-			return nil, nil, fmt.Errorf("%w; to train on, give the float masters (such as trit train export --format hf-bf16)", err)
-		}
-		for r := range p.Shape[0] {
-			d.Row(p.W[r*p.Shape[1]:(r+1)*p.Shape[1]], r)
+			return nil, fmt.Errorf("train: %w", err)
 		}
 	}
 	m.Quantize()
-	return m, vocab, nil
+	return m, nil
 }
 
 // configOf is the training configuration of a model that is one of our architectures.
@@ -86,9 +187,9 @@ func configOf(m *model.Config, precision string) (Config, error) {
 	switch {
 	case m.LayerNorm && m.LearnedPositions && m.Ungated && m.Activation == model.GELU:
 		c.Arch, c.RopeTheta, c.Block = "transformer", 10000, m.MaxContext
-	case m.SubNorms && m.Activation == model.ReLU2 && m.TiedHead:
+	case m.SubNorms && m.Activation == model.ReLU2 && !m.QKNorms && m.InputNorm == "" && m.TiedHead && m.Rope.Type == "":
 		c.Arch = "bitnet"
-	case m.Family == "llama" && m.Activation == model.SiLU && !m.SubNorms && !m.QKNorms && !m.InputNorms && !m.TiedHead && m.Rope.Type == "":
+	case m.Family == "llama" && m.Activation == model.SiLU && !m.SubNorms && !m.QKNorms && m.InputNorm == "" && !m.TiedHead && m.Rope.Type == "":
 		c.Arch = "llama"
 	default:
 		return c, fmt.Errorf("a model of family %q in this form cannot be trained here; llama (untied head), bitnet and trit-transformer can", m.Family)

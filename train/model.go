@@ -17,6 +17,8 @@ type Model struct {
 
 	env    *nn.Env
 	w, g   []float32 // all parameters and all gradients, back to back
+	lora   *Lora     // when only adapters are trained: Params are theirs
+	base   []*nn.Param
 	embed  nn.Embedding
 	layers []layer
 	norm   nn.Norm
@@ -39,30 +41,71 @@ func (l *layer) linears() []*nn.Linear {
 	return ls
 }
 
+// spec is how a parameter begins: normal with std > 0, uniform ±std with std < 0, else 1 or 0.
+type spec struct {
+	p   *nn.Param
+	std float64
+	one bool
+}
+
 // New builds a model and initialises it from seed: matrices as nn.Linear does (uniform ±1/√fan-in; normal
 // with σ 0.02 for bitnet), embeddings normal with σ 0.02, norms 1, biases 0 or as nn.Linear.
 func New(c Config, pool *par.Pool, seed uint64) (*Model, error) {
-	if err := c.Check(); err != nil {
+	m, specs, err := build(c, pool)
+	if err != nil {
 		return nil, err
+	}
+	m.allocate(specs, seed)
+	m.Quantize()
+	return m, nil
+}
+
+// allocate makes the parameters that are trained, all that there are, and their gradients.
+func (m *Model) allocate(specs []spec, seed uint64) {
+	total := 0
+	for _, s := range specs {
+		total += size(s.p.Shape)
+	}
+	m.w, m.g = make([]float32, total), make([]float32, total)
+	r := rand.New(rand.NewPCG(seed, 0x7472697477656967))
+	at := 0
+	for _, s := range specs {
+		n := size(s.p.Shape)
+		m.Params = append(m.Params, s.p)
+		s.p.W, s.p.G = m.w[at:at+n:at+n], m.g[at:at+n:at+n]
+		at += n
+		for i := range s.p.W {
+			switch {
+			case s.one:
+				s.p.W[i] = 1
+			case s.std > 0:
+				s.p.W[i] = float32(r.NormFloat64() * s.std)
+			case s.std < 0:
+				s.p.W[i] = float32((2*r.Float64() - 1) * -s.std)
+			}
+		}
+	}
+}
+
+func size(shape []int) int {
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	return n
+}
+
+// build puts the layers together, without values.
+func build(c Config, pool *par.Pool) (*Model, []spec, error) {
+	if err := c.Check(); err != nil {
+		return nil, nil, err
 	}
 	m := &Model{Config: c, env: nn.NewEnv(pool), layers: make([]layer, c.NumLayers)}
 	D, F, hd := c.HiddenSize, c.IntermediateSize, c.headDim()
 	ternary := c.Precision == "ternary"
-	type spec struct {
-		p   *nn.Param
-		std float64 // > 0 normal, < 0 uniform ±that, 0 keep fill
-		one bool
-	}
 	var specs []spec
-	total := 0
 	add := func(name string, std float64, one bool, shape ...int) *nn.Param {
 		p := &nn.Param{Name: name, Shape: shape, Decay: len(shape) == 2}
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		total += n
-		m.Params = append(m.Params, p)
 		specs = append(specs, spec{p, std, one})
 		return p
 	}
@@ -120,45 +163,36 @@ func New(c Config, pool *par.Pool, seed uint64) (*Model, error) {
 		m.rope = nn.NewRope(hd, c.Block, c.RopeTheta)
 	}
 	m.attn = nn.Attention{H: c.NumHeads, KV: c.NumKVHeads, HD: hd}
-
-	m.w, m.g = make([]float32, total), make([]float32, total)
-	r := rand.New(rand.NewPCG(seed, 0x7472697477656967))
-	at := 0
-	for _, s := range specs {
-		n := 1
-		for _, d := range s.p.Shape {
-			n *= d
-		}
-		s.p.W, s.p.G = m.w[at:at+n:at+n], m.g[at:at+n:at+n]
-		at += n
-		for i := range s.p.W {
-			switch {
-			case s.one:
-				s.p.W[i] = 1
-			case s.std > 0:
-				s.p.W[i] = float32(r.NormFloat64() * s.std)
-			case s.std < 0:
-				s.p.W[i] = float32((2*r.Float64() - 1) * -s.std)
-			}
-		}
-	}
-	m.Quantize()
-	return m, nil
+	return m, specs, nil
 }
 
-// NumParams counts what is trained; NumTernary how many of those the forward pass sees as −1, 0, 1.
+// NumParams counts what is trained, NumFrozen what stays as it is below adapters.
 func (m *Model) NumParams() int { return len(m.w) }
 
-// NumTernary counts the weights of ternary matrices.
+// NumFrozen counts the parameters that are not trained.
+func (m *Model) NumFrozen() int {
+	n := 0
+	for _, p := range m.base {
+		n += size(p.Shape)
+	}
+	return n
+}
+
+// NumTernary counts the weights that the forward pass sees as −1, 0, 1, frozen ones included.
 func (m *Model) NumTernary() int {
 	n := 0
-	for _, p := range m.Params {
-		if p.Ternary {
-			n += len(p.W)
+	for i := range m.layers {
+		for _, l := range m.layers[i].linears() {
+			if l.W.Ternary {
+				n += l.In * l.Out
+			}
 		}
 	}
 	return n
 }
+
+// OnStage has fn told what part of a step begins, one of nn.Stages; nil ends that.
+func (m *Model) OnStage(fn func(stage string)) { m.env.OnStage = fn }
 
 // SetGradMode chooses how the backward products of ternary layers are computed.
 func (m *Model) SetGradMode(g nn.GradMode) { m.env.Grad = g }
@@ -215,6 +249,11 @@ func (m *Model) NewState(B, S int) *State {
 		if c.Arch != "transformer" {
 			k.gate = f(T * F)
 		}
+		l := &m.layers[i]
+		k.in1.Lora = l.q.Lora != nil || l.k.Lora != nil || l.v.Lora != nil
+		k.in2.Lora = l.o.Lora != nil
+		k.in3.Lora = l.gate.Lora != nil || l.up.Lora != nil
+		k.in4.Lora = l.down.Lora != nil
 	}
 	return s
 }
@@ -246,6 +285,7 @@ func (m *Model) forward(s *State, ids []int32) {
 		}
 		k.in2.Prepare(e, a, T, D, ternary)
 		l.o.Forward(e, mid, &k.in2)
+		e.Stage("residual")
 		e.Add(mid, x)
 
 		l.norm2.Forward(e, n, mid, &k.norm2, T)
@@ -262,6 +302,7 @@ func (m *Model) forward(s *State, ids []int32) {
 		}
 		k.in4.Prepare(e, h, T, F, ternary)
 		l.down.Forward(e, out, &k.in4)
+		e.Stage("residual")
 		e.Add(out, mid)
 	}
 	m.norm.Forward(e, s.n[:T*D], s.x[len(m.layers)], &s.norm, T)
@@ -269,6 +310,7 @@ func (m *Model) forward(s *State, ids []int32) {
 
 // activate writes the feed-forward's hidden state [T, F].
 func (m *Model) activate(h []float32, k *kept, T int) {
+	m.env.Stage("activation")
 	F := m.Config.IntermediateSize
 	m.env.Pool.For(T, 4, func(lo, hi int) {
 		h, up := h[lo*F:hi*F], k.up[lo*F:hi*F]
@@ -311,7 +353,11 @@ func (m *Model) Logits(s *State, ids []int32, t int, logits []float32) {
 }
 
 // ZeroGrad clears the gradients.
-func (m *Model) ZeroGrad() { m.env.Zero(m.g) }
+func (m *Model) ZeroGrad() {
+	m.env.Stage("optimizer")
+	m.env.Zero(m.g)
+	m.env.Zero(m.embed.G)
+}
 
 // Gradient runs a batch forward and backward, adds the gradients of loss·scale, and returns the mean loss.
 func (m *Model) Gradient(s *State, ids, target []int32, scale float64) float64 {
@@ -341,6 +387,7 @@ func (m *Model) Gradient(s *State, ids, target []int32, scale float64) float64 {
 			l.ffnNorm.Backward(e, t, dh, &k.ffnNorm, T)
 			dh = t
 		}
+		e.Stage("activation")
 		e.Pool.For(T, 4, func(lo, hi int) {
 			d, u := dh[lo*F:hi*F], k.up[lo*F:hi*F]
 			switch c.Arch {

@@ -125,7 +125,7 @@ func TestCompareFillsTheTable(t *testing.T) {
 			t.Fatalf("%d rows", len(rows))
 		}
 		for _, r := range rows {
-			if r.Params == 0 || r.Bytes == 0 || r.TrainMiB == 0 || r.TokensPerS == 0 || r.Train == 0 || math.IsInf(r.Val, 0) || r.Sample == "" || (r.Ternary > 0) != (r.Precision == "ternary") {
+			if r.Params == 0 || r.Bytes == 0 || r.PeakMiB == 0 || r.TokensPerS == 0 || r.Train == 0 || math.IsInf(r.Val, 0) || r.Sample == "" || (r.Ternary > 0) != (r.Precision == "ternary") {
 				t.Errorf("a cell is empty: %+v", r)
 			}
 		}

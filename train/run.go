@@ -28,6 +28,7 @@ import (
 //	metrics.jsonl               one Record a line
 //	events.out.tfevents.*       the same for TensorBoard
 //	config.json, model.safetensors, tokenizer.json   the best model, packed, as trit run and transformers read it
+//	adapter_config.json, adapter_model.safetensors   instead of these: the best adapters, as trit run --adapter and peft read them
 const (
 	lastName    = "last.ckpt"
 	bestName    = "best.ckpt"
@@ -67,6 +68,8 @@ type Header struct {
 	Config      Config  `json:"config"`
 	Options     Options `json:"options"`
 	Params      int     `json:"params"`
+	Frozen      int     `json:"frozen_params,omitempty"`
+	Lora        *Lora   `json:"lora,omitempty"`
 	Ternary     int     `json:"ternary_params"`
 	TrainTokens int     `json:"train_tokens"`
 	ValTokens   int     `json:"val_tokens"`
@@ -128,7 +131,7 @@ func split(n int, valShare float64) int { return n - int(float64(n)*valShare) }
 // StartFrom is Start with a model that is there, such as Init's.
 func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, valShare float64) (*Run, error) {
 	c := m.Config
-	if vocab.Size() != c.VocabSize {
+	if vocab.Size() > c.VocabSize {
 		return nil, fmt.Errorf("train: the model has a vocabulary of %d, the tokenizer %d", c.VocabSize, vocab.Size())
 	}
 	if err := startable(dir, c, o, ids, valShare); err != nil {
@@ -158,7 +161,7 @@ func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, 
 		return nil, err
 	}
 	err = r.write(Record{First: &Header{
-		Config: c, Options: o, Params: m.NumParams(), Ternary: m.NumTernary(),
+		Config: c, Options: o, Params: m.NumParams(), Frozen: m.NumFrozen(), Lora: m.lora, Ternary: m.NumTernary(),
 		TrainTokens: r.Train.Len(), ValTokens: r.Val.Len(), Threads: m.env.Pool.Threads(),
 	}})
 	if err != nil {
@@ -168,8 +171,9 @@ func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, 
 	return r, nil
 }
 
-// Resume opens the run in dir at its last checkpoint. change may alter the options before training goes on.
-func Resume(dir string, pool *par.Pool, change func(*Options)) (*Run, error) {
+// Resume opens the run in dir at its last checkpoint. change may alter the options, and the place of the model below
+// adapters, before training goes on.
+func Resume(dir string, pool *par.Pool, change func(*Checkpoint)) (*Run, error) {
 	c, err := OpenCheckpoint(filepath.Join(dir, lastName))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
@@ -181,7 +185,7 @@ func Resume(dir string, pool *par.Pool, change func(*Options)) (*Run, error) {
 		return nil, err
 	}
 	if change != nil {
-		change(&c.Options)
+		change(c)
 		if err := c.Options.Check(); err != nil {
 			return nil, err
 		}
@@ -201,7 +205,7 @@ func Resume(dir string, pool *par.Pool, change func(*Options)) (*Run, error) {
 	if err := r.open(); err != nil {
 		return nil, err
 	}
-	if v := r.Train.Vocab(); v != c.Config.VocabSize || vocab.Size() != v {
+	if v := r.Train.Vocab(); v != c.Config.VocabSize || vocab.Size() > v {
 		r.Close()
 		return nil, fmt.Errorf("train: %s: the checkpoint has a vocabulary of %d, its tokenizer %d, train.bin %d: these files are not of one run",
 			dir, c.Config.VocabSize, vocab.Size(), v)
@@ -363,7 +367,12 @@ func (r *Run) evaluate(ctx context.Context, rec *Record) error {
 			if err := t.Save(filepath.Join(r.Dir, bestName), r.Vocab.JSON); err != nil {
 				return err
 			}
-			if err := t.Model.Export(r.Dir, r.Vocab, ExportOptions{Format: "hf-packed"}); err != nil {
+			if t.Model.lora != nil {
+				err = t.Model.ExportAdapter(r.Dir)
+			} else {
+				err = t.Model.Export(r.Dir, r.Vocab, ExportOptions{Format: "hf-packed"})
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -431,6 +440,9 @@ func pick(logits []float32, temperature float64, rng *rand.Rand) int32 {
 // snapshot keeps the codes, so that the next step's flips can be counted.
 func (r *Run) snapshot() {
 	r.codes = r.codes[:0]
+	if r.Trainer.Model.lora != nil {
+		return // they stay
+	}
 	for i := range r.Trainer.Model.layers {
 		for _, l := range r.Trainer.Model.layers[i].linears() {
 			c, _ := l.Codes()
@@ -441,7 +453,7 @@ func (r *Run) snapshot() {
 
 // shares counts the codes of every ternary matrix.
 func (r *Run) shares() []Share {
-	if r.Trainer.Model.NumTernary() == 0 {
+	if m := r.Trainer.Model; m.NumTernary() == 0 || m.lora != nil {
 		return nil
 	}
 	var all []Share

@@ -39,7 +39,9 @@ type Trainer struct {
 }
 
 // Group is a set of processes that train one model together (data parallel). All make the same calls in the same
-// order. Sums run in the order of the ranks, so they are the same on all and in every run.
+// order. Sums run in pairs of ranks, then in pairs of pairs and so on, which goes on with the order in which a process sums
+// over its sequences: 2, 4 or 8 processes train a model to the same bits as one process alone, as long as the batch is a
+// multiple of them, --accumulate is 1 and the head has no more than 32 M parameters; others agree to roundings.
 type Group interface {
 	Rank() int // of this process, from 0
 	Size() int
@@ -58,6 +60,15 @@ func (t *Trainer) part(b data.Batch) (data.Batch, error) {
 	k := b.B * b.S
 	b.IDs, b.Targets = b.IDs[r*k:(r+1)*k], b.Targets[r*k:(r+1)*k]
 	return b, nil
+}
+
+// split says how the sums over a batch of B sequences, of all processes together, are cut.
+func (t *Trainer) split(B, processes int) {
+	all := 1
+	for all < nn.MaxLeaves && B%(2*all) == 0 {
+		all *= 2
+	}
+	t.Model.env.Split(max(all/processes, 1), all)
 }
 
 // ErrNotFinite is returned, wrapped, when a loss or gradient stops being a number. The parameters are
@@ -100,6 +111,9 @@ func (t *Trainer) Run(ctx context.Context, batches iter.Seq2[data.Batch, error])
 		size := 1
 		if t.Group != nil {
 			size = t.Group.Size()
+			if e := &t.Model.embed; t.Model.Config.Tied() && e.W.G != nil {
+				e.G = make([]float32, len(e.W.G)) // a process alone adds it to that of the head when both are whole
+			}
 		}
 		for b, err := range batches {
 			if err == nil && t.Group == nil {
@@ -108,6 +122,7 @@ func (t *Trainer) Run(ctx context.Context, batches iter.Seq2[data.Batch, error])
 			if err == nil {
 				err = t.check(b)
 			}
+			t.split(b.B, size)
 			if err == nil && t.Group != nil {
 				b, err = t.part(b)
 			}
@@ -163,7 +178,16 @@ func (t *Trainer) share(ctx context.Context, s *Step) (stop bool, err error) {
 		return false, err
 	}
 	s.Loss = v[0]
-	return v[1] > 0, t.Group.Sum(t.Model.g)
+	if err := t.Group.Sum(t.Model.g); err != nil {
+		return false, err
+	}
+	if e := &t.Model.embed; e.G != nil {
+		if err := t.Group.Sum(e.G); err != nil {
+			return false, err
+		}
+		t.Model.env.Add(e.W.G, e.G)
+	}
+	return v[1] > 0, nil
 }
 
 func (t *Trainer) check(b data.Batch) error {
@@ -182,6 +206,7 @@ func (t *Trainer) check(b data.Batch) error {
 // update is AdamW with clipping, in one pass over the parameters.
 func (t *Trainer) update(s *Step) error {
 	o, m := &t.Options, t.Model
+	m.env.Stage("optimizer")
 	s.GradNorm = m.GradNorm()
 	lr, wd := o.At(t.Steps)
 	s.LR = lr

@@ -352,6 +352,9 @@ func (s *Set) chooseI2S(told string) error {
 				continue
 			}
 			found = true
+			if own := part + "_norm_in"; s.Has(prefix + own + ".weight") {
+				norm = own
+			}
 			channel, err := s.Vector(prefix+norm+".weight", t.shape[1])
 			if err != nil {
 				channel = nil // the probe works without, and loading reports the norm

@@ -1,6 +1,7 @@
 package weights
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -31,23 +32,45 @@ var (
 		{"mlp.ffn_sub_norm", "ffn_sub_norm"},
 		{"mlp.ffn_layernorm", "ffn_sub_norm"}, // 1bitLLM
 	}
+	gemma3Parts = [][2]string{ // of the architecture gemma3; they come first
+		{"post_attention_layernorm", "post_attention_norm"},
+		{"pre_feedforward_layernorm", "ffn_norm"},
+		{"post_feedforward_layernorm", "post_ffw_norm"},
+	}
 	endings = [][2]string{
 		{".rms_norm.weight", "_norm_in.weight"},
+		{".norm.weight", "_norm_in.weight"}, // BitNet embedding models
 		{".weight_scale", ".scale"},
 		{".weight", ".weight"},
 		{".bias", ".bias"},
 	}
 )
 
-// GGUFName translates a tensor's Hugging Face name; ok is false for one that GGUF has no word for.
-func GGUFName(hf string) (name string, ok bool) { return translate(hf, 0, 1, "model.layers.", "blk.") }
-
-// HFName translates a tensor's GGUF name into that of Hugging Face, with the sub-norms as in BitNet 2B4T.
-func HFName(gguf string) (name string, ok bool) {
-	return translate(gguf, 1, 0, "blk.", "model.layers.")
+// GGUFName translates a tensor's Hugging Face name for a file of that general.architecture; ok is false for one that
+// GGUF has no word for.
+func GGUFName(arch, hf string) (name string, ok bool) {
+	return translate(arch, hf, 0, 1, "model.layers.", "blk.")
 }
 
-func translate(name string, from, to int, prefix, newPrefix string) (string, bool) {
+// HFName translates a tensor's name in a GGUF file of that general.architecture into that of Hugging Face, with the
+// sub-norms as in BitNet 2B4T and the norms in front of projections as transformers' BitLinear has them.
+func HFName(arch, gguf string) (name string, ok bool) {
+	return translate(arch, gguf, 1, 0, "blk.", "model.layers.")
+}
+
+// OffsetNorm says whether a GGUF file of that architecture holds 1+w where Hugging Face has w: Gemma's norms multiply
+// by 1+w, those in front of projections by w. Source: the converters of llama.cpp and of microsoft/BitNet
+// (utils/convert-bitnet-embedding-to-gguf.py).
+func OffsetNorm(arch, hf string) bool {
+	name, ok := GGUFName(arch, hf)
+	return ok && arch == "gemma3" && strings.HasSuffix(name, "_norm.weight")
+}
+
+func translate(arch, name string, from, to int, prefix, newPrefix string) (string, bool) {
+	parts := layerParts
+	if arch == "gemma3" {
+		parts = slices.Concat(gemma3Parts, layerParts)
+	}
 	for _, e := range endings {
 		module, found := strings.CutSuffix(name, e[from])
 		if !found {
@@ -60,18 +83,17 @@ func translate(name string, from, to int, prefix, newPrefix string) (string, boo
 		}
 		rest, found := strings.CutPrefix(module, prefix)
 		if !found {
-			return "", false
+			continue // model.norm.weight ends like a norm in front of a projection
 		}
 		layer, part, _ := strings.Cut(rest, ".")
 		if n, err := strconv.Atoi(layer); err != nil || n < 0 {
 			return "", false
 		}
-		for _, p := range layerParts {
+		for _, p := range parts {
 			if part == p[from] {
 				return newPrefix + layer + "." + p[to] + e[to], true
 			}
 		}
-		return "", false
 	}
 	return "", false
 }

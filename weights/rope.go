@@ -18,7 +18,7 @@ func (s *Set) ropeHead(name string) int {
 		return 0
 	}
 	kv := s.gguf.KV
-	if arch, _ := kv.String("general.architecture"); arch != "llama" {
+	if s.arch != "llama" {
 		return 0
 	}
 	if !strings.Contains(name, ".q_proj.") && !strings.Contains(name, ".k_proj.") {

@@ -34,7 +34,9 @@ type Set struct {
 
 	hfConfig []byte
 	quant    *Quantization
+	bare     bool // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
 	gguf     *gguf.File
+	arch     string         // general.architecture
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
 	notes    []string
 }
@@ -119,6 +121,9 @@ func openFolder(f *folder) (set *Set, err error) {
 		}
 	}()
 	if s.hfConfig, err = f.readText("config.json"); err != nil {
+		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
+			return nil, fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
 		}
@@ -161,6 +166,7 @@ func openFolder(f *folder) (set *Set, err error) {
 			s.names = append(s.names, t.Name)
 		}
 	}
+	s.bare = s.tensors["embed_tokens.weight"] != nil && s.tensors["model.embed_tokens.weight"] == nil
 	return s, nil
 }
 
@@ -205,6 +211,7 @@ func openGGUF(path string, opt *Options) (set *Set, err error) {
 	if s.gguf, err = gguf.Read(newReaderAt(b.data), int64(len(b.data)), path); err != nil {
 		return nil, err
 	}
+	s.arch, _ = s.gguf.KV.String("general.architecture")
 	for _, t := range s.gguf.Tensors {
 		s.tensors[t.Name] = &tensor{
 			file:  path,
@@ -269,14 +276,32 @@ func (s *Set) Names() []string { return s.names }
 
 // find looks a tensor up by its Hugging Face name.
 func (s *Set) find(name string) *tensor {
-	if s.gguf != nil {
-		n, ok := GGUFName(name)
-		if !ok {
-			n = name
-		}
+	if n, ok := s.fileName(name); ok {
 		name = n
 	}
 	return s.tensors[name]
+}
+
+// fileName is what the file calls the tensor of that Hugging Face name; ok is false when there is no word for it.
+func (s *Set) fileName(name string) (_ string, ok bool) {
+	switch {
+	case s.gguf != nil:
+		return GGUFName(s.arch, name)
+	case s.bare:
+		return strings.CutPrefix(name, "model.")
+	}
+	return name, true
+}
+
+// HFName is the Hugging Face name of a tensor that the file calls name; ok is false when there is none.
+func (s *Set) HFName(name string) (_ string, ok bool) {
+	switch {
+	case s.gguf != nil:
+		return HFName(s.arch, name)
+	case s.bare:
+		return "model." + name, true
+	}
+	return name, true
 }
 
 // Has says whether the tensor is there. Names are those of Hugging Face, or the file's own.
@@ -336,10 +361,8 @@ func (s *Set) HasTernary() bool {
 
 func (s *Set) missing(name string) error {
 	shown := name
-	if s.gguf != nil {
-		if n, ok := GGUFName(name); ok {
-			shown = n
-		}
+	if n, ok := s.fileName(name); ok {
+		shown = n
 	}
 	return &tensorError{s.path, shown, fmt.Errorf("%w: the configuration describes another model, or the download is not complete", ErrMissing)}
 }
@@ -385,5 +408,24 @@ func (s *Set) Vector(name string, n int) ([]float32, error) {
 	if hd := s.ropeHead(name); hd > 1 && n%hd == 0 && hd%2 == 0 {
 		v = reorder(v, 1, hd)
 	}
-	return v, nil
+	if s.gguf != nil && OffsetNorm(s.arch, name) {
+		for i := range v {
+			v[i]--
+		}
+	}
+	return v, s.scaleBias(name, v)
+}
+
+// scaleBias multiplies a bias that the file divides by the scale of its matrix: transformers' AutoBitLinear computes
+// y = (Ŵx̂ + bias)·weight_scale of packed weights. Source: integrations/bitnet.py.
+func (s *Set) scaleBias(name string, v []float32) error {
+	module, ok := strings.CutSuffix(name, ".bias")
+	if !ok || s.gguf != nil || s.quant.dividesScale() || !s.IsTernary(module+".weight") {
+		return nil
+	}
+	scale, err := s.scalar(module + ".weight_scale")
+	for i := range v {
+		v[i] *= scale
+	}
+	return err
 }

@@ -169,7 +169,7 @@ func newSynthCmd() *cobra.Command {
 	names, about := convert.Presets()
 	var list strings.Builder
 	for i, n := range names {
-		fmt.Fprintf(&list, "\n  %-12s %s", n, about[i])
+		fmt.Fprintf(&list, "\n  %-21s %s", n, about[i])
 	}
 	cmd := &cobra.Command{
 		Use:   "synth PRESET OUT",
@@ -201,6 +201,9 @@ Presets:` + list.String(),
 				t, err := tokenizer.Load(vocabulary)
 				if err != nil {
 					return err
+				}
+				if c := r.Config(); strings.HasPrefix(args[0], "tiny") { // they are nobody's: their vocabulary grows
+					c.VocabSize = max(c.VocabSize, t.VocabSize())
 				}
 				if t.VocabSize() > r.Config().VocabSize {
 					return fmt.Errorf("%s has %d tokens, and %s has room for %d", vocabulary, t.VocabSize(), args[0], r.Config().VocabSize)

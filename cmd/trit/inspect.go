@@ -33,6 +33,7 @@ type inspection struct {
 	Vocabulary   int            `json:"vocabulary"`
 	MaxContext   int            `json:"max_context"`
 	Activation   string         `json:"activation"`
+	Pooling      model.Pooling  `json:"pooling,omitempty"`
 	RopeTheta    float64        `json:"rope_theta,omitempty"`
 	NormEps      float32        `json:"norm_eps"`
 	TiedHead     bool           `json:"tied_head"`
@@ -112,7 +113,7 @@ func inspect(c *model.Config, set *weights.Set) *inspection {
 	i := &inspection{
 		Path: set.Path(), Format: "Hugging Face folder", Family: c.Family, Name: c.Name, Ternary: c.Ternary,
 		Layers: c.NumLayers, HiddenSize: c.HiddenSize, Intermediate: c.IntermediateSize, Heads: c.NumHeads, KVHeads: c.NumKVHeads, HeadDim: c.HeadDim,
-		Vocabulary: c.VocabSize, MaxContext: c.MaxContext, Activation: string(c.Activation), RopeTheta: c.RopeTheta, NormEps: c.NormEps, TiedHead: c.TiedHead,
+		Vocabulary: c.VocabSize, MaxContext: c.MaxContext, Activation: string(c.Activation), Pooling: c.Pooling, RopeTheta: c.RopeTheta, NormEps: c.NormEps, TiedHead: c.TiedHead,
 		Memory: eval.Estimate(c, set),
 	}
 	if g := set.GGUF(); g != nil {
@@ -169,6 +170,9 @@ func (i *inspection) print(w io.Writer) error {
 		{"attention", fmt.Sprintf("%d heads of %d, %d for keys and values", i.Heads, i.HeadDim, i.KVHeads)},
 		{"vocabulary", fmt.Sprintf("%d, head %s", i.Vocabulary, map[bool]string{true: "tied to the embedding", false: "of its own"}[i.TiedHead])},
 		{"context", fmt.Sprintf("%d tokens", i.MaxContext)},
+	}
+	if i.Pooling != "" {
+		rows = append(rows, [2]string{"makes", fmt.Sprintf("vectors of %d numbers (trit embed), pooling %s; no text", i.HiddenSize, i.Pooling)})
 	}
 	for _, t := range i.Types {
 		rows = append(rows, [2]string{"tensors", fmt.Sprintf("%d of %s, %s", t.Count, t.Type, term.Bytes(t.Bytes))})

@@ -41,6 +41,7 @@ func (f *modelFlags) addCompute(cmd *cobra.Command) {
 	fl.IntVar(&f.Threads, "threads", 0, "cores to compute with (default all that this process may use)")
 	fl.StringVar(&f.Kernels, "kernels", "", "processor instructions to use: "+strings.Join(kernel.Tiers(), ", ")+" (default the best)")
 	addDevice(cmd, &f.device)
+	fl.StringVar(&f.Adapter, "adapter", "", "folder with low-rank adapters for the model, of trit train --lora or of peft")
 	fl.BoolVar(&f.noPackCopy, "no-packed-copy", false, "keep no copy of a large model's weights in the layout of this program, which makes the next start fast")
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
@@ -64,6 +65,9 @@ func (f *modelFlags) check() error {
 	}
 	if f.Threads > 1024 {
 		return usagef("--threads %d is more than any machine that trit runs on; at most 1024", f.Threads)
+	}
+	if err := f.Pooling.Check(); err != nil {
+		return usageError{err}
 	}
 	if f.Kernels != "" && !slices.Contains(kernel.Tiers(), f.Kernels) {
 		return usagef("--kernels %q is not there on this machine; there are %s", f.Kernels, strings.Join(kernel.Tiers(), ", "))

@@ -48,10 +48,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check failed, 130 interrupted.`
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"use", "Use a model:", []*cobra.Command{newDemoCmd(), newRunCmd(), newChatCmd(), newServeCmd(), newBatchCmd()}},
+		{"use", "Use a model:", []*cobra.Command{newDemoCmd(), newRunCmd(), newChatCmd(), newEmbedCmd(), newServeCmd(), newBatchCmd()}},
 		{"make", "Train a model:", []*cobra.Command{newTrainCmd(), newCompareCmd(), newReportCmd(), newDataCmd()}},
 		{"files", "Models and files:", []*cobra.Command{newPullCmd(), newInspectCmd(), newConvertCmd(), newSynthCmd(), newTokenizeCmd(), newTemplateCmd()}},
-		{"check", "Check and measure:", []*cobra.Command{newVerifyCmd(), newBenchCmd(), newSelftestCmd(), newDevicesCmd()}},
+		{"check", "Check and measure:", []*cobra.Command{newEvalCmd(), newVerifyCmd(), newBenchCmd(), newSelftestCmd(), newDevicesCmd()}},
 	}
 	for _, g := range groups {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

@@ -48,7 +48,8 @@ func TestScripts(t *testing.T) {
 			}
 			return errors.Join(os.Mkdir(home, 0o755),
 				os.WriteFile(filepath.Join(e.WorkDir, "prompt"), []byte("The river"), 0o644), // no newline
-				os.WriteFile(filepath.Join(e.WorkDir, "invalid"), []byte("The \xff river"), 0o644))
+				os.WriteFile(filepath.Join(e.WorkDir, "invalid"), []byte("The \xff river"), 0o644),
+				os.WriteFile(filepath.Join(e.WorkDir, "ones"), []byte("aaaaaaaaaaaaaaaa"), 0o644))
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

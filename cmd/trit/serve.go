@@ -45,6 +45,7 @@ SIGTERM or Ctrl-C lets accepted requests finish, the second one stops at once.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return s.run(cmd, args, &f, o) },
 	}
 	f.add(cmd)
+	f.addPooling(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&s.addr, "addr", "localhost:8080", "where to listen, HOST:PORT")
 	fl.BoolVar(&s.activated, "socket-activation", false, "take the socket from systemd instead of --addr")

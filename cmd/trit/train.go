@@ -29,6 +29,7 @@ type trainFlags struct {
 	block                   int
 	saveDir, tokenizer      string
 	init                    string
+	lora                    train.Lora
 	valShare                float64
 	threads                 int
 	resume                  bool
@@ -88,8 +89,17 @@ input. Without DATA it trains on a small built-in text.
 masters behind it; float is full precision. The folder --save-dir afterwards holds checkpoints, metrics.jsonl,
 TensorBoard events, and the best model as config.json, model.safetensors, tokenizer.json: trit run DIR runs it.
 
+--init MODEL goes on from a model that is there, a Hugging Face folder or a GGUF file, with its shape and
+tokenizer. Packed ternary files have no masters; they get some that quantise to the same codes.
+
+--init MODEL --lora RANK trains low-rank adapters beside the projections of a model that stays as it is, packed or
+not, and needs a fraction of the memory: no masters, gradients and moments of the model itself. --save-dir then
+holds adapter_config.json and adapter_model.safetensors, as Hugging Face's peft has them: trit run MODEL --adapter
+DIR uses them.
+
 Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 		Example: `  trit train
+  trit train letters.txt --init ./bitnet-2b4t --lora 16 --block 256 --batch-size 4 --save-dir runs/letters
   trit train shakespeare.txt --model bitnet --preset demo --save-dir runs/demo --lr 2e-3 --schedule cosine --warmup 100
   trit train --save-dir runs/demo --resume`,
 		Args: cobra.MaximumNArgs(1),
@@ -98,7 +108,10 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 	cmd.Flags().StringVar(&f.arch, "model", "llama", "architecture: "+strings.Join(train.Archs, ", "))
 	cmd.Flags().StringVar(&f.precision, "precision", "ternary", strings.Join(train.Precisions, " or "))
 	cmd.Flags().StringVar(&f.saveDir, "save-dir", "runs/train", "folder of the run")
-	cmd.Flags().StringVar(&f.init, "init", "", "start from this model's float masters (a Hugging Face folder), with its shape and tokenizer")
+	cmd.Flags().StringVar(&f.init, "init", "", "start from this model: a Hugging Face folder, a GGUF file, or OWNER/NAME on the hub")
+	cmd.Flags().IntVar(&f.lora.Rank, "lora", 0, "with --init: train adapters of this rank and leave the model as it is")
+	cmd.Flags().Float64Var(&f.lora.Alpha, "lora-alpha", 0, "adapters count alpha/rank times (default twice the rank)")
+	cmd.Flags().StringSliceVar(&f.lora.Targets, "lora-targets", nil, "projections that get adapters, such as q_proj,v_proj (default all)")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "continue the run in --save-dir")
 	f.addShape(cmd)
 	f.addOptions(cmd)
@@ -107,7 +120,7 @@ Ctrl-C saves; --resume continues as if nothing had happened, bit for bit.`,
 }
 
 func newTrainExportCmd() *cobra.Command {
-	var format string
+	var format, base string
 	cmd := &cobra.Command{
 		Use:   "export RUN DIR",
 		Short: "Write a run's model, or a checkpoint's, as a Hugging Face folder",
@@ -115,8 +128,12 @@ func newTrainExportCmd() *cobra.Command {
 
 hf-packed  ternary weights as four codes a byte, as trit and transformers read them (small)
 hf-bf16    the master weights in bfloat16, quantised by whoever loads them (to train on)
+peft       the adapters of a --lora run, for trit run MODEL --adapter DIR and Hugging Face's peft (its default)
 
-trit convert makes a GGUF file of either.`,
+trit convert makes a GGUF file of the first two. For a --lora run these two merge the adapters into the masters of
+the model below and quantise the sum again. That loses part of what was learned: a ternary weight moves only when
+the sum crosses the middle between two codes, and what adapters add to a weight is often less than that. export
+says how the validation loss changed.`,
 		Args: exactArgs("RUN", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := args[0]
@@ -129,6 +146,12 @@ trit convert makes a GGUF file of either.`,
 			if err != nil {
 				return err
 			}
+			if base != "" {
+				if c.Lora == nil {
+					return usagef("--init is for the runs of adapters; %s holds a whole model", path)
+				}
+				c.Lora.Base = base
+			}
 			pool := par.New(0)
 			defer pool.Close()
 			t, err := c.Load(pool)
@@ -139,15 +162,60 @@ trit convert makes a GGUF file of either.`,
 			if err != nil {
 				return err
 			}
-			if err := t.Model.Export(args[1], vocab, train.ExportOptions{Format: format}); err != nil {
+			if format == "" {
+				format = train.Formats[0]
+				if c.Lora != nil {
+					format = "peft"
+				}
+			}
+			if format == "peft" {
+				if err := t.Model.ExportAdapter(args[1]); err != nil {
+					return err
+				}
+				note(cmd, "%s: the adapters of %s after step %d", args[1], path, c.Steps)
+				return nil
+			}
+			m := t.Model
+			if c.Lora != nil {
+				if m, vocab, err = merge(cmd, t, filepath.Dir(path)); err != nil {
+					return err
+				}
+			}
+			if err := m.Export(args[1], vocab, train.ExportOptions{Format: format}); err != nil {
 				return err
 			}
 			note(cmd, "%s: the model of %s after step %d", args[1], path, c.Steps)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "hf-packed", strings.Join(train.Formats, " or "))
+	cmd.Flags().StringVar(&base, "init", "", "where the model below adapters is now, when it moved")
+	cmd.Flags().StringVar(&format, "format", "", strings.Join(train.Formats, ", ")+" or peft (default hf-packed; peft for adapters)")
 	return cmd
+}
+
+// merge puts the adapters of a run into its base, and says what that cost on the run's validation text.
+func merge(cmd *cobra.Command, t *train.Trainer, dir string) (*train.Model, *data.Vocab, error) {
+	m, vocab, err := t.Model.Merge()
+	if err != nil {
+		return nil, nil, err
+	}
+	val, err := data.OpenTokens(filepath.Join(dir, "val.bin"))
+	if err != nil || val.Len() <= m.Config.Block {
+		return m, vocab, nil // nothing to measure with
+	}
+	defer val.Close()
+	whole, err := train.NewTrainer(m, t.Options)
+	if err != nil {
+		return nil, nil, err
+	}
+	var loss [2]float64
+	for i, x := range []*train.Trainer{t, whole} {
+		if loss[i], err = x.Validate(cmd.Context(), val.Spread(max(t.Options.EvalBatches, 1), t.Options.BatchSize, m.Config.Block)); err != nil {
+			return nil, nil, err
+		}
+	}
+	note(cmd, "validation loss with adapters %.4f, merged and quantised again %.4f", loss[0], loss[1])
+	return m, vocab, nil
 }
 
 func exists(path string) bool {
@@ -329,10 +397,17 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 }
 
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
+	if f.init != "" {
+		path, err := new(hubFlags).resolve(cmd, f.init)
+		if err != nil {
+			return err
+		}
+		f.init = path
+	}
 	pool := par.New(f.threads)
 	defer pool.Close()
 	var group train.Group
-	if n, _ := strconv.Atoi(os.Getenv("OMPI_COMM_WORLD_SIZE")); n > 1 { // mpirun started this
+	if processes() > 1 {
 		var err error
 		if group, err = mpi.Join(); err != nil {
 			return err
@@ -351,15 +426,20 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return usagef("--resume continues with the run's own data; leave %s out", args[0])
 		}
-		for _, name := range []string{"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "init", "val-share", "seed", "batch-size", "accumulate"} {
-			if cmd.Flags().Changed(name) {
-				return usagef("--%s cannot change when a run is resumed; start another with another --save-dir", name)
-			}
+		if err := f.unchanged(cmd); err != nil {
+			return err
 		}
-		r, err = train.Resume(f.saveDir, pool, func(o *train.Options) { f.override(cmd, o) })
+		r, err = train.Resume(f.saveDir, pool, func(c *train.Checkpoint) { f.override(cmd, c) })
 	} else if f.init != "" {
-		r, err = f.startFrom(cmd, args, pool)
+		m, vocab, ids, e := f.startFrom(cmd, args, pool)
+		if e != nil {
+			return e
+		}
+		r, err = train.StartFrom(f.saveDir, m, f.o, vocab, ids, f.valShare)
 	} else {
+		if err := f.noLora(cmd); err != nil {
+			return err
+		}
 		var c train.Config
 		if c, err = f.config(cmd, f.arch, f.precision); err != nil {
 			return err
@@ -380,8 +460,13 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	r.Trainer.Group = group
 	m := r.Trainer.Model
 	c := &m.Config
-	note(cmd, "%s %s: %s parameters, %s of them ternary; %d layers, hidden %d, block %d, vocabulary %d; %d tokens to train on, %d to validate; %d threads",
-		c.Arch, c.Precision, short(m.NumParams()), short(m.NumTernary()), c.NumLayers, c.HiddenSize, c.Block, c.VocabSize, r.Train.Len(), r.Val.Len(), pool.Threads())
+	what := fmt.Sprintf("%s parameters, %s of them ternary", short(m.NumParams()), short(m.NumTernary()))
+	if lo := m.Lora(); lo != nil {
+		what = fmt.Sprintf("%s parameters of adapters (rank %d, alpha %g, %s) on %s that stay, %s of them ternary",
+			short(m.NumParams()), lo.Rank, lo.Alpha, strings.Join(lo.Targets, " "), short(m.NumFrozen()), short(m.NumTernary()))
+	}
+	note(cmd, "%s %s: %s; %d layers, hidden %d, block %d, vocabulary %d; %d tokens to train on, %d to validate; %d threads",
+		c.Arch, c.Precision, what, c.NumLayers, c.HiddenSize, c.Block, c.VocabSize, r.Train.Len(), r.Val.Len(), pool.Threads())
 	if r.Trainer.Steps > 0 {
 		note(cmd, "continuing after step %d", r.Trainer.Steps)
 	}
@@ -396,7 +481,11 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	note(cmd, "done: %s holds the model; best validation loss %.4f", f.saveDir, r.Trainer.Best)
+	if lo := m.Lora(); lo != nil {
+		note(cmd, "done: trit run %s --adapter %s uses the adapters; best validation loss %.4f", lo.Base, f.saveDir, r.Trainer.Best)
+	} else {
+		note(cmd, "done: %s holds the model; best validation loss %.4f", f.saveDir, r.Trainer.Best)
+	}
 	if plot, err := train.Plot(filepath.Join(f.saveDir), 72, 14); err == nil && !quiet {
 		fmt.Fprint(cmd.ErrOrStderr(), plot)
 	}
@@ -408,11 +497,14 @@ func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, g
 	var t *train.Trainer
 	var tokens *data.Tokens
 	if f.resume {
+		if err := f.unchanged(cmd); err != nil {
+			return err
+		}
 		c, err := train.OpenCheckpoint(filepath.Join(f.saveDir, "last.ckpt"))
 		if err != nil {
 			return err
 		}
-		f.override(cmd, &c.Options)
+		f.override(cmd, c)
 		if t, err = c.Load(pool); err != nil {
 			return err
 		}
@@ -422,25 +514,20 @@ func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, g
 		defer tokens.Close()
 	} else {
 		var m *train.Model
-		vocab, ids, err := f.corpus(cmd, args)
-		if err != nil {
-			return err
-		}
+		var ids []int32
+		var err error
 		if f.init != "" {
-			return usagef("--init works with one process; start the run alone, then continue it under mpirun with --resume")
+			m, _, ids, err = f.startFrom(cmd, args, pool)
+		} else {
+			m, ids, err = f.fresh(cmd, args, pool)
 		}
-		c, err := f.config(cmd, f.arch, f.precision)
 		if err != nil {
-			return err
-		}
-		c.VocabSize = vocab.Size()
-		if m, err = train.New(c, pool, f.o.Seed); err != nil {
 			return err
 		}
 		if t, err = train.NewTrainer(m, f.o); err != nil {
 			return err
 		}
-		tokens = data.NewTokens(ids[:len(ids)-int(float64(len(ids))*f.valShare)], vocab.Size())
+		tokens = data.NewTokens(ids[:len(ids)-int(float64(len(ids))*f.valShare)], m.Config.VocabSize)
 	}
 	t.Group = group
 	for _, err := range t.Run(cmd.Context(), t.Batches(tokens)) {
@@ -451,39 +538,104 @@ func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, g
 	return nil
 }
 
-// startFrom begins a run from the masters of --init.
-func (f *trainFlags) startFrom(cmd *cobra.Command, args []string, pool *par.Pool) (*train.Run, error) {
-	for _, name := range []string{"model", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "tokenizer"} {
+// fresh is the model and corpus of a new run, as train.Start makes them.
+func (f *trainFlags) fresh(cmd *cobra.Command, args []string, pool *par.Pool) (*train.Model, []int32, error) {
+	c, err := f.config(cmd, f.arch, f.precision)
+	if err != nil {
+		return nil, nil, err
+	}
+	vocab, ids, err := f.corpus(cmd, args)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.VocabSize = vocab.Size()
+	m, err := train.New(c, pool, f.o.Seed)
+	return m, ids, err
+}
+
+// unchanged reports a flag that cannot change on --resume.
+func (f *trainFlags) unchanged(cmd *cobra.Command) error {
+	for _, name := range []string{
+		"model", "precision", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "block", "tokenizer", "val-share", "seed", "batch-size",
+		"accumulate", "lora", "lora-alpha", "lora-targets",
+	} {
 		if cmd.Flags().Changed(name) {
-			return nil, usagef("--init takes shape and tokenizer from the model; leave --%s out", name)
+			return usagef("--%s cannot change when a run is resumed; start another with another --save-dir", name)
+		}
+	}
+	if f.init != "" {
+		if c, err := train.OpenCheckpoint(filepath.Join(f.saveDir, "last.ckpt")); err == nil && c.Lora == nil {
+			return usagef("--init cannot change when a run is resumed; start another with another --save-dir")
+		}
+	}
+	return nil
+}
+
+// noLora reports flags of adapters where there is no model to put them on.
+func (f *trainFlags) noLora(cmd *cobra.Command) error {
+	for _, name := range []string{"lora", "lora-alpha", "lora-targets"} {
+		if cmd.Flags().Changed(name) {
+			return usagef("--%s needs --init MODEL, the model that gets adapters", name)
+		}
+	}
+	return nil
+}
+
+// startFrom is the model of --init, or adapters on it, and the corpus in its tokens.
+func (f *trainFlags) startFrom(cmd *cobra.Command, args []string, pool *par.Pool) (m *train.Model, vocab *data.Vocab, ids []int32, err error) {
+	lora := cmd.Flags().Changed("lora")
+	taken := []string{"model", "preset", "hidden", "intermediate", "layers", "heads", "kv-heads", "tokenizer"}
+	if lora {
+		taken = append(taken, "precision")
+	}
+	for _, name := range taken {
+		if cmd.Flags().Changed(name) {
+			return nil, nil, nil, usagef("--init takes shape and tokenizer from the model; leave --%s out", name)
 		}
 	}
 	if err := f.o.Check(); err != nil {
-		return nil, usageError{err}
+		return nil, nil, nil, usageError{err}
 	}
-	precision := ""
-	if cmd.Flags().Changed("precision") {
-		precision = f.precision
+	if lora {
+		m, vocab, err = train.InitLora(f.init, f.lora, f.block, f.o.Seed, pool)
+	} else {
+		for _, name := range []string{"lora-alpha", "lora-targets"} {
+			if cmd.Flags().Changed(name) {
+				return nil, nil, nil, usagef("--%s goes with --lora RANK", name)
+			}
+		}
+		precision := ""
+		if cmd.Flags().Changed("precision") {
+			precision = f.precision
+		}
+		m, vocab, err = train.Init(f.init, precision, f.block, pool)
 	}
-	m, vocab, err := train.Init(f.init, precision, f.block, pool)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	text, err := readCorpus(cmd, args)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	ids, err := encode(vocab, text)
-	if err != nil {
-		return nil, fmt.Errorf("--init %s: %w", f.init, err)
+	if ids, err = encode(vocab, text); err != nil {
+		return nil, nil, nil, fmt.Errorf("--init %s: %w", f.init, err)
 	}
-	return train.StartFrom(f.saveDir, m, f.o, vocab, ids, f.valShare)
+	return m, vocab, ids, nil
+}
+
+// processes is how many mpirun started, 0 without it.
+func processes() int {
+	n, _ := strconv.Atoi(os.Getenv("OMPI_COMM_WORLD_SIZE"))
+	return n
 }
 
 func readCorpus(cmd *cobra.Command, args []string) (string, error) {
 	path := ""
 	if len(args) > 0 {
 		path = args[0]
+	}
+	if path == "-" && processes() > 1 {
+		return "", usagef("mpirun hands standard input to one process alone; give the text as a file")
 	}
 	return data.ReadText(path, cmd.InOrStdin())
 }
@@ -502,9 +654,12 @@ func encode(v *data.Vocab, text string) ([]int32, error) {
 	return nil, fmt.Errorf("the tokenizer cannot write the text, first at byte %d: %q; use another tokenizer or remove such signs", at, text[at:min(at+12, len(text))])
 }
 
-// override takes over the options that were given on a resume.
-func (f *trainFlags) override(cmd *cobra.Command, o *train.Options) {
-	ch := cmd.Flags().Changed
+// override takes over the options that were given on a resume, and where the model below adapters is now.
+func (f *trainFlags) override(cmd *cobra.Command, c *train.Checkpoint) {
+	ch, o := cmd.Flags().Changed, &c.Options
+	if f.init != "" && c.Lora != nil {
+		c.Lora.Base = f.init
+	}
 	for name, set := range map[string]func(){
 		"max-iters": func() { o.MaxIters = f.o.MaxIters }, "lr": func() { o.LR = f.o.LR }, "min-lr": func() { o.MinLR = f.o.MinLR },
 		"schedule": func() { o.Schedule = f.o.Schedule }, "warmup": func() { o.Warmup = f.o.Warmup },

@@ -191,6 +191,14 @@ func (s *suite) truncate(t *testing.T) {
 	equal(t, "after truncating", logits, want[len(want)-len(logits):])
 }
 
+// state is that of the last of ids, by the engine to compare with.
+func (s *suite) state(t *testing.T, ids []int32) []float32 {
+	t.Helper()
+	hidden := make([]float32, s.cfg.HiddenSize)
+	forward(t, s.want, model.Input{Cache: cache(t, s.want), Tokens: ids, Hidden: hidden})
+	return hidden
+}
+
 func (s *suite) top(t *testing.T) {
 	ids := s.text(6, 9)
 	V := s.cfg.VocabSize
@@ -198,6 +206,10 @@ func (s *suite) top(t *testing.T) {
 		top := make([]model.Scored, k)
 		hidden := make([]float32, s.cfg.HiddenSize)
 		forward(t, s.got, model.Input{Cache: cache(t, s.got), Tokens: ids, Top: top, Hidden: hidden})
+		every := make([]float32, len(ids)*s.cfg.HiddenSize)
+		forward(t, s.got, model.Input{Cache: cache(t, s.got), Tokens: ids, Top: top, Hidden: every})
+		equal(t, "the last of all states", every[len(every)-len(hidden):], hidden)
+		equal(t, "the first of all states", every[:len(hidden)], s.state(t, ids[:1]))
 		want := s.all(t, s.want, ids)
 		want = want[len(want)-V:]
 		seen := map[int32]bool{}

@@ -67,7 +67,10 @@ class Model:
         for file in sorted(os.listdir(folder)):
             if file.startswith("model") and file.endswith(".safetensors"):
                 self.w.update(read_safetensors(os.path.join(folder, file)))
+        if "embed_tokens.weight" in self.w:  # the bare model, without a head
+            self.w = {"model." + name: t for name, t in self.w.items()}
         self.q = c.get("quantization_config")
+        self.gemma = c["model_type"] == "gemma3_text"
         self.heads, self.kv = c["num_attention_heads"], c["num_key_value_heads"]
         self.hd = c.get("head_dim") or c["hidden_size"] // self.heads
         self.eps = c["rms_norm_eps"]
@@ -75,11 +78,16 @@ class Model:
         self.online = c["architectures"][0] == "BitnetForCausalLM" or "prequantized" in folder
         if self.q:
             self.online = self.q.get("quantization_mode") == "online"
+        if "model.layers.0.self_attn.q_proj.norm.weight" in self.w:
+            self.online = True
         self.codes = {}
         self.slack = np.inf  # distance of the activation nearest to a half, in units of its int8 code
 
     def norm(self, x, name, eps=None):
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + (eps or self.eps)) * self.w[name + ".weight"].astype(np.float64)
+        w = self.w[name + ".weight"].astype(np.float64)
+        if self.gemma and "_proj." not in name:
+            w = 1 + w
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + (eps or self.eps)) * w
 
     def ternary(self, name):
         """(codes int8 [out, in], scale) of a linear layer, or None when it is a plain float one."""
@@ -102,6 +110,8 @@ class Model:
     def linear(self, x, name):
         if name + ".rms_norm.weight" in self.w:
             x = self.norm(x, name + ".rms_norm", self.q.get("rms_norm_eps", 1e-6))
+        if name + ".norm.weight" in self.w:
+            x = self.norm(x, name + ".norm")
         t = self.ternary(name)
         if t is None:
             y = rows(self.w[name + ".weight"], x)
@@ -113,18 +123,24 @@ class Model:
             # Integers: float64 adds them exactly.
             y = rows(codes, np.clip(half_even(x), -128, 127)) * (scale * a / 127)
         if name + ".bias" in self.w:
-            y = y + self.w[name + ".bias"].astype(np.float64)
+            bias = self.w[name + ".bias"].astype(np.float64)
+            if t and self.q and self.q.get("linear_class") == "autobitlinear" and not self.online:
+                bias = bias * t[1]  # inside the product that weight_scale multiplies
+            y = y + bias
         return y
 
     def forward(self, ids):
         c, n = self.c, len(ids)
         out = {}
         x = self.w["model.embed_tokens.weight"][np.asarray(ids)].astype(np.float64)
+        if self.gemma:
+            x = x * float(np.float32(np.sqrt(c["hidden_size"])))
         out["hidden.0"] = x
-        angle = np.arange(n)[:, None] / c["rope_theta"] ** (np.arange(0, self.hd, 2) / self.hd)
-        cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+        back = np.arange(n)[:, None] - np.arange(n)  # how far behind the query a key is
 
-        def rope(v):
+        def rope(v, base):
+            angle = np.arange(n)[:, None] / base ** (np.arange(0, self.hd, 2) / self.hd)
+            cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
             a, b = np.split(v, 2, -1)
             return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
@@ -136,27 +152,38 @@ class Model:
             v = self.linear(h, p + "self_attn.v_proj").reshape(n, self.kv, self.hd)
             if p + "self_attn.q_norm.weight" in self.w:
                 q, k = self.norm(q, p + "self_attn.q_norm"), self.norm(k, p + "self_attn.k_norm")
-            q, k = rope(q), np.repeat(rope(k), self.heads // self.kv, 1)
-            s = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(self.hd)
-            s = np.where(np.tril(np.ones((n, n), bool)), s, -np.inf)
+            sliding = c.get("layer_types", ["full_attention"] * (i + 1))[i] == "sliding_attention"
+            base = c["rope_local_base_freq"] if sliding else c["rope_theta"]
+            q, k = rope(q, base), np.repeat(rope(k, base), self.heads // self.kv, 1)
+            s = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(c.get("query_pre_attn_scalar", self.hd))
+            s = np.where((back >= 0) & (back < (c["sliding_window"] if sliding else n)), s, -np.inf)
             s = np.exp(s - s.max(-1, keepdims=True))
             o = np.einsum("hqk,khd->qhd", s / s.sum(-1, keepdims=True), np.repeat(v, self.heads // self.kv, 1))
             o = o.reshape(n, -1)
             for sub in ("attn_sub_norm", "inner_attn_ln"):
                 if p + f"self_attn.{sub}.weight" in self.w:
                     o = self.norm(o, p + f"self_attn.{sub}")
-            x = x + self.linear(o, p + "self_attn.o_proj")
-            h = self.norm(x, p + "post_attention_layernorm")
+            o = self.linear(o, p + "self_attn.o_proj")
+            if self.gemma:
+                o = self.norm(o, p + "post_attention_layernorm")
+            x = x + o
+            h = self.norm(x, p + ("pre_feedforward_layernorm" if self.gemma else "post_attention_layernorm"))
             g, u = self.linear(h, p + "mlp.gate_proj"), self.linear(h, p + "mlp.up_proj")
-            g = np.maximum(g, 0) ** 2 if c["hidden_act"] == "relu2" else g / (1 + np.exp(-g))
+            if self.gemma:
+                g = g / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3)))
+            else:
+                g = np.maximum(g, 0) ** 2 if c["hidden_act"] == "relu2" else g / (1 + np.exp(-g))
             h = g * u
             for sub in ("ffn_sub_norm", "ffn_layernorm"):
                 if p + f"mlp.{sub}.weight" in self.w:
                     h = self.norm(h, p + f"mlp.{sub}")
-            x = x + self.linear(h, p + "mlp.down_proj")
+            h = self.linear(h, p + "mlp.down_proj")
+            if self.gemma:
+                h = self.norm(h, p + "post_feedforward_layernorm")
+            x = x + h
             out[f"hidden.{i + 1}"] = x
         out["final"] = self.norm(x, "model.norm")
-        if c.get("tie_word_embeddings"):
+        if c.get("tie_word_embeddings") or "lm_head.weight" not in self.w:
             out["logits"] = rows(self.w["model.embed_tokens.weight"], out["final"])
         else:
             out["logits"] = self.linear(out["final"], "lm_head")

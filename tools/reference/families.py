@@ -44,10 +44,10 @@ class Family:
     dtype      dtype of the floating-point tensors in the file
     pack       None: linear layers are stored as floats; "multiply": packed, weight_scale = mean|W|;
                "divide": packed, weight_scale = 1/mean|W|; "divide-bf16": the same computed in bf16 throughout
-    tokenizer  "llama3", "falcon", "qwen", "neox", "sentencepiece"
+    tokenizer  "llama3", "falcon", "qwen", "neox", "sentencepiece", "qwen-embedding", "gemma"
     stop       ids of generation_config.json's eos_token_id (default: the config's)
     sub_norms  names of the norms before o_proj and down_proj
-    proj_norm  every quantised linear layer has its own rms_norm
+    proj_norm  name of the norm that every quantised linear layer has of its own
     qk_norm    norms on the heads of q and k
     bias       the linear layers of blocks have biases
     pack_head  lm_head is packed too
@@ -56,14 +56,17 @@ class Family:
                shards (of rows for q, k, v, gate, up; of columns for o and down)
     online     config.json does not say so, but the weights are masters to be quantised as they are used
     repeat_key text of a second quantization_config in config.json, after the first
+    bare       tensors lack "model." in front, and there is no head
+    text       a fourth prompt
     """
 
     def __init__(self, name, config, dtype="bfloat16", pack=None, tokenizer="llama3", stop=None, sub_norms=None,
-                 proj_norm=False, qk_norm=False, bias=False, pack_head=False, shards=1, blocks=0, online=False,
-                 repeat_key=None):
+                 proj_norm=None, qk_norm=False, bias=False, pack_head=False, shards=1, blocks=0, online=False,
+                 repeat_key=None, bare=False, text=None):
         self.name, self.config, self.dtype, self.pack, self.tokenizer, self.stop = name, config, dtype, pack, tokenizer, stop
         self.sub_norms, self.proj_norm, self.qk_norm, self.bias, self.pack_head = sub_norms, proj_norm, qk_norm, bias, pack_head
         self.shards, self.blocks, self.online, self.repeat_key = shards, blocks, online, repeat_key
+        self.bare, self.text = bare, text
 
 
 def bitnet_2b4t(mode):
@@ -158,6 +161,39 @@ def llama_bias():
     }
 
 
+def llama_auto_bias():
+    c = llama_bias()
+    c["hidden_size"], c["intermediate_size"], c["head_dim"] = 96, 128, 24
+    c["quantization_config"] = {"linear_class": "autobitlinear", "quant_method": "bitnet", "quantization_mode": "offline"}
+    return c
+
+
+def bitnet_embedding_06b():
+    return {
+        "architectures": ["Qwen3Model"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 312,
+        "eos_token_id": 312, "head_dim": 64, "hidden_act": "silu", "hidden_size": 128, "initializer_range": 0.02,
+        "intermediate_size": 128, "max_position_embeddings": 256, "max_window_layers": 2, "model_type": "qwen3",
+        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16", "transformers_version": "4.57.1", "use_cache": True, "use_sliding_window": False,
+        "vocab_size": 320,
+    }
+
+
+def bitnet_embedding_270m():
+    return {
+        "_sliding_window_pattern": 6, "architectures": ["Gemma3TextModel"], "attention_bias": False,
+        "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2, "eos_token_id": 1,
+        "final_logit_softcapping": None, "head_dim": 64, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 128,
+        "initializer_range": 0.02, "intermediate_size": 128, "layer_types": ["sliding_attention", "full_attention"],
+        "max_position_embeddings": 256, "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 2,
+        "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 48, "rms_norm_eps": 1e-06,
+        "rope_local_base_freq": 10000.0, "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 16,
+        "torch_dtype": "bfloat16", "transformers_version": "4.57.1", "use_bidirectional_attention": False,
+        "use_cache": True, "vocab_size": 320,
+    }
+
+
 def trilm():
     return {
         "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0,
@@ -191,10 +227,18 @@ def families():
         (215, [Family("falcon-e", falcon_e(True), pack="divide-bf16", tokenizer="falcon"),
                Family("falcon-e-prequantized", falcon_e(False), tokenizer="falcon", online=True)]),
         # codys12/Qwen3-8B-BitNet: the head is packed too and has its own norm
-        (202, [Family("qwen3-bitnet", qwen3_bitnet(), pack="divide", tokenizer="qwen", proj_norm=True, qk_norm=True,
+        (202, [Family("qwen3-bitnet", qwen3_bitnet(), pack="divide", tokenizer="qwen", proj_norm="rms_norm", qk_norm=True,
                       pack_head=True)]),
+        # microsoft/bitnet-embedding-0.6b and -270m before their conversion to GGUF: masters of the bare models, a norm in
+        # front of every projection
+        (284, [Family("bitnet-embedding-0.6b", bitnet_embedding_06b(), tokenizer="qwen-embedding", proj_norm="norm",
+                    qk_norm=True, bare=True, text="query: What does it read?")]),
+        (367, [Family("bitnet-embedding-270m", bitnet_embedding_270m(), tokenizer="gemma", proj_norm="norm", qk_norm=True,
+                    bare=True, text="query: The river was low")]),
         # codys12/bitnet-r1-*: norm inside BitLinear on Llama; here with biases everywhere
-        (263, [Family("llama-bias", llama_bias(), pack="divide", proj_norm=True, bias=True)]),
+        (263, [Family("llama-bias", llama_bias(), pack="divide", proj_norm="rms_norm", bias=True)]),
+        # biases in packed autobitlinear layers: weight_scale multiplies them too
+        (3, [Family("llama-auto-bias", llama_auto_bias(), pack="multiply", bias=True)]),
         # SpectraSuite/TriLM_*_Unpacked: ternary already, two model-parallel shards, activations as they are
         (15, [Family("trilm", trilm(), dtype="float16", tokenizer="neox", blocks=2)]),
     ]
@@ -223,6 +267,7 @@ def make_tensors(family, seed):
     d, f, layers, vocab = c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], c["vocab_size"]
     h = c["num_attention_heads"]
     hd = c.get("head_dim") or d // h
+    gemma = c["model_type"] == "gemma3_text"  # whose norms multiply by 1+w
     t = {}
 
     # Every value is a bf16 one, in float16 files too: a master rounded to bf16 on loading has other ternary codes,
@@ -231,7 +276,8 @@ def make_tensors(family, seed):
         return (torch.randn(shape, generator=g) * std).bfloat16().to(dtype)
 
     def norm_weight(n):
-        return (0.5 + torch.rand(n, generator=g)).bfloat16().to(dtype)
+        w = 0.5 + torch.rand(n, generator=g)
+        return (w - 1 if gemma else w).bfloat16().to(dtype)
 
     def linear(prefix, out, inp, packed, ternary):
         # The standard deviation differs from matrix to matrix: a swapped scale must show.
@@ -251,13 +297,16 @@ def make_tensors(family, seed):
         if family.bias and prefix != "lm_head":
             t[prefix + ".bias"] = normal((out,), 0.2)
         if family.proj_norm:
-            t[prefix + ".rms_norm.weight"] = norm_weight(inp)
+            t[f"{prefix}.{family.proj_norm}.weight"] = (0.5 + torch.rand(inp, generator=g)).bfloat16().to(dtype)
 
-    t["model.embed_tokens.weight"] = normal((vocab, d), 0.12 if c.get("tie_word_embeddings") else 1.0)
+    t["model.embed_tokens.weight"] = normal((vocab, d), 0.12 if c.get("tie_word_embeddings") or gemma else 1.0)
     for i in range(layers):
         p = f"model.layers.{i}."
         t[p + "input_layernorm.weight"] = norm_weight(d)
         t[p + "post_attention_layernorm.weight"] = norm_weight(d)
+        if gemma:
+            t[p + "pre_feedforward_layernorm.weight"] = norm_weight(d)
+            t[p + "post_feedforward_layernorm.weight"] = norm_weight(d)
         for name, (out, inp) in layer_shapes(c).items():
             linear(p + name, out, inp, family.pack, family.blocks)
         if family.sub_norms:
@@ -267,6 +316,12 @@ def make_tensors(family, seed):
             t[p + "self_attn.q_norm.weight"] = norm_weight(hd)
             t[p + "self_attn.k_norm.weight"] = norm_weight(hd)
     t["model.norm.weight"] = norm_weight(d)
+    if gemma:
+        # Half of them negative: the residual stream carries a token's own embedding to the end, and with the tied head
+        # every token would be its own likeliest successor.
+        t["model.norm.weight"] = torch.where(torch.rand(d, generator=g) < 0.5, t["model.norm.weight"], -2 - t["model.norm.weight"])
+    if family.bare:
+        return {name.removeprefix("model."): x for name, x in t.items()}
     if not c.get("tie_word_embeddings"):
         if family.pack_head:
             linear("lm_head", vocab, d, family.pack, False)
@@ -329,13 +384,7 @@ def sentencepiece_bpe(vocab, added, folder):
         f.write(model.getvalue())
     sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
-    # A merge for every way to put a piece together from two others, best piece first.
-    merges = []
-    for piece, i in ids.items():
-        ways = [(piece[:n], piece[n:]) for n in range(1, len(piece)) if piece[:n] in ids and piece[n:] in ids]
-        merges += [(sp.get_score(i), pair) for pair in sorted(ways, key=lambda w: (ids[w[0]], ids[w[1]]))]
-    merges = [pair for _, pair in sorted(merges, key=lambda m: m[0], reverse=True)]
-    t = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t = Tokenizer(models.BPE(vocab=ids, merges=merges_of(sp, ids), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     t.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
                                    decoders.Strip(" ", 1, 0)])
@@ -347,11 +396,47 @@ def sentencepiece_bpe(vocab, added, folder):
     return t
 
 
-def byte_level_bpe(vocab, specials, split=None, bos=None, specials_first=False):
+def gemma_bpe(vocab):
+    """Gemma's kind of tokenizer.json: SentencePiece BPE with byte fallback, no space put in front; <bos> and <eos> around a text."""
+    import io
+
+    import sentencepiece
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.strip().splitlines()), model_writer=model, vocab_size=vocab, model_type="bpe",
+        byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, add_dummy_prefix=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>",
+        eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>", num_threads=1, minloglevel=2)
+    sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
+    t = Tokenizer(models.BPE(vocab=ids, merges=merges_of(sp, ids), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t.normalizer = normalizers.Replace(" ", "\u2581")
+    t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in ["<pad>", "<eos>", "<bos>", "<unk>"]])
+    t.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", pair="<bos> $A <eos> <bos>:1 $B:1 <eos>:1", special_tokens=[("<bos>", 2), ("<eos>", 1)])
+    for line in TEXT.strip().splitlines():
+        assert t.encode(line).ids == [2, *sp.encode(line), 1], line
+    return t
+
+
+def merges_of(sp, ids):
+    """A merge for every way to put a piece together from two others, best piece first."""
+    merges = []
+    for piece, i in ids.items():
+        ways = [(piece[:n], piece[n:]) for n in range(1, len(piece)) if piece[:n] in ids and piece[n:] in ids]
+        merges += [(sp.get_score(i), pair) for pair in sorted(ways, key=lambda w: (ids[w[0]], ids[w[1]]))]
+    return [pair for _, pair in sorted(merges, key=lambda m: m[0], reverse=True)]
+
+
+def byte_level_bpe(vocab, specials, split=None, bos=None, specials_first=False, eos=None):
     """tokenizers.Tokenizer: byte-level BPE with `vocab` ids, the specials last (or first)."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    t = Tokenizer(models.BPE(ignore_merges=split is not None))
+    t = Tokenizer(models.BPE(ignore_merges=split is not None and eos is None))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
     if split is not None:
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), byte_level])
@@ -369,6 +454,10 @@ def byte_level_bpe(vocab, specials, split=None, bos=None, specials_first=False):
         post = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1",
                                              special_tokens=[(bos, t.token_to_id(bos))])
         t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), post])
+    elif eos:
+        post = processors.TemplateProcessing(single=f"$A {eos}", pair=f"$A {eos} $B:1 {eos}:1",
+                                             special_tokens=[(eos, t.token_to_id(eos))])
+        t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), post])
     else:
         t.post_processor = processors.ByteLevel(trim_offsets=False)
     return t
@@ -384,9 +473,10 @@ def write_tokenizer(family, folder):
             [f"<|reserved_special_token_{i}|>" for i in range(5)]
         t = byte_level_bpe(vocab, specials, LLAMA3_SPLIT, "<|begin_of_text|>")
         config |= {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "chat_template": TEMPLATE_2B4T}
-    elif kind == "qwen":
+    elif kind in ("qwen", "qwen-embedding"):
         specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"<|extra_{i}|>" for i in range(5)]
-        t = byte_level_bpe(vocab, specials, LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"))
+        t = byte_level_bpe(vocab, specials, LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"),
+                           eos="<|endoftext|>" if kind == "qwen-embedding" else None)
         config |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE_CHATML}
     elif kind == "falcon":
         # special ids come first; <|endoftext|> is 11
@@ -396,6 +486,10 @@ def write_tokenizer(family, folder):
     elif kind == "neox":
         t = byte_level_bpe(vocab, ["<|endoftext|>", "<|padding|>"], specials_first=True)
         config |= {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    elif kind == "gemma":
+        t = gemma_bpe(vocab)
+        config |= {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "add_bos_token": True,
+                   "add_eos_token": True, "clean_up_tokenization_spaces": False, "tokenizer_class": "GemmaTokenizerFast"}
     elif kind == "sentencepiece":
         t = sentencepiece_bpe(vocab, ["<pad>", "</line>"], folder)
         config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
@@ -453,8 +547,8 @@ def write_folder(family, folder, tensors):
     write_tokenizer(family, folder)
 
 
-def prompts(family):
-    """Three prompts of 1, 7 and 33 ids, the longer ones starting with BOS where the family has one."""
+def prompts(family, folder):
+    """Three prompts of 1, 7 and 33 ids, the longer ones starting with BOS where the family has one; the family's text."""
     import torch
 
     g = torch.Generator().manual_seed(33)
@@ -465,6 +559,10 @@ def prompts(family):
         if n > 1 and bos is not None:
             ids[0] = bos
         out.append(ids)
+    if family.text:
+        from tokenizers import Tokenizer
+
+        out.append(Tokenizer.from_file(os.path.join(folder, "tokenizer.json")).encode(family.text).ids)
     return out
 
 
@@ -478,7 +576,7 @@ def slack(group, out, seed):
         folder = os.path.join(out, family.name)
         write_folder(family, folder, make_tensors(family, seed))
         model = exact.Model(folder)
-        for ids in reversed(prompts(family)):
+        for ids in reversed(prompts(family, folder)):
             model.forward(np.array(ids))
             least = min(least, model.slack)
             if least < NEAR:
@@ -496,7 +594,7 @@ def trial(group, out, beat):
         plain = exact.Model(folder)
         model = reference.load(folder, torch.float32, bitlinear_online=family.online)
         distinct, logits = 0, []
-        for ids in prompts(family):
+        for ids in prompts(family, folder):
             new, _, m = reference.greedy(model, ids, 64)
             margin = min(margin, m.min().item())
             if margin <= beat:
@@ -510,7 +608,7 @@ def trial(group, out, beat):
         if distinct < 30:
             return None
         model = reference.load(folder, torch.bfloat16, bitlinear_online=family.online)
-        coarse = [reference.forward(model, ids, list(range(len(ids))))["logits"] for ids in prompts(family)]
+        coarse = [reference.forward(model, ids, list(range(len(ids))))["logits"] for ids in prompts(family, folder)]
         both = torch.stack([torch.cat(logits).flatten(), torch.cat(coarse).float().flatten()])
         # A model this small can be unlucky in bf16; the goldens should show rounding, not chaos.
         if torch.corrcoef(both)[0, 1] < 0.9993:
@@ -541,16 +639,17 @@ def make(group, out, seed):
     for family in group:
         folder = os.path.join(out, family.name)
         write_folder(family, folder, make_tensors(family, seed))
-        got = {}
+        got, ids = {}, prompts(family, folder)
         for short, dtype in (("f32", "float32"), ("bf16", "bfloat16")):
             model = reference.load(folder, getattr(torch, dtype), bitlinear_online=family.online)
-            tensors = reference.reference(model, prompts(family), positions=8)
-            meta = reference.metadata(model, folder, dtype, prompts(family), compiled=False)
+            tensors = reference.reference(model, ids, positions=8)
+            texts = [(len(ids) - 1, family.text)] if family.text else ()
+            meta = reference.metadata(model, folder, dtype, ids, compiled=False, texts=texts)
             meta["seed"] = str(seed)
             meta.pop("date")  # goldens/README.md has it; without it a rebuild is byte-identical
             reference.write(os.path.join(folder, f"reference.{short}.safetensors"), tensors, meta)
-            got[short] = torch.cat([tensors[f"prompt.{n}.logits"].float() for n in range(3)])
-            got[short + "margin"] = min(tensors[f"prompt.{n}.greedy_margin"].min().item() for n in range(3))
+            got[short] = torch.cat([tensors[f"prompt.{n}.logits"].float() for n in range(len(ids))])
+            got[short + "margin"] = min(tensors[f"prompt.{n}.greedy_margin"].min().item() for n in range(len(ids)))
         both = torch.corrcoef(torch.stack([got["f32"].flatten(), got["bf16"].flatten()]))[0, 1].item()
         top = (got["f32"].argmax(-1) == got["bf16"].argmax(-1)).float().mean().item()
         size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder))

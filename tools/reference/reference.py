@@ -6,8 +6,8 @@
     reference.py FULL_SIZE_FOLDER --upcast-per-layer --positions 8 --greedy 16 --out ref.safetensors
 
 The model is loaded by AutoModelForCausalLM.from_pretrained with attn_implementation="eager", as a
-user loads it (1bitLLM checkpoints, for which transformers has no class, by onebitllm.py beside
-this file). One forward pass per prompt is recorded by hooks, and generate(do_sample=False)
+user loads it (1bitLLM checkpoints and the embedding models, for which transformers has no class, by
+onebitllm.py and embedding.py beside this file). One forward pass per prompt is recorded by hooks, and generate(do_sample=False)
 continues each prompt; end-of-sequence ids do not stop it, so every continuation has full length.
 
 The file (P positions of prompt N are stored, T tokens long; D hidden size, V vocabulary):
@@ -21,6 +21,8 @@ The file (P positions of prompt N are stored, T tokens long; D hidden size, V vo
     prompt.N.greedy         I32 [G]     greedy continuation
     prompt.N.greedy_second  I32 [G]     at each step the id with the second largest logit
     prompt.N.greedy_margin  F32 [G]     largest logit minus second largest, at each step
+    prompt.N.embedding.last F32 [D]     embedding models: the prompt's unit vector, of its last token's state
+    prompt.N.embedding.mean F32 [D]     the same of the mean of all states
 
 hidden, final and logits have the dtype that the model computed in: F32 or BF16. The metadata
 says how it was made: format ("trit-reference 1"), dtype, attention, layers, prompts, class (the Python class), the versions
@@ -73,6 +75,10 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
         import onebitllm
 
         model = onebitllm.BitnetForCausalLM.from_pretrained(folder, dtype=None if upcast_per_layer else dtype)
+    elif config["architectures"][0] in ("Qwen3Model", "Gemma3TextModel"):
+        import embedding
+
+        model = embedding.load(folder, dtype=None if upcast_per_layer else dtype)
     else:
         from transformers import AutoModelForCausalLM
 
@@ -213,6 +219,11 @@ def reference(model, prompts, positions=0, greedy_tokens=64):
             tensors[f"prompt.{n}.greedy"] = new.to(torch.int32)
             tensors[f"prompt.{n}.greedy_second"] = second.to(torch.int32)
             tensors[f"prompt.{n}.greedy_margin"] = margin
+        if type(model.model.layers[0].mlp.up_proj).__module__ == "embedding":
+            import embedding
+
+            for name, t in embedding.embeddings(model, ids).items():
+                tensors[f"prompt.{n}.embedding.{name}"] = t
         gc.collect()
     return tensors
 

@@ -71,7 +71,7 @@ func Join() (train.Group, error) {
 func (g *group) Rank() int { return g.rank }
 func (g *group) Size() int { return g.size }
 
-// Sum adds x over all processes in the order of their ranks: each sums one part and sends the result to all.
+// Sum adds x over all processes: each sums one part and sends the result to all.
 func (g *group) Sum(x []float32) error {
 	part := (len(x) + g.size - 1) / g.size
 	if cap(g.send) < part*g.size {
@@ -82,13 +82,16 @@ func (g *group) Sum(x []float32) error {
 	if g.alltoall(unsafe.Pointer(&send[0]), int32(part), g.float, unsafe.Pointer(&recv[0]), int32(part), g.float, g.world) != 0 {
 		return errors.New("mpi: MPI_Alltoall failed")
 	}
-	mine := send[:part]
-	copy(mine, recv[:part])
-	for r := 1; r < g.size; r++ {
-		for i, v := range recv[r*part : (r+1)*part] {
-			mine[i] += v
+	for step := 1; step < g.size; step *= 2 { // as train.Group says
+		for r := 0; r+step < g.size; r += 2 * step {
+			to := recv[r*part : (r+1)*part]
+			for i, v := range recv[(r+step)*part : (r+step+1)*part] {
+				to[i] += v
+			}
 		}
 	}
+	mine := send[:part]
+	copy(mine, recv[:part])
 	if g.allgather(unsafe.Pointer(&mine[0]), int32(part), g.float, unsafe.Pointer(&recv[0]), int32(part), g.float, g.world) != 0 {
 		return errors.New("mpi: MPI_Allgather failed")
 	}

@@ -20,6 +20,7 @@ type Attention struct {
 //	k, v  [T, KV·HD]
 //	p     [B, H, S, S]
 func (a *Attention) Forward(e *Env, o, p, q, k, v []float32, B, S int) {
+	e.Stage("attention forward")
 	hd, dq, dk := a.HD, a.H*a.HD, a.KV*a.HD
 	scale := float32(1 / math.Sqrt(float64(hd)))
 	e.Pool.Run(B*a.H, func(job, worker int) {
@@ -47,6 +48,7 @@ func (a *Attention) Forward(e *Env, o, p, q, k, v []float32, B, S int) {
 //
 //	do  [T, H·HD]
 func (a *Attention) Backward(e *Env, dq, dk, dv, do, p, q, k, v []float32, B, S int) {
+	e.Stage("attention backward")
 	hd, sq, sk := a.HD, a.H*a.HD, a.KV*a.HD
 	group := a.H / a.KV
 	scale := float32(1 / math.Sqrt(float64(hd)))
@@ -135,6 +137,7 @@ func NewRope(hd, n int, theta float64) *Rope {
 
 // Turn rotates x [T, heads·hd] in place by its tokens' positions; dir −1 is the backward pass.
 func (r *Rope) Turn(e *Env, x []float32, T, S, heads int, dir float32) {
+	e.Stage("rotary positions")
 	half := r.hd / 2
 	e.Pool.For(T, 8, func(lo, hi int) {
 		for t := lo; t < hi; t++ {

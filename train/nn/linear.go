@@ -16,6 +16,7 @@ type Linear struct {
 	In, Out int
 	W       *Param
 	B       *Param // nil: none
+	Lora    *Lora  // nil: none
 
 	codes []int8  // [Out, up(In, 32)] −1, 0, 1; the padding is 0
 	scale float32 // s_w
@@ -24,20 +25,35 @@ type Linear struct {
 // Input is what one or more layers with the same input share: its packed form for the forward products
 // and what the backward pass needs of it.
 type Input struct {
+	// Lora says that a layer of this input has an adapter, which works on what was not rounded.
+	Lora bool
+
 	T, In   int
 	ternary bool
-	x       []float32 // [T, In], float layers only: a copy
+	x       []float32 // [T, In], float layers and adapters only: a copy
 	q       []int8    // [T, up(In, 32)]
 	scale   []float32 // [up(T, 8)] s_x
 	init    []int32   // [up(T, 8)] −Σx̂
 	packed  []uint32  // in e.units[uA]; lasts until the next Prepare
 }
 
-// Quantize refreshes the ternary codes after the weights changed. Layers in float do nothing.
+// Freeze gives a ternary layer its codes for good: row r is written by row(dst, r), dst [In].
+func (l *Linear) Freeze(e *Env, scale float32, row func(dst []int8, r int)) {
+	kp := up(l.In, 32)
+	l.codes, l.scale = make([]int8, l.Out*kp), scale
+	e.Pool.For(l.Out, 8, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			row(l.codes[r*kp:r*kp+l.In], r)
+		}
+	})
+}
+
+// Quantize refreshes the ternary codes after the weights changed. Layers in float and frozen ones do nothing.
 func (l *Linear) Quantize(e *Env) {
-	if !l.W.Ternary {
+	if !l.W.Ternary || l.W.W == nil {
 		return
 	}
+	e.Stage("weights to codes")
 	kp := up(l.In, 32)
 	codes := grow(&l.codes, l.Out*kp)
 	l.codes = codes
@@ -65,10 +81,17 @@ func (l *Linear) Codes() ([]int8, float32) { return l.codes, l.scale }
 
 // Prepare quantises x [T, In] for ternary layers, or copies it for float ones, and packs it.
 func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
+	e.Stage("inputs")
+	in.prepare(e, x, T, In, ternary)
+}
+
+func (in *Input) prepare(e *Env, x []float32, T, In int, ternary bool) {
 	in.T, in.In, in.ternary = T, In, ternary
 	panels := gemm.Steps(T, gemm.MR)
-	if !ternary {
+	if !ternary || in.Lora {
 		in.x = grow(&in.x, T*In)
+	}
+	if !ternary {
 		in.packed = grow(&e.units[uA], gemm.ASize(T, In))
 		e.Pool.For(panels, 1, func(lo, hi int) {
 			t0, t1 := lo*gemm.MR*In, min(hi*gemm.MR, T)*In
@@ -85,6 +108,9 @@ func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
 	e.Pool.For(panels, 1, func(lo, hi int) {
 		for t := lo * gemm.MR; t < min(hi*gemm.MR, T); t++ {
 			row, q := x[t*In:(t+1)*In], in.q[t*kp:(t+1)*kp]
+			if in.Lora {
+				copy(in.x[t*In:(t+1)*In], row)
+			}
 			m := max(gemm.AbsMax(row), 1e-5)
 			gemm.QuantI8(q, row, 127/m)
 			in.scale[t] = m / 127
@@ -96,6 +122,11 @@ func (in *Input) Prepare(e *Env, x []float32, T, In int, ternary bool) {
 
 // Forward writes y [T, Out].
 func (l *Linear) Forward(e *Env, y []float32, in *Input) {
+	e.Stage("linear forward")
+	l.forward(e, y, in)
+}
+
+func (l *Linear) forward(e *Env, y []float32, in *Input) {
 	panels := gemm.Steps(l.Out, gemm.NR)
 	if !l.W.Ternary {
 		b := grow(&e.units[uB], gemm.BSize(l.Out, l.In))
@@ -120,14 +151,18 @@ func (l *Linear) Forward(e *Env, y []float32, in *Input) {
 			}
 		})
 	}
+	if l.Lora != nil {
+		e.Stage("adapters")
+		l.Lora.forward(e, y, in, l.Out)
+	}
 }
 
-// Backward adds to the gradients of W and b, and writes dx [T, In] or adds to it.
+// Backward adds to the gradients of W, b and the adapter, as far as they have any, and writes dx [T, In] or adds to it.
 //
 //	dy  [T, Out]
 //	dx  [T, In], nil: not needed
 func (l *Linear) Backward(e *Env, dx, dy []float32, in *Input, add bool) {
-	if l.B != nil {
+	if l.B != nil && l.B.G != nil {
 		e.sumRows(l.B.G, dy, in.T, l.Out)
 	}
 	if l.W.Ternary && e.Grad == GradI16 {
@@ -135,19 +170,23 @@ func (l *Linear) Backward(e *Env, dx, dy []float32, in *Input, add bool) {
 	} else {
 		l.gradF32(e, dx, dy, in, add)
 	}
+	if l.Lora != nil {
+		e.Stage("adapters")
+		l.Lora.backward(e, dx, dy, in, l.Out)
+	}
 }
 
 // sumRows adds Σ_t x[t] to dst.
 func (e *Env) sumRows(dst, x []float32, T, n int) {
-	parts := grow(&e.f32[fPart], chunks*n)
-	e.chunked(T, func(c, lo, hi int) {
+	parts := grow(&e.f32[fPart], e.numPieces()*n)
+	e.pieces(T, func(c, lo, hi int) {
 		p := parts[c*n : (c+1)*n]
 		clear(p)
 		for t := lo; t < hi; t++ {
 			gemm.Axpy(p, x[t*n:(t+1)*n], 1)
 		}
 	})
-	e.foldParts(dst, parts)
+	e.foldPieces(dst, parts)
 }
 
 func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
@@ -160,26 +199,42 @@ func (l *Linear) gradF32(e *Env, dx, dy []float32, in *Input, add bool) {
 				dequantize(w[r*l.In:(r+1)*l.In], l.codes[r*kp:], l.scale)
 			}
 		})
-		e.Pool.For(T, 8, func(lo, hi int) {
-			for t := lo; t < hi; t++ {
-				dequantize(x[t*l.In:(t+1)*l.In], in.q[t*kp:], in.scale[t])
-			}
-		})
+		if l.W.G != nil {
+			e.Pool.For(T, 8, func(lo, hi int) {
+				for t := lo; t < hi; t++ {
+					dequantize(x[t*l.In:(t+1)*l.In], in.q[t*kp:], in.scale[t])
+				}
+			})
+		}
 	}
 	if dx != nil {
-		// dx[t, i] = Σ_o dy[t, o]·w[o, i]
-		a, b := grow(&e.units[uA], gemm.ASize(T, l.Out)), grow(&e.units[uB], gemm.BSize(l.In, l.Out))
-		e.Pool.For(gemm.Steps(T, gemm.MR), 1, func(lo, hi int) { gemm.PackA(a, gemm.Units(dy), l.Out, T, l.Out, lo, hi) })
-		e.Pool.For(l.Out, 8, func(lo, hi int) { gemm.PackF32Cols(b, w, l.In, l.In, l.Out, gemm.NR, lo, hi) })
-		gemm.F32(e.Pool, dx, l.In, T, l.In, l.Out, gemm.F32s(a), gemm.F32s(b), add)
+		e.Stage("linear backward, dX")
+		l.dxF32(e, dx, dy, T, w, add)
 	}
-	// dW[o, i] += Σ_t dy[t, o]·x[t, i]
+	if l.W.G != nil {
+		e.Stage("linear backward, dW")
+		e.tree(l.W.G, T, func(g []float32, lo, hi int, add bool) {
+			l.dwF32(e, g, dy[lo*l.Out:], x[lo*l.In:], hi-lo, add)
+		})
+	}
+}
+
+// dxF32 is dx[t, i] = Σ_o dy[t, o]·w[o, i].
+func (l *Linear) dxF32(e *Env, dx, dy []float32, T int, w []float32, add bool) {
+	a, b := grow(&e.units[uA], gemm.ASize(T, l.Out)), grow(&e.units[uB], gemm.BSize(l.In, l.Out))
+	e.Pool.For(gemm.Steps(T, gemm.MR), 1, func(lo, hi int) { gemm.PackA(a, gemm.Units(dy), l.Out, T, l.Out, lo, hi) })
+	e.Pool.For(l.Out, 8, func(lo, hi int) { gemm.PackF32Cols(b, w, l.In, l.In, l.Out, gemm.NR, lo, hi) })
+	gemm.F32(e.Pool, dx, l.In, T, l.In, l.Out, gemm.F32s(a), gemm.F32s(b), add)
+}
+
+// dwF32 is dW[o, i] = Σ_t dy[t, o]·x[t, i].
+func (l *Linear) dwF32(e *Env, g, dy, x []float32, T int, add bool) {
 	a, b := grow(&e.units[uA], gemm.ASize(l.Out, T)), grow(&e.units[uB], gemm.BSize(l.In, T))
 	e.Pool.For(T, 8, func(lo, hi int) {
 		gemm.PackF32Cols(a, dy, l.Out, l.Out, T, gemm.MR, lo, hi)
 		gemm.PackF32Cols(b, x, l.In, l.In, T, gemm.NR, lo, hi)
 	})
-	gemm.F32(e.Pool, l.W.G, l.In, l.Out, l.In, T, gemm.F32s(a), gemm.F32s(b), true)
+	gemm.F32(e.Pool, g, l.In, l.Out, l.In, T, gemm.F32s(a), gemm.F32s(b), add)
 }
 
 func dequantize(dst []float32, q []int8, s float32) {
@@ -196,6 +251,7 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 	zero8 := grow(&e.i8[0], kp)
 	clear(zero8)
 	if dx != nil {
+		e.Stage("linear backward, dX")
 		// dx[t, i] = s_w·s_t·Σ_o g[t, o]·ŵ[o, i], g = RNE(dy/s_t), s_t = max|dy[t]|/32767
 		op := up(l.Out, 16)
 		g := grow(&e.i16, T*op)
@@ -221,6 +277,10 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 		})
 		gemm.I16(e.Pool, dx, l.In, T, l.In, op/2, a, b, s, add)
 	}
+	if l.W.G == nil {
+		return
+	}
+	e.Stage("linear backward, dW")
 	// dW[o, i] += s_o·Σ_t g[t, o]·x̂[t, i], g = RNE(dy·s_x[t]/s_o), s_o = max_t|dy·s_x|/32767 over span tokens
 	ocols := up(l.Out, 8)
 	src := dy
@@ -231,17 +291,21 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 			copy(src[t*ocols:], dy[t*l.Out:(t+1)*l.Out])
 		}
 	}
-	spans := (T + span - 1) / span
+	// The pieces of at most span tokens that have a scale of their own lie inside the leaves of the tree.
+	leaves, _ := e.branch()
+	leaf := T / leaves
+	per := (leaf + span - 1) / span
+	spans := leaves * per
+	from := func(c int) (t0, n int) { return c/per*leaf + c%per*span, min(span, leaf-c%per*span) }
 	colMax := grow(&e.f32[fCol], spans*ocols)
 	inv := grow(&e.f32[fInv], spans*ocols)
 	zero := grow(&e.f32[fZero], ocols)
 	clear(zero)
-	steps := gemm.Steps(min(T, span), 2)
+	steps := gemm.Steps(min(leaf, span), 2)
 	asz, bsz := gemm.ASize(ocols, steps), gemm.BSize(kp, steps)
 	a, b := grow(&e.units[uA], asz*spans), grow(&e.units[uB], bsz*spans)
 	e.Pool.Run(spans, func(c, _ int) {
-		t0 := c * span
-		n := min(span, T-t0)
+		t0, n := from(c)
 		m, v := colMax[c*ocols:(c+1)*ocols], inv[c*ocols:(c+1)*ocols]
 		clear(m)
 		for t := t0; t < t0+n; t++ {
@@ -255,10 +319,13 @@ func (l *Linear) gradI16(e *Env, dx, dy []float32, in *Input, add bool) {
 		gemm.PackF32Pairs(a[c*asz:(c+1)*asz], src[t0*ocols:], ocols, ocols, n, st, 0, st, v, in.scale[t0:], zero)
 		gemm.PackI8Pairs(b[c*bsz:(c+1)*bsz], in.q[t0*kp:], kp, n, st, gemm.NR, 0, st, zero8)
 	})
-	for c := range spans {
-		st := gemm.Steps(min(span, T-c*span), 2)
-		gemm.I16(e.Pool, l.W.G, l.In, l.Out, l.In, st, a[c*asz:(c+1)*asz], b[c*bsz:(c+1)*bsz], colMax[c*ocols:(c+1)*ocols], true)
-	}
+	e.tree(l.W.G, T, func(g []float32, lo, hi int, add bool) {
+		for c := range spans {
+			if t0, n := from(c); t0 >= lo && t0 < hi {
+				gemm.I16(e.Pool, g, l.In, l.Out, l.In, gemm.Steps(n, 2), a[c*asz:(c+1)*asz], b[c*bsz:(c+1)*bsz], colMax[c*ocols:(c+1)*ocols], add || t0 > lo)
+			}
+		}
+	})
 }
 
 // inverse is 32767/m, and 0 for 0 and for values so small that it would not be finite.
@@ -267,9 +334,4 @@ func inverse(m float32) float32 {
 		return 0
 	}
 	return 32767 / m
-}
-
-// Bytes is the memory that the input keeps for the backward pass.
-func (in *Input) Bytes() int64 {
-	return 4*int64(len(in.x)+len(in.scale)+len(in.init)) + int64(len(in.q))
 }

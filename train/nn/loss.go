@@ -11,10 +11,14 @@ type Embedding struct {
 	D int
 	W *Param // [V, D]
 	P *Param // [S, D] or nil
+
+	// G takes the gradient of W instead of W.G when it is there: the head that shares W then has a gradient of its own.
+	G []float32
 }
 
 // Forward writes y [T, D].
 func (m *Embedding) Forward(e *Env, y []float32, ids []int32, S int) {
+	e.Stage("embedding")
 	D := m.D
 	e.Pool.For(len(ids), 8, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
@@ -27,18 +31,20 @@ func (m *Embedding) Forward(e *Env, y []float32, ids []int32, S int) {
 	})
 }
 
-// Backward adds dy to the rows that were looked up, token by token; workers share the columns.
+// Backward adds dy to the rows that were looked up.
 func (m *Embedding) Backward(e *Env, dy []float32, ids []int32, S int) {
-	D := m.D
-	e.Pool.For(D, 32, func(lo, hi int) {
-		for t, id := range ids {
-			d := dy[t*D+lo : t*D+hi]
-			gemm.Axpy(m.W.G[int(id)*D+lo:int(id)*D+hi], d, 1)
-			if m.P != nil {
-				gemm.Axpy(m.P.G[t%S*D+lo:t%S*D+hi], d, 1)
-			}
-		}
-	})
+	if m.W.G == nil {
+		return
+	}
+	e.Stage("embedding")
+	g := m.W.G
+	if m.G != nil {
+		g = m.G
+	}
+	e.scatter(g, dy, m.W.Shape[0], m.D, len(ids), func(t int) int { return int(ids[t]) })
+	if m.P != nil {
+		e.scatter(m.P.G, dy, m.P.Shape[0], m.D, len(ids), func(t int) int { return t % S })
+	}
 }
 
 // CrossEntropy is the head and its loss in one pass over pieces of the batch, so that the logits of a large
@@ -52,19 +58,16 @@ func (m *Embedding) Backward(e *Env, dy []float32, ids []int32, S int) {
 //	x, dx   [T, D]
 //	target  [T]; negative: the token does not count
 func (l *Linear) CrossEntropy(e *Env, dx, x []float32, target []int32, T int, scale float32) float64 {
+	e.Stage("head and loss")
 	V, D := l.Out, l.In
-	piece := T
-	if V > 1024 {
-		piece = 512
-	}
+	const piece = 512
 	losses := make([]float64, T)
 	var in Input
 	in.x = e.f32[fDenseX]
-	for t0 := 0; t0 < T; t0 += piece {
-		n := min(piece, T-t0)
+	run := func(g []float32, t0, n int, add bool) {
 		logits := grow(&e.f32[fLogits], n*V)
-		in.Prepare(e, x[t0*D:(t0+n)*D], n, D, false)
-		l.Forward(e, logits, &in)
+		in.prepare(e, x[t0*D:(t0+n)*D], n, D, false)
+		l.forward(e, logits, &in)
 		e.Pool.For(n, 4, func(lo, hi int) {
 			for t := lo; t < hi; t++ {
 				row := logits[t*V : (t+1)*V]
@@ -84,8 +87,21 @@ func (l *Linear) CrossEntropy(e *Env, dx, x []float32, target []int32, T int, sc
 			}
 		})
 		if dx != nil {
-			l.gradF32(e, dx[t0*D:(t0+n)*D], logits, &in, false)
+			l.dxF32(e, dx[t0*D:(t0+n)*D], logits, n, l.W.W, false)
 		}
+		if dx != nil && g != nil {
+			l.dwF32(e, g, logits, in.x, n, add)
+		}
+	}
+	leaf := func(g []float32, lo, hi int, add bool) {
+		for t := lo; t < hi; t += piece {
+			run(g, t, min(piece, hi-t), add || t > lo)
+		}
+	}
+	if dx != nil && l.W.G != nil {
+		e.tree(l.W.G, T, leaf)
+	} else {
+		leaf(nil, 0, T, false)
 	}
 	e.f32[fDenseX] = in.x
 	var sum float64

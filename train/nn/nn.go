@@ -14,11 +14,11 @@ import (
 	"github.com/tritlm/trit/internal/par"
 )
 
-// Param is a tensor that is trained.
+// Param is a tensor that is trained, or, without G, one that stays as it is.
 type Param struct {
 	Name    string // as Hugging Face names it
 	Shape   []int
-	W, G    []float32 // value and gradient
+	W, G    []float32 // value and gradient; W is nil for a ternary matrix that stays: see Linear.Freeze
 	Decay   bool      // weight decay applies: matrices, not norms or biases
 	Ternary bool      // the forward pass sees its absmean codes
 }
@@ -36,13 +36,32 @@ const (
 
 // Env is what layers share: workers and scratch memory. It serves one pass at a time.
 type Env struct {
-	Pool  *par.Pool
-	Grad  GradMode
+	Pool *par.Pool
+	Grad GradMode
+	// OnStage, when set, hears what begins: one of Stages. For measuring.
+	OnStage func(stage string)
+
 	units [8][]uint32
 	f32   [16][]float32
 	i8    [4][]int8
 	i16   []int16
 	work  []workspace
+
+	leaves, perLeaf int // Split
+	levels          [5][]float32
+}
+
+// Stages are the parts of a step that OnStage tells apart.
+var Stages = []string{
+	"embedding", "norms", "inputs", "linear forward", "rotary positions", "attention forward", "activation", "residual", "head and loss",
+	"attention backward", "linear backward, dX", "linear backward, dW", "adapters", "optimizer", "weights to codes",
+}
+
+// Stage says that a part of the step begins.
+func (e *Env) Stage(name string) {
+	if e.OnStage != nil {
+		e.OnStage(name)
+	}
 }
 
 // workspace belongs to one worker of a parallel loop.
@@ -67,6 +86,8 @@ func grow[T any](s *[]T, n int) []T {
 const (
 	uA = iota // left operand
 	uB        // right operand
+	uLoraA
+	uLoraB
 )
 
 const (
@@ -78,25 +99,11 @@ const (
 	fDenseX // inputs as float
 	fPart   // partial sums
 	fLogits
+	fLora
+	fLoraD
 )
 
 func up(n, to int) int { return (n + to - 1) / to * to }
-
-// chunks is how many pieces a sum over tokens is cut into: fixed, whatever the worker count.
-const chunks = 16
-
-// chunked runs fn for chunks pieces of [0, n), each with its number.
-func (e *Env) chunked(n int, fn func(c, lo, hi int)) {
-	e.Pool.Run(chunks, func(c, _ int) { fn(c, c*n/chunks, (c+1)*n/chunks) })
-}
-
-// foldParts adds chunks partial sums [chunks, n] to dst in their order.
-func (e *Env) foldParts(dst, parts []float32) {
-	n := len(dst)
-	for c := range chunks {
-		gemm.Axpy(dst, parts[c*n:(c+1)*n], 1)
-	}
-}
 
 // Add adds x to y.
 func (e *Env) Add(y, x []float32) {

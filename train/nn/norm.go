@@ -25,6 +25,7 @@ type Stat struct {
 
 // Forward writes y [T, D] from x, which may not be y.
 func (n *Norm) Forward(e *Env, y, x []float32, s *Stat, T int) {
+	e.Stage("norms")
 	D := n.D
 	s.x = x
 	s.rstd, s.mean = grow(&s.rstd, T), grow(&s.mean, T)
@@ -53,10 +54,12 @@ func (n *Norm) Forward(e *Env, y, x []float32, s *Stat, T int) {
 //
 //	dx += rstd·(g − x̃·mean(g·x̃) [− mean(g)])    dw += Σ_t dy·x̃    db += Σ_t dy
 func (n *Norm) Backward(e *Env, dx, dy []float32, s *Stat, T int) {
+	e.Stage("norms")
 	D, x := n.D, s.x
-	parts := grow(&e.f32[fPart], 2*chunks*D)
-	e.chunked(T, func(c, lo, hi int) {
-		dw, db := parts[c*D:(c+1)*D], parts[(chunks+c)*D:(chunks+c+1)*D]
+	pieces := e.numPieces()
+	parts := grow(&e.f32[fPart], 2*pieces*D)
+	e.pieces(T, func(c, lo, hi int) {
+		dw, db := parts[c*D:(c+1)*D], parts[(pieces+c)*D:(pieces+c+1)*D]
 		clear(dw)
 		clear(db)
 		var xc []float32
@@ -77,14 +80,19 @@ func (n *Norm) Backward(e *Env, dx, dy []float32, s *Stat, T int) {
 					d[i] -= mg
 				}
 			}
-			gemm.MulAdd(dw, g, r, rs)
+			if n.W.G != nil {
+				gemm.MulAdd(dw, g, r, rs)
+			}
 			dot := gemm.Dot3(g, n.W.W, r)
 			b := -float32(float64(dot) / float64(D) * float64(rs) * float64(rs) * float64(rs))
 			gemm.NormGrad(d, g, n.W.W, r, rs, b)
 		}
 	})
-	e.foldParts(n.W.G, parts[:chunks*D])
+	if n.W.G == nil {
+		return
+	}
+	e.foldPieces(n.W.G, parts[:pieces*D])
 	if n.B != nil {
-		e.foldParts(n.B.G, parts[chunks*D:2*chunks*D])
+		e.foldPieces(n.B.G, parts[pieces*D:])
 	}
 }

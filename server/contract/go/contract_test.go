@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ func TestContract(t *testing.T) {
 		})}
 		p.ToolChoice = openai.ChatCompletionToolChoiceOptionUnionParam{OfAuto: openai.String("required")}
 		r, err := c.Chat.Completions.New(ctx, p)
+		skipUnspellable(t, err)
 		if err != nil || len(r.Choices[0].Message.ToolCalls) == 0 {
 			t.Fatal(r, err)
 		}
@@ -94,6 +96,7 @@ func TestContract(t *testing.T) {
 			Schema: map[string]any{"type": "object", "properties": map[string]any{"ok": map[string]any{"type": "boolean"}}, "required": []string{"ok"}, "additionalProperties": false},
 		}}}
 		r, err := c.Chat.Completions.New(ctx, p)
+		skipUnspellable(t, err)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,4 +114,12 @@ func TestContract(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// skipUnspellable skips what a model of a few characters cannot do.
+func skipUnspellable(t *testing.T, err error) {
+	var api *openai.Error
+	if errors.As(err, &api) && api.Code == "invalid_grammar" && strings.Contains(api.Message, "vocabulary") {
+		t.Skip("this model's vocabulary cannot spell JSON")
+	}
 }

@@ -7,8 +7,13 @@ const model = (await client.models.list()).data[0].id;
 const messages = [{ role: 'user', content: 'hello' }];
 const ran = [];
 async function test(name, f) {
-  await f();
-  ran.push(name);
+  try {
+    await f();
+    ran.push(name);
+  } catch (e) {
+    if (e.code !== 'invalid_grammar' || !/vocabulary/.test(e.message)) throw e;
+    ran.push(`(${name}: this model's vocabulary cannot spell JSON)`);
+  }
 }
 
 await test('chat and stream', async () => {

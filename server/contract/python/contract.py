@@ -17,8 +17,13 @@ ran = []
 
 
 def test(f):
-    f()
-    ran.append(f.__name__)
+    try:
+        f()
+        ran.append(f.__name__)
+    except openai.BadRequestError as e:
+        if e.code != "invalid_grammar" or "vocabulary" not in e.message or scripted:
+            raise
+        ran.append(f"({f.__name__}: this model's vocabulary cannot spell JSON)")
 
 
 @test
