@@ -36,30 +36,33 @@ type benchmark struct {
 func newBenchCmd() *cobra.Command {
 	var f modelFlags
 	var o eval.BenchOptions
-	var asJSON, noBandwidth, predict bool
+	var asJSON, noBandwidth, modelOnly bool
 	cmd := &cobra.Command{
 		Use:   "bench MODEL",
 		Short: "Measure load time, memory and speed",
 		Long: `Loads the model, reads a prompt of random tokens, writes tokens one by one, and says how long that took, how much
 memory it took, how many bytes each token reads and what share that is of what this machine's memory gives, and
 what share of its int8 arithmetic reading the prompt reached.
-Speeds are medians over the repeats, with the least and the most.`,
+Speeds are medians over the repeats, with the least and the most.
+
+With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
+for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 		Example: `  trit bench ./model
   trit bench ./model --prompt-tokens 512 --tokens 128 --threads 2
   trit bench ./model --json
-  trit bench ./model --predict-tensix`,
-		Args: exactArgs("MODEL"),
+  trit bench --device tensix --model-only`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if modelOnly && len(args) == 0 {
+				return nil
+			}
+			return exactArgs("MODEL")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if modelOnly {
+				return f.speedModel(cmd, args)
+			}
 			if o.Prompt < 1 || o.Tokens < 1 || o.Repeats < 1 {
 				return usagef("--prompt-tokens, --tokens and --repeats must be at least 1")
-			}
-			if predict {
-				set, cfg, err := f.openSet(cmd, args[0])
-				if err != nil {
-					return err
-				}
-				defer set.Close()
-				return benchDeviceModel(cmd.OutOrStdout(), cfg)
 			}
 			m, err := f.open(cmd, args[0])
 			if err != nil {
@@ -107,7 +110,7 @@ Speeds are medians over the repeats, with the least and the most.`,
 	fl.IntVar(&o.Tokens, "tokens", 64, "tokens to write behind it")
 	fl.IntVar(&o.Repeats, "repeats", 3, "how often to measure")
 	fl.BoolVar(&noBandwidth, "no-bandwidth", false, "do not measure the machine's own limits (that takes 256 MB for a moment)")
-	fl.BoolVar(&predict, "predict-tensix", false, "measure nothing: print what a Tenstorrent Blackhole should do with a model of this shape")
+	fl.BoolVar(&modelOnly, "model-only", false, "with --device tensix: measure nothing, print what a card is expected to do (needs no card)")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
