@@ -137,6 +137,8 @@ def rename_architecture(src, dst, old, new):
 def bench_trit(trit, model, threads):
     got = {"peak_mb": 0}
     for test, prompt, tokens in (("tg64", 1, 64), ("pp128", 128, 1), ("pp512", 512, 1)):
+        if test not in TESTS:
+            continue
         out, peak = measured([trit, "bench", model, "--json", "--prompt-tokens", str(prompt), "--tokens", str(tokens),
                               "--threads", str(threads), "--repeats", "1", "--no-bandwidth"])
         r = json.loads(out)
@@ -146,7 +148,8 @@ def bench_trit(trit, model, threads):
 
 
 def bench_llama_bench(binary, model, extra, threads):
-    out, peak = measured([binary, "-m", model, "-p", "128,512", "-n", "64", "-t", str(threads), "-r", "1", "-o", "json", *extra])
+    prompts = ",".join(t[2:] for t in TESTS if t.startswith("pp")) or "0"
+    out, peak = measured([binary, "-m", model, "-p", prompts, "-n", "64" if "tg64" in TESTS else "0", "-t", str(threads), "-r", "1", "-o", "json", *extra])
     got = {"peak_mb": peak}
     # Some builds print warnings between the lines of their JSON.
     for r in json.loads("\n".join(line for line in out.splitlines() if line[:1] in " []{}")):
@@ -250,7 +253,7 @@ def spread(values):
 
 
 def table(results, base):
-    lines = ["| Engine | decode tg64 | prompt pp128 | pp512 | peak MB | trit ÷ it: tg64 | pp128 | pp512 |", "|---|---|---|---|---|---|---|---|"]
+    lines = [f"| Engine | {' | '.join(TESTS)} | peak MB | trit ÷ it: {' | '.join(TESTS)} |", "|" + "---|" * (2 + 2 * len(TESTS))]
     for name, rounds in results.items():
         ok = [r for r in rounds if "error" not in r]
         if not ok:
@@ -275,6 +278,7 @@ def main():
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--work", default="compare-work", help="folder for the models; kept")
     p.add_argument("--peer", action="append", default=[], metavar="NAME=BENCH,MODEL[,ARG…]", help="another llama-bench")
+    p.add_argument("--tests", nargs="*", default=list(TESTS), choices=TESTS, help="measure these only; the libraries measure all")
     p.add_argument("--skip", nargs="*", default=[], metavar="WORD", help="leave out engines whose name contains WORD")
     p.add_argument("--json", metavar="FILE", help="also write every single measurement")
     p.add_argument("--child", nargs=2, metavar=("KIND", "MODEL"), help=argparse.SUPPRESS)
@@ -282,6 +286,7 @@ def main():
     if args.child:
         print(json.dumps(CHILDREN[args.child[0]](args.child[1], args.threads)))
         return
+    globals()["TESTS"] = tuple(args.tests)
     if not args.trit:
         p.error("--trit is needed")
 

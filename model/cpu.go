@@ -162,7 +162,7 @@ func (p *cpuProducts) load(name string, rows, cols int, read func() (*ternary.Ma
 	}
 	if p.sparse && strings.HasSuffix(name, ".up_proj") && cols%kernel.RowCols == 0 {
 		p.ups++
-		c.patience = rowsPatience + p.ups // not all layers' copies at one token
+		c.patience = rowsPatience + p.ups/8 // not all layers' copies at one token
 	}
 	p.matrices = append(p.matrices, c)
 	return len(p.matrices) - 1, scale, nil
@@ -195,7 +195,7 @@ func (p *cpuProducts) multiplyRows(id int, y, index []int32, x []int8, xsum []in
 }
 
 // rowsPatience is for how many tokens most gates must be closed before up_proj is copied.
-const rowsPatience = 8
+const rowsPatience = 2
 
 // copyRows makes m.byRow.
 func (p *cpuProducts) copyRows(m *cpuMatrix) {

@@ -101,6 +101,7 @@ func newScreen(head *weights.Dense, st *store) *screen {
 	s.codes = data[0]
 	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[1][0])), ns)
 	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[2][0])), rows)
+	head.Scatter()
 	if found == len(names) {
 		return s
 	}

@@ -210,6 +210,9 @@ func (d *Dense) Row(dst []float32, r int) {
 	}
 }
 
+// Scatter tells the system that single rows will be read, here and there.
+func (d *Dense) Scatter() { scatter(d.mapped) }
+
 // Release tells the system that rows [lo, hi) will not be read soon: their pages of the file leave this process's
 // memory, and come back when they are read.
 func (d *Dense) Release(lo, hi int) {
