@@ -29,8 +29,11 @@ type decoder struct {
 	bitHead   [1]linear      // the head when it is ternary
 	finalNorm norm
 	layers    []layer
-	dense     bool    // some projection is dense
-	screen    *screen // of the head, nil where it is small
+	dense     bool         // some projection is dense
+	screen    *screen      // of the head, nil where it is small
+	screener  HeadScreener // the device's, or nil
+	blocks    []int        // of BlockRunner, and how many tokens it takes: none where it does not run them
+	blockRows int
 	store     *store
 	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
 	saving    sync.WaitGroup // of the packed copy
@@ -52,7 +55,6 @@ type layer struct {
 	qNorm, kNorm                               norm // over a head
 	window                                     int  // how many tokens it sees, 0 for all
 	linears                                    [7]linear
-	ffn                                        *int // of FeedForwarder, where it runs this layer's
 }
 
 // norm is an RMSNorm, or a LayerNorm when it has a bias. The zero value is none.
@@ -138,6 +140,7 @@ type scratch struct {
 	headAcc  []int32 // [headTokens, V16] in panels, of a ternary head
 	tops     []top
 	screened [][]Scored // where the best tokens of a screened pass go
+	screenX  []float32  // their hidden states, for the device
 	logits   [][]float32
 }
 
@@ -169,7 +172,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Pro
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && host != nil && c.ScreenBytes() > 0 { // a device that has the head screens it itself
+	if err == nil && host != nil && c.ScreenBytes() > 0 {
 		d.screen = newScreen(d.head, st)
 	}
 	if st.packed != nil {
@@ -249,7 +252,15 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 	if d.host != nil && d.host.Adapter != nil {
 		return d.host.Adapter.attach(d.layers)
 	}
-	return nil
+	if p, ok := d.products.(HeadScreener); ok && d.head != nil {
+		if ok, err = p.LoadHead(d.head); ok {
+			d.screener = p
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return d.loadBlocks()
 }
 
 func (d *decoder) loadLayer(w *weights.Set, n int) error {
@@ -305,7 +316,7 @@ func (d *decoder) loadLayer(w *weights.Set, n int) error {
 			return err
 		}
 	}
-	return d.loadFFN(l)
+	return nil
 }
 
 func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {
@@ -512,19 +523,15 @@ func (d *decoder) block(ctx context.Context) error {
 			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), room, 1024))
 		}
 	}
-	for _, r := range s.runs {
-		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
-			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]
-			d.embed.Row(x, int(id))
-			if c.EmbedScale != 0 {
-				kernel.Scale(x, c.EmbedScale)
-			}
-			if d.positions != nil {
-				h := s.h[:c.HiddenSize]
-				d.positions.Row(h, s.rows[r.row+i].pos)
-				kernel.Add(x, h)
-			}
+	d.embedRows()
+	if s.b <= d.blockRows && !d.tracing() {
+		if err := d.resident(ctx); err != nil {
+			return err
 		}
+		if d.finite(len(d.layers)-1) == nil {
+			return d.output(ctx)
+		}
+		d.embedRows() // once more, layer by layer: which one was it?
 	}
 	d.trace("embed", s.x)
 	for n := range d.layers {
@@ -542,6 +549,25 @@ func (d *decoder) block(ctx context.Context) error {
 		}
 	}
 	return d.output(ctx)
+}
+
+// embedRows begins the residual stream.
+func (d *decoder) embedRows() {
+	c, s := d.cfg, &d.s
+	for _, r := range s.runs {
+		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
+			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]
+			d.embed.Row(x, int(id))
+			if c.EmbedScale != 0 {
+				kernel.Scale(x, c.EmbedScale)
+			}
+			if d.positions != nil {
+				h := s.h[:c.HiddenSize]
+				d.positions.Row(h, s.rows[r.row+i].pos)
+				kernel.Add(x, h)
+			}
+		}
+	}
 }
 
 // finite is the guard against damaged weights: a NaN or infinity anywhere in the residual stream ends up here.

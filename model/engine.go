@@ -86,19 +86,56 @@ type Products interface {
 	Close() error
 }
 
-// FeedForwarder is what Products may do besides: run the feed-forward of a block by itself,
+// HeadScreener is what Products may do besides: find the best tokens of a dense output head.
+type HeadScreener interface {
+	// LoadHead prepares it; ok is false when the decoder shall compute the head.
+	LoadHead(head *weights.Dense) (ok bool, err error)
+	// BestTokens fills each dst with the best tokens of its hidden state, exactly: best first, equal ones by lower id.
+	//
+	//	x  [len(dst), D]  after the final norm
+	BestTokens(ctx context.Context, dst [][]Scored, x []float32) error
+}
+
+// BlockRunner is what Products may do besides: run all that lies between two layers' attentions by themselves, with
+// the residual stream x on the device,
 //
-//	y = down·x̂(rmsnorm(relu(gate)²·up)), sums of gate and up times their scales
+//	x += o·x̂
+//	x += down·x̂(norm(relu(gate)²·up)), gate and up being gate·x̂(norm(x)) and up·x̂(norm(x))
+//	y = q, k and v of the next layer ·x̂(norm(x))
 //
 // bit-equal to what the decoder makes of Multiply.
-type FeedForwarder interface {
-	// LoadFeedForward prepares it for loaded matrices and the norm in front of down; ok is false when it cannot.
-	LoadFeedForward(gate, up, down int, norm []float32, eps float32) (id int, ok bool, err error)
-	// FeedForward computes down's sums in y (panels) for the T rows of x, and what they are worth.
-	//
-	//	gate, up  [T] activation scale times weight scale
-	//	xs        [T] overwritten: the activation scale in front of down
-	FeedForward(ctx context.Context, id int, y []int32, xs []float32, x []int8, gate, up []float32) error
+type BlockRunner interface {
+	// LoadBlock prepares it for loaded matrices and returns its number and how many tokens it takes at a time; none
+	// when the device cannot run it.
+	LoadBlock(b Block) (id, tokens int, err error)
+	RunBlock(ctx context.Context, id int, r BlockRun) error
+}
+
+// Block is what a BlockRunner runs.
+type Block struct {
+	O, Gate, Up, Down             BlockMatrix
+	Next                          []BlockMatrix // q, k, v of the next layer; none in the last
+	FFNNorm, FFNSubNorm, NextNorm BlockNorm     // NextNorm is not set in the last layer
+}
+
+// BlockMatrix is a matrix that Products have loaded, and its scale.
+type BlockMatrix struct {
+	ID    int
+	Scale float32
+}
+
+// BlockNorm is an RMSNorm's weights and epsilon.
+type BlockNorm struct {
+	W   []float32
+	Eps float32
+}
+
+// BlockRun is one run for T tokens.
+type BlockRun struct {
+	X       []int8    // [T, cols16] activations of o
+	Scales  []float32 // [T] their scales; overwritten by those of the activations of q, k and v
+	In, Out []float32 // [T, D] the residual stream, in the first layer and out of the last one; else nil
+	Y       [][]int32 // sums of q, k and v, in panels
 }
 
 // PanelRows is the height of a panel of outputs. A product of T rows by a matrix of R rows (rounded up to a

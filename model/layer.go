@@ -71,17 +71,11 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.residual)
-	if l.ffn != nil {
-		if err := d.feedForward(ctx, l); err != nil {
-			return err
-		}
-	} else {
-		if err := d.gateAndUp(ctx, l); err != nil {
-			return err
-		}
-		if err := d.project(ctx, c.IntermediateSize, l.ffnOutput()); err != nil {
-			return err
-		}
+	if err := d.gateAndUp(ctx, l); err != nil {
+		return err
+	}
+	if err := d.project(ctx, c.IntermediateSize, l.ffnOutput()); err != nil {
+		return err
 	}
 	d.pool.For(s.b, 1, st.ffnResidual)
 	return nil
@@ -130,38 +124,90 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	return nil
 }
 
-// loadFFN hands the layer's feed-forward to Products that run it alone: squared ReLU, a norm in front of down, no
-// biases and one scale a matrix.
-func (d *decoder) loadFFN(l *layer) error {
-	p, ok := d.products.(FeedForwarder)
-	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorm != "" || l.ffnSubNorm.w == nil || l.ffnSubNorm.b != nil {
+// loadBlocks hands the layers to Products that run what lies between attentions by themselves: squared ReLU, a norm
+// in front of down, no biases and one scale a matrix.
+func (d *decoder) loadBlocks() error {
+	p, ok := d.products.(BlockRunner)
+	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorm != "" || c.PostNorms || !c.SubNorms || c.LayerNorm {
 		return nil
 	}
-	for i := gateAt; i <= downAt; i++ {
-		if x := &l.linears[i]; x.dense != nil || x.bias != nil || len(x.scale) != 1 {
+	matrices := func(ls []linear) (ms []BlockMatrix) {
+		for i := range ls {
+			if l := &ls[i]; l.dense == nil && l.bias == nil && len(l.scale) == 1 {
+				ms = append(ms, BlockMatrix{l.id, l.scale[0]})
+			}
+		}
+		return ms
+	}
+	norm := func(n *norm) BlockNorm { return BlockNorm{n.w, n.eps} }
+	rows := blockTokens
+	var ids []int
+	for n := range d.layers {
+		l := &d.layers[n]
+		all := matrices(l.linears[:])
+		if len(all) != len(l.linears) {
 			return nil
 		}
+		b := Block{O: all[oAt], Gate: all[gateAt], Up: all[upAt], Down: all[downAt], FFNNorm: norm(&l.ffnNorm), FFNSubNorm: norm(&l.ffnSubNorm)}
+		if n+1 < len(d.layers) {
+			next := &d.layers[n+1]
+			b.Next, b.NextNorm = matrices(next.attnInputs()), norm(&next.attnNorm)
+			if len(b.Next) != len(next.attnInputs()) {
+				return nil
+			}
+		}
+		id, tokens, err := p.LoadBlock(b)
+		if err != nil {
+			return err
+		}
+		if tokens == 0 {
+			return nil
+		}
+		ids, rows = append(ids, id), min(rows, tokens)
 	}
-	id, ok, err := p.LoadFeedForward(l.linears[gateAt].id, l.linears[upAt].id, l.linears[downAt].id, l.ffnSubNorm.w, l.ffnSubNorm.eps)
-	if ok && err == nil {
-		l.ffn = &id
-	}
-	return err
+	d.blocks, d.blockRows = ids, rows
+	return nil
 }
 
-// feedForward is gate, up, activation, norm, quantisation and down by Products; down's sums are left where project
-// leaves them.
-func (d *decoder) feedForward(ctx context.Context, l *layer) error {
-	s := &d.s
-	for i, at := range []int{gateAt, upAt} {
-		s.accScale[i+1] = s.accScale[i+1][:0]
-		for r := range s.b {
-			s.accScale[i+1] = append(s.accScale[i+1], s.xs[r]*l.linears[at].scale[0])
+// resident runs the block's rows through all layers with the residual stream on the device: one call of it between
+// two attentions. The last one brings the stream back.
+func (d *decoder) resident(ctx context.Context) error {
+	c, s, st, p := d.cfg, &d.s, &d.stages, d.products.(BlockRunner)
+	st.layer, st.number = &d.layers[0], 0
+	d.pool.For(s.b, 1, st.normIn)
+	if err := d.project(ctx, c.HiddenSize, d.layers[0].attnInputs()); err != nil {
+		return err
+	}
+	attn, x := c.NumHeads*c.HeadDim, s.x[:s.b*c.HiddenSize]
+	for n := range d.layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		st.layer, st.number = &d.layers[n], n
+		d.pool.For(s.b, 1, st.qkv)
+		d.pool.Run(st.share.plan(s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
+		d.pool.For(s.b, 1, st.normOut)
+		r := BlockRun{X: s.xq[:s.b*roundUp16(attn)], Scales: s.xs[:s.b]}
+		if n == 0 {
+			r.In = x
+		}
+		s.y = s.y[:0]
+		if n+1 == len(d.layers) {
+			r.Out = x
+		} else {
+			for i, l := range d.layers[n+1].attnInputs() {
+				s.y = append(s.y, s.acc[i][:s.b*roundUp16(l.out)])
+			}
+		}
+		r.Y = s.y
+		if err := p.RunBlock(ctx, d.blocks[n], r); err != nil {
+			return err
+		}
+		for i := range s.y {
+			s.accScale[i] = append(s.accScale[i][:0], s.xs[:s.b]...)
 		}
 	}
-	s.accScale[0] = s.accScale[0][:s.b]
-	y := s.acc[0][:s.b*roundUp16(l.linears[downAt].out)]
-	return d.products.(FeedForwarder).FeedForward(ctx, *l.ffn, y, s.accScale[0], s.xq[:s.b*roundUp16(d.cfg.HiddenSize)], s.accScale[1], s.accScale[2])
+	return nil
 }
 
 // The linears of a layer lie so that those with one input are neighbours.

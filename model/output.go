@@ -12,7 +12,7 @@ func (d *decoder) output(ctx context.Context) error {
 	p.w, p.y = d.head, p.y[:0]
 	x := s.h[:0] // the normed rows that need the head; h is free now and is at least [B, D]
 	s.tops = s.tops[:0]
-	s.screened = s.screened[:0]
+	s.screened, s.screenX = s.screened[:0], s.screenX[:0]
 	for i := range s.runs {
 		r := &s.runs[i]
 		in := r.input
@@ -46,9 +46,18 @@ func (d *decoder) output(ctx context.Context) error {
 				p.y = append(p.y, in.Logits[(r.first+t)*V:][:V])
 			case final && len(in.Logits) > 0:
 				p.y = append(p.y, in.Logits)
-			case d.screen != nil:
-				d.screen.set(len(s.screened), h)
+			case d.screener != nil:
+				s.screenX = append(s.screenX, h...)
 				s.screened = append(s.screened, tops)
+				x = x[:len(x)-D]
+				continue
+			case d.screen != nil:
+				d.screen.add(h)
+				s.screened = append(s.screened, tops)
+				if len(s.screened) == screenQueries {
+					d.screen.best(d.pool, s.screened)
+					s.screened = s.screened[:0]
+				}
 				x = x[:len(x)-D]
 				continue
 			default:
@@ -59,7 +68,11 @@ func (d *decoder) output(ctx context.Context) error {
 			}
 		}
 	}
-	if len(s.screened) > 0 {
+	if len(s.screened) > 0 && d.screener != nil {
+		if err := d.screener.BestTokens(ctx, s.screened, s.screenX); err != nil {
+			return err
+		}
+	} else if len(s.screened) > 0 {
 		d.screen.best(d.pool, s.screened)
 	}
 	if len(p.y) == 0 {

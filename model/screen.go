@@ -33,8 +33,13 @@ type screen struct {
 	dither []float32 // [cols] v_j in [0, 1)
 	origin []float32 // [cols] 7+v_j: the code that stands for 0
 
-	// Of the pass under way, one for each token that asks.
-	query []screenQuery
+	// Of the pass under way, of n tokens that ask.
+	query       []screenQuery // [n]
+	q           []int8        // [n, cols] their activations as the screen reads them
+	xs, off, sq []float32     // [n, cols/64]
+	est, high   []float32     // [n, V16] estimate; the most that the exact score can be
+	top         []screenTop   // [n, panels]
+
 	tasks []screenTask
 	fn    func(i, worker int)
 	exact func(lo, hi int)
@@ -43,15 +48,11 @@ type screen struct {
 	looked           int   // rows since the last release
 }
 
-// screenQuery is a token's activations as the screen reads them, and what came of them.
+// screenQuery is a token that asks for the best scores.
 type screenQuery struct {
-	x           []float32 // [D] exact
-	q           []int8    // [cols]
-	xs, off, sq []float32 // [cols/64]
-	rounding    float32   // ‖x-x̂‖
-	length      float32   // ‖x‖
-	est, high   []float32 // [V16] estimate; the most that the exact score can be
-	top         []screenTop
+	x        []float32 // [D] exact
+	rounding float32   // ‖x-x̂‖
+	length   float32   // ‖x‖
 }
 
 // screenTop has the largest estimate and bound of a panel.
@@ -64,8 +65,9 @@ type screenTask struct {
 }
 
 const (
-	screenRows  = 256 // of a panel that a worker takes
-	releaseRows = 640 // looked at between releases
+	screenRows    = 256 // of a panel that a worker takes
+	screenQueries = 64  // most tokens of a pass: each needs room for two numbers a row
+	releaseRows   = 640 // looked at between releases
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
 	missed         = 1e-15
@@ -183,20 +185,20 @@ func HeadStats(e Engine) (tokens, rows int64, ok bool) {
 	return d.screen.tokens, d.screen.rescored, true
 }
 
-// set quantises x for the i-th query.
-func (s *screen) set(i int, x []float32) {
-	for len(s.query) <= i {
-		blocks, rows := s.cols/kernel.ScreenBlock, len(s.norm)
-		s.query = append(s.query, screenQuery{
-			q: make([]int8, s.cols), xs: make([]float32, blocks), off: make([]float32, blocks), sq: make([]float32, blocks),
-			est: make([]float32, rows), high: make([]float32, rows),
-			top: make([]screenTop, (rows+screenRows-1)/screenRows),
-		})
+// add quantises the activations x of a token that asks.
+func (s *screen) add(x []float32) {
+	i, blocks := len(s.query), s.cols/kernel.ScreenBlock
+	if i == cap(s.query) {
+		s.query = append(s.query, screenQuery{})
 	}
+	s.query = s.query[:i+1]
 	q := &s.query[i]
 	q.x = append(q.x[:0], x...)
+	s.q = extend(s.q, s.cols)
+	s.xs, s.off, s.sq = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks)
+	code, xs, off, sq := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:]
 	var rounding, length float64
-	for b := range q.xs {
+	for b := range xs {
 		block := x[min(b*kernel.ScreenBlock, len(x)):min((b+1)*kernel.ScreenBlock, len(x))]
 		top := float32(0)
 		for _, v := range block {
@@ -210,54 +212,62 @@ func (s *screen) set(i int, x []float32) {
 		var zero float64 // Σ (what code 0 is off by)·x̂, in steps
 		for j, v := range block {
 			c := int32(math.RoundToEven(float64(v / scale)))
-			q.q[b*kernel.ScreenBlock+j] = int8(c)
+			code[b*kernel.ScreenBlock+j] = int8(c)
 			zero += float64(s.origin[b*kernel.ScreenBlock+j]) * float64(c)
 			square += c * c
 			d := float64(v) - float64(c)*float64(scale)
 			rounding += d * d
 			length += float64(v) * float64(v)
 		}
-		q.xs[b] = scale
-		q.off[b] = float32(-zero * float64(scale))
-		q.sq[b] = scale * scale * float32(square)
+		xs[b] = scale
+		off[b] = float32(-zero * float64(scale))
+		sq[b] = scale * scale * float32(square)
 	}
 	q.rounding, q.length = float32(math.Sqrt(rounding)), float32(math.Sqrt(length))
 }
 
+// extend adds n zeros.
+func extend[T any](x []T, n int) []T {
+	x = slices.Grow(x, n)[:len(x)+n]
+	clear(x[len(x)-n:])
+	return x
+}
+
+// panels is how many pieces the rows make.
+func (s *screen) panels() int { return (len(s.norm) + screenRows - 1) / screenRows }
+
 // panel estimates one panel of rows for every query.
 func (s *screen) panel(i, _ int) {
+	V := len(s.norm)
 	lo := i * screenRows
-	hi := min(lo+screenRows, len(s.norm))
+	hi := min(lo+screenRows, V)
 	codes := s.codes[lo*s.cols/2 : hi*s.cols/2]
 	scale := s.scale[lo*s.cols/kernel.ScreenBlock : hi*s.cols/kernel.ScreenBlock]
+	kernel.Screen4(s.est[lo:], s.high[lo:], V, codes, scale, s.q, s.xs, s.off, s.sq, len(s.query))
 	for j := range s.query {
 		q := &s.query[j]
-		if q.x == nil {
-			continue
-		}
-		est, high := q.est[lo:hi], q.high[lo:hi]
-		kernel.Screen4(est, high, codes, scale, q.q, q.xs, q.off, q.sq)
+		est, high := s.est[j*V+lo:][:hi-lo], s.high[j*V+lo:][:hi-lo]
 		top, margin := screenTop{float32(math.Inf(-1)), float32(math.Inf(-1))}, q.rounding+slack*q.length
 		for r, norm := range s.norm[lo:min(hi, s.head.Rows)] {
 			high[r] = est[r] + width*float32(math.Sqrt(float64(high[r]))) + norm*margin
 			top.est, top.high = max(top.est, est[r]), max(top.high, high[r])
 		}
-		q.top[i] = top
+		s.top[j*s.panels()+i] = top
 	}
 }
 
-// best fills the answers of the first n queries, exactly.
+// best fills the answers of the queries added since the last time, exactly.
 func (s *screen) best(pool *par.Pool, dst [][]Scored) {
-	n := len(dst)
-	for i := n; i < len(s.query); i++ {
-		s.query[i].x = nil
+	n, V, panels := len(s.query), len(s.norm), s.panels()
+	if len(s.top) < n*panels {
+		s.est, s.high, s.top = make([]float32, n*V), make([]float32, n*V), make([]screenTop, n*panels)
 	}
-	pool.Run((len(s.norm)+screenRows-1)/screenRows, s.fn)
+	pool.Run(panels, s.fn)
 
 	// The exact scores of the best estimates are a bar that the others must be able to reach.
 	s.tasks = s.tasks[:0]
 	for i := range dst {
-		s.bestEstimates(dst[i], &s.query[i])
+		s.bestEstimates(dst[i], i)
 		for _, c := range dst[i] {
 			s.tasks = append(s.tasks, screenTask{i, c})
 		}
@@ -269,12 +279,12 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 		got := s.tasks[first : first+k]
 		slices.SortFunc(got, byScore)
 		bar := got[k-1].Logit
-		for p, top := range s.query[i].top {
+		for p, top := range s.top[i*panels:][:panels] {
 			if top.high < bar {
 				continue
 			}
 			lo := p * screenRows
-			for r, high := range s.query[i].high[lo:min(lo+screenRows, s.head.Rows)] {
+			for r, high := range s.high[i*V:][lo:min(lo+screenRows, s.head.Rows)] {
 				id := int32(lo + r)
 				if high >= bar && !slices.ContainsFunc(got, func(t screenTask) bool { return t.ID == id }) {
 					s.tasks = append(s.tasks, screenTask{i, Scored{ID: id}})
@@ -297,6 +307,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 			}
 		}
 	}
+	s.query, s.q, s.xs, s.off, s.sq = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0]
 	s.tokens += int64(n)
 	s.rescored += int64(len(all))
 	// The rows that were looked at lie here and there in the mapped file and drag their neighbours into this process's
@@ -307,13 +318,13 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	}
 }
 
-// bestEstimates is best over a query's estimates, panels that hold none of them left out.
-func (s *screen) bestEstimates(dst []Scored, q *screenQuery) {
-	n := 0
-	for p, top := range q.top {
+// bestEstimates is best over the estimates of query i, panels that hold none of them left out.
+func (s *screen) bestEstimates(dst []Scored, i int) {
+	n, est, panels := 0, s.est[i*len(s.norm):], s.panels()
+	for p, top := range s.top[i*panels:][:panels] {
 		if n < len(dst) || top.est > dst[n-1].Logit {
 			lo := p * screenRows
-			n = addBest(dst, n, int32(lo), q.est[lo:min(lo+screenRows, s.head.Rows)])
+			n = addBest(dst, n, int32(lo), est[lo:min(lo+screenRows, s.head.Rows)])
 		}
 	}
 }

@@ -37,7 +37,7 @@ func TestScreenIsExact(t *testing.T) {
 		for trial := range 30 {
 			var dst [][]Scored
 			var xs [][]float32
-			for i, k := range []int{1, 1 + trial, 40} {
+			for _, k := range []int{1, 1 + trial, 40} {
 				x := make([]float32, head.Cols)
 				for c := range x {
 					x[c] = float32(rng.NormFloat64())
@@ -51,7 +51,7 @@ func TestScreenIsExact(t *testing.T) {
 				if trial == 8 { // the equal rows' own direction
 					head.Row(x, 77)
 				}
-				s.set(i, x)
+				s.add(x)
 				xs = append(xs, x)
 				dst = append(dst, make([]Scored, k))
 			}
@@ -85,16 +85,16 @@ func TestScreenBounds(t *testing.T) {
 	for i := range x {
 		x[i] = float32(rng.NormFloat64())
 	}
-	s.set(0, x)
+	s.add(x)
 	s.best(pool, [][]Scored{make([]Scored, 1)})
 	logits := make([]float32, head.Rows)
 	kernel.MatVecBF16(logits, head.U16, x)
 	var used float64
 	for r, v := range logits {
-		room := s.query[0].high[r] - s.query[0].est[r]
-		off := float64(v - s.query[0].est[r])
+		room := s.high[r] - s.est[r]
+		off := float64(v - s.est[r])
 		if math.Abs(off) > float64(room) {
-			t.Errorf("row %d: exact %g, estimate %g ± %g", r, v, s.query[0].est[r], room)
+			t.Errorf("row %d: exact %g, estimate %g ± %g", r, v, s.est[r], room)
 		}
 		if room > 0 {
 			used = max(used, math.Abs(off)/float64(room))

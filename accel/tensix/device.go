@@ -15,6 +15,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -81,6 +82,10 @@ type Stats struct {
 	Sent       uint64 // bytes of activations and jobs the host wrote
 	Returned   uint64 // bytes of results the tiles wrote to the host
 	TileClocks uint64 // clocks of the slowest tile, summed over jobs
+
+	HeadTokens   uint64 // tokens that asked for the best of the output head
+	HeadAlone    uint64 // of those, where the tiles dropped all rows that cannot be best by themselves
+	HeadRescored uint64 // rows of the head that the host scored again
 }
 
 // Open puts the product firmware on the tiles of m and waits until every core answers. The caller closes m after
@@ -288,12 +293,12 @@ func (d *Device) LoadTernary(name string, t16 []byte, rows, cols int) (*Matrix, 
 	})
 }
 
-// LoadBeside is LoadTernary with each output on the tile that has the same output of m.
-func (d *Device) LoadBeside(m *Matrix, name string, t16 []byte, rows, cols int) (*Matrix, error) {
+// Beside makes the next matrix that is loaded begin with the tile that has the first rows of m, so that equal rows of
+// both are on one tile.
+func (d *Device) Beside(m *Matrix) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.turn = m.segs[0].turn
-	d.mu.Unlock()
-	return d.LoadTernary(name, t16, rows, cols)
 }
 
 // LoadInt8 uploads an int8 matrix [rows, cols], values -127 to 127, of which row writes one row; it is called
@@ -464,12 +469,14 @@ func (d *Device) MatMul(ctx context.Context, x []int8, tokens, stride int, ps ..
 	return nil
 }
 
-// slice is a range of chunks of one product that fits, with its job's others, into host memory.
+// slice is a range of chunks of one matrix whose results fit, with its job's others, into host memory.
 type slice struct {
-	p      *Product
+	m      *Matrix
+	p      *Product // where they go from there
 	seg    int
-	c, n   int
-	offset int // of the results in host memory
+	c, n   int     // n 0: all
+	offset int     // of the results in host memory
+	scale  float32 // of sums that stay on the tiles
 }
 
 // pass multiplies one segment of up to 32 tokens, in as many jobs as their results need host memory.
@@ -503,7 +510,7 @@ func (d *Device) pass(ctx context.Context, x []int8, stride, tokens, first, all 
 				list, used = list[:0], 0
 				continue
 			}
-			list = append(list, slice{&ps[i], seg, c, n, d.out + used})
+			list = append(list, slice{m: ps[i].M, p: &ps[i], seg: seg, c: c, n: n, offset: d.out + used})
 			c, used = c+n, used+n*size
 		}
 	}
@@ -514,7 +521,7 @@ func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, t
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := d.run(&job, list); err != nil {
+	if err := d.launch(list[0].m.Name, []stage{{job: job, list: list}}); err != nil {
 		d.failed = err
 		return err
 	}
@@ -543,33 +550,59 @@ func (d *Device) sendX(plan kernels.Job, cols int) {
 	d.stats.Sent += uint64(len(x) / 8)
 }
 
-// run describes a job, starts it and waits for it.
-func (d *Device) run(job *kernels.Job, list []slice) error {
-	job.Parts = uint32(len(list))
-	parts, total := d.parts(list)
-	body := kernels.Words(job)
-	d.c.Cast(kernels.PartsAt, parts)
-	d.c.Cast(kernels.JobAt, body)
-	d.stats.Sent += uint64(len(body) + len(parts))
-	if err := d.ring(list[0].p.M.Name, total); err != nil {
-		return err
-	}
-	d.stats.Weights += uint64(total) * uint64(job.ChunkBytes)
-	d.stats.Returned += uint64(total) * uint64(kernels.OutBytes(int(job.Rows)))
-	return nil
+// cast multicasts b.
+func (d *Device) cast(addr uint64, b []byte) {
+	d.c.Cast(addr, b)
+	d.stats.Sent += uint64(len(b))
 }
 
-// parts describes matrices to the firmware, and counts their chunks.
-func (d *Device) parts(list []slice) (parts []byte, total uint32) {
-	for _, s := range list {
-		seg, dst := s.p.M.segs[s.seg], d.host.NoC+uint64(s.offset)
-		parts = append(parts, kernels.Words(&kernels.Part{
-			Chunks: uint32(s.n), Weights: uint32(seg.base) + uint32(s.c/len(d.tiles)*seg.bytes), Stride: uint32(seg.stride), Turn: uint32(seg.turn),
-			DstLo: uint32(dst), DstHi: uint32(dst >> 32),
-		})...)
-		total += uint32(s.n)
+// launch describes a job, starts it and waits for it.
+func (d *Device) launch(name string, stages []stage) error {
+	var body, parts []byte
+	var total uint32
+	for i := range stages {
+		s := &stages[i]
+		s.job.Parts, s.job.First, s.job.More = uint32(len(s.list)), uint32(len(parts)/32), 0
+		if i == 0 {
+			s.job.More = uint32(len(stages) - 1)
+		}
+		n := uint32(0)
+		for k := range s.list {
+			p := d.part(&s.list[k])
+			parts, n = append(parts, kernels.Words(&p)...), n+p.Chunks
+		}
+		total += n
+		d.stats.Weights += uint64(n) * uint64(s.job.ChunkBytes)
+		body = append(body, kernels.Words(&s.job)...)
+		if s.job.Then == kernels.ThenHost { // the last one
+			d.stats.Returned += uint64(n) * uint64(kernels.OutBytes(int(s.job.Rows)))
+			break
+		}
+		body = append(body, make([]byte, (kernels.VectorAt-kernels.JobAt)-len(body)%kernels.StageBytes)...)
+		body = append(body, kernels.Words(&s.vec)...)
+		if s.job.Then == kernels.ThenOut {
+			d.stats.Returned += 4 * uint64(s.vec.Tokens) * uint64(s.vec.Cols)
+		} else {
+			d.stats.Returned += 128
+		}
 	}
-	return parts, total
+	d.cast(kernels.PartsAt, parts)
+	d.cast(kernels.JobAt, body)
+	return d.ring(name, total)
+}
+
+// part describes a slice to the firmware.
+func (d *Device) part(s *slice) kernels.Part {
+	if s.n == 0 {
+		s.n = s.m.chunks
+	}
+	seg := s.m.segs[s.seg]
+	p := kernels.Part{
+		Chunks: uint32(s.n), Weights: uint32(seg.base) + uint32(s.c/len(d.tiles)*seg.bytes), Stride: uint32(seg.stride), Turn: uint32(seg.turn),
+		Scale: math.Float32bits(s.scale),
+	}
+	p.DstLo, p.DstHi = d.hostAt(s.offset)
+	return p
 }
 
 // ring starts the job that has been described and waits for every tile's completion line.
@@ -605,7 +638,7 @@ func (d *Device) ring(name string, total uint32) error {
 
 // collect turns a slice's results into integers.
 func (d *Device) collect(s slice, tokens, first, all int) error {
-	m, size := s.p.M, kernels.OutBytes(kernels.Rows(tokens))
+	m, size := s.m, kernels.OutBytes(kernels.Rows(tokens))
 	for k := range s.n {
 		o := kernels.ChunkRows * (s.c + k)
 		src := d.host.Bytes[s.offset+k*size:][:size]

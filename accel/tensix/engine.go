@@ -7,15 +7,17 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/accel/tensix/driver"
+	"github.com/tritlm/trit/accel/tensix/kernels"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
 
-// Backend is the model.Backend of a Blackhole: all ternary products and the screening of the output head run on its
-// tiles, everything else (norms, RoPE, attention) on the host in the same code as the CPU engine. The products are
-// integers and exact, so the engine's logits are bit-equal to the CPU's.
+// Backend is the model.Backend of a Blackhole: all ternary products, the screening of the output head, and where the
+// model allows it the residual stream with its norms run on its tiles; everything else (RoPE, attention) on the host
+// in the same code as the CPU engine. The products are integers and exact, the float32 work has one order everywhere,
+// so the engine's logits are bit-equal to the CPU's.
 type Backend struct {
 	// Machine is the chip to use; the caller closes it after the engine. Nil: card number Card.
 	Machine driver.Machine
@@ -24,9 +26,10 @@ type Backend struct {
 	Options Options
 	// HostHead leaves the output head to the host: no int8 copy of it is made, and every logit is computed there.
 	HostHead bool
-	// FeedForward lets the tiles run squared-ReLU feed-forward blocks alone, one job instead of two. On a card the
-	// host is expected to be faster at small batches: the norm is done by scalar cores.
-	FeedForward bool
+	// ProductsOnly leaves norms, activation functions and the residual stream to the host, for every model. Else the
+	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU and sub-norms, and run all
+	// that lies between two attentions alone: one job a layer instead of four, and the same bits.
+	ProductsOnly bool
 	// Opened, if set, is given the device once the model is loaded.
 	Opened func(*Device)
 }
@@ -50,37 +53,19 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	}
 	p.d = d
 	p.pool = par.New(b.Threads)
-	var products model.Products = p
-	if b.FeedForward {
-		products = &feedForwards{products: p}
+	p.hostHead = b.HostHead
+	var products model.Products = &blocks{products: p}
+	if b.ProductsOnly {
+		products = p
 	}
 	e, err := model.NewDecoder(ctx, c, w, p.pool, products)
 	if err != nil {
 		return nil, err
 	}
-	if !b.HostHead && !p.head {
-		h, err := loadHead(d, p.pool, c, w)
-		if err != nil {
-			return nil, errors.Join(err, e.Close())
-		}
-		e = &engine{Engine: e, head: h}
-	}
 	if b.Opened != nil {
 		b.Opened(d)
 	}
 	return e, nil
-}
-
-func loadHead(d *Device, pool *par.Pool, c *model.Config, w *weights.Set) (*head, error) {
-	name := "lm_head.weight"
-	if c.TiedHead {
-		name = "model.embed_tokens.weight"
-	}
-	m, err := w.Dense(name, c.VocabSize, c.HiddenSize)
-	if err != nil {
-		return nil, err
-	}
-	return newHead(d, pool, m)
 }
 
 // checkModel refuses models whose products would not be exact or whose shape the tiles cannot hold, before anything
@@ -92,7 +77,7 @@ func checkModel(c *model.Config) error {
 	return nil
 }
 
-// products is model.Products on a Device.
+// products is model.Products on a Device, and a model.HeadScreener.
 type products struct {
 	m        driver.Machine
 	own      bool
@@ -100,23 +85,59 @@ type products struct {
 	pool     *par.Pool
 	matrices []*Matrix
 	list     []Product
-	head     bool // the output head is ternary and one of the matrices
+	place    placement
+	hostHead bool
+	head     *head
 }
 
 func (p *products) Load(name string, m *ternary.Matrix) (int, error) {
-	load := p.d.LoadTernary
-	if n := len(p.matrices); n > 0 && strings.HasSuffix(name, ".up_proj") && strings.HasSuffix(p.matrices[n-1].Name, ".gate_proj") {
-		load = func(name string, t16 []byte, rows, cols int) (*Matrix, error) {
-			return p.d.LoadBeside(p.matrices[n-1], name, t16, rows, cols)
-		}
-	}
-	t, err := load(name, m.T16, m.Rows, m.Cols)
+	t, err := p.place.next(p.d, name, func() (*Matrix, error) { return p.d.LoadTernary(name, m.T16, m.Rows, m.Cols) })
 	if err != nil {
 		return 0, err
 	}
 	p.matrices = append(p.matrices, t)
-	p.head = p.head || name == "lm_head"
 	return len(p.matrices) - 1, nil
+}
+
+// placement spreads a model's matrices over the tiles so that Blocks can be made of them: up beside gate, and all
+// that add to the residual stream beside each other.
+type placement struct {
+	gate, residual *Matrix
+}
+
+// next has the next matrix loaded where it belongs.
+func (p *placement) next(d *Device, name string, load func() (*Matrix, error)) (*Matrix, error) {
+	kind := name[strings.LastIndexByte(name, '.')+1:]
+	adds := kind == "o_proj" || kind == "down_proj"
+	switch {
+	case adds && p.residual != nil:
+		d.Beside(p.residual)
+	case kind == "up_proj" && p.gate != nil:
+		d.Beside(p.gate)
+	}
+	m, err := load()
+	switch {
+	case err != nil:
+		return nil, err
+	case adds && p.residual == nil:
+		p.residual = m
+	case kind == "gate_proj":
+		p.gate = m
+	}
+	return m, nil
+}
+
+func (p *products) LoadHead(w *weights.Dense) (bool, error) {
+	if p.hostHead {
+		return false, nil
+	}
+	var err error
+	p.head, err = newHead(p.d, p.pool, w)
+	return err == nil, err
+}
+
+func (p *products) BestTokens(ctx context.Context, dst [][]model.Scored, x []float32) error {
+	return p.head.top(ctx, dst, x)
 }
 
 func (p *products) Multiply(ctx context.Context, ids []int, y [][]int32, x []int8, xsum []int32) error {
@@ -142,28 +163,31 @@ func (p *products) Close() error {
 	return errors.Join(errs...)
 }
 
-// feedForwards is products that run feed-forward blocks, too: a model.FeedForwarder.
-type feedForwards struct {
+// blocks is products that run blocks, too: a model.BlockRunner.
+type blocks struct {
 	*products
-	list []*FFN
+	list []*Block
 }
 
-func (p *feedForwards) LoadFeedForward(gate, up, down int, norm []float32, eps float32) (int, bool, error) {
-	f, err := p.d.NewFFN(p.matrices[gate], p.matrices[up], p.matrices[down], norm, eps)
+func (p *blocks) LoadBlock(b model.Block) (id, tokens int, err error) {
+	scaled := func(m model.BlockMatrix) Scaled { return Scaled{p.matrices[m.ID], m.Scale} }
+	norm := func(n model.BlockNorm) Norm { return Norm(n) }
+	w := BlockWeights{O: scaled(b.O), Gate: scaled(b.Gate), Up: scaled(b.Up), Down: scaled(b.Down), FFNNorm: norm(b.FFNNorm), SubNorm: norm(b.FFNSubNorm), NextNorm: norm(b.NextNorm)}
+	for _, m := range b.Next {
+		w.Next = append(w.Next, scaled(m))
+	}
+	x, err := p.d.NewBlock(w, kernels.MaxBatch)
 	if errors.Is(err, ErrShape) {
-		return 0, false, nil
+		return 0, 0, nil
 	}
-	p.list = append(p.list, f)
-	return len(p.list) - 1, true, err
+	p.list = append(p.list, x)
+	return len(p.list) - 1, kernels.MaxBatch, err
 }
 
-func (p *feedForwards) FeedForward(ctx context.Context, id int, y []int32, xs []float32, x []int8, gate, up []float32) error {
-	tokens := len(xs)
-	if err := p.d.FeedForward(ctx, p.list[id], x, tokens, len(x)/tokens, gate, up, Product{Y: y, Panel: model.PanelRows}, xs); err != nil {
-		return err
+func (p *blocks) RunBlock(ctx context.Context, id int, r model.BlockRun) error {
+	p.products.list = p.products.list[:0]
+	for _, y := range r.Y {
+		p.products.list = append(p.products.list, Product{Y: y, Panel: model.PanelRows})
 	}
-	for i, a := range xs {
-		xs[i] = max(a, 1e-5) / 127 // as kernel.QuantizeRow; an infinity or NaN stays one
-	}
-	return nil
+	return p.d.RunBlock(ctx, p.list[id], r.X, len(r.X)/len(r.Scales), r.Scales, r.In, r.Out, p.products.list...)
 }

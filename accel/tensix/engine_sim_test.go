@@ -69,31 +69,39 @@ func TestEngineOnTheSimulator(t *testing.T) {
 	}
 }
 
-// The same suite with the feed-forward blocks on the tiles, and one job less a layer to show for it.
-func TestEngineWithFeedForwardOnTheTiles(t *testing.T) {
-	for _, name := range []string{"bitnet-2b4t"} {
-		simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
-			b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
-			b.FeedForward = true
+// The same suite with the tiles doing products only. And how many jobs a token takes: in blocks the first queries, keys
+// and values, a block a layer, and the head; else four a layer, and the head.
+func TestEngineOfProductsOnly(t *testing.T) {
+	const dir = "../../testdata/goldens/bitnet-2b4t"
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
+		b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
+		set, cfg := openModel(t, dir)
+		defer set.Close()
+		prompt := []int32{1, 2, 3, 4, 5}
+		for _, b.ProductsOnly = range []bool{false, true} {
 			var d *Device
 			b.Opened = func(opened *Device) { d = opened }
-			set, cfg := openModel(t, "../../testdata/goldens/"+name)
-			defer set.Close()
 			e, err := b.Load(context.Background(), cfg, set)
 			if err != nil {
 				t.Fatal(err)
 			}
-			before := d.Stats()
-			greedy(t, e, [][]int32{{1}}, 1)
-			if n := d.Stats().Jobs - before.Jobs; n != uint64(3*cfg.NumLayers+1) {
-				t.Errorf("%d jobs for a token of %d layers, want three a layer and the head", n, cfg.NumLayers)
+			want := cfg.NumLayers + 2
+			if b.ProductsOnly {
+				want = 4*cfg.NumLayers + 1
+			}
+			for _, tokens := range []int{1, 5} {
+				before := d.Stats()
+				greedy(t, e, [][]int32{prompt[:tokens]}, 1)
+				if n := d.Stats().Jobs - before.Jobs; n != uint64(want) {
+					t.Errorf("products only %v: %d jobs for %d tokens of %d layers, want %d", b.ProductsOnly, n, tokens, cfg.NumLayers, want)
+				}
 			}
 			if err := e.Close(); err != nil {
 				t.Fatal(err)
 			}
-			enginetest.Run(t, b, "../../testdata/goldens/"+name)
-		})
-	}
+		}
+		enginetest.Run(t, b, dir)
+	})
 }
 
 // greedy continues each prompt by n tokens, all of them in one batch.

@@ -56,7 +56,7 @@ func SelfTest(ctx context.Context, m driver.Machine, grid chip.Grid, report func
 	}
 	s.step(report, "one product", func() (string, error) { return s.product(chip.Grid{Columns: 1, Rows: 1}, 64, 256) }, "Unpackers, matrix unit or packer differ from the simulator's. The first suspect is the forced exponent of BFP2 (docs/blackhole.md).")
 	s.step(report, "all tiles", func() (string, error) { return s.product(s.grid, 32*s.grid.Tiles(), 128) }, "The product firmware works on one tile and not on all; the error names the tile.")
-	s.step(report, "feed-forward", s.feedForward, "Tiles cannot work together without the host, or a core's float arithmetic differs from the simulator's. No model needs this rung.")
+	s.step(report, "blocks", s.blocks, "Tiles cannot work together without the host, or a core's float arithmetic differs from the simulator's. No model needs this rung.")
 	s.step(report, "a layer", s.layer, "Large products fail where small ones work: rings, GDDR addresses or bandwidth.")
 	s.step(report, "a tiny model", s.model, "Products are right and a model is not: this should not happen, please report it.")
 	return s.err
@@ -397,71 +397,165 @@ func (s *selftest) product(g chip.Grid, rows, cols int) (string, error) {
 	return fmt.Sprintf("[%d, %d] on %d tiles, 1, 8 and 32 tokens: every output exact", rows, cols, d.Tiles()), nil
 }
 
-// feedForward has all tiles run a feed-forward block by themselves and meet in between.
-func (s *selftest) feedForward() (string, error) {
+// testBlock is a Block with random weights, and the same for the host.
+type testBlock struct {
+	D, A, F          int
+	o, gate, up, dwn []int8
+	next             [][]int8
+	norms            [3][]float32 // [D], [F], [D]
+	scale            [4]float32   // of the matrices
+}
+
+const testEps = 1e-5
+
+func newTestBlock(D, A, F int, next ...int) *testBlock {
+	b := &testBlock{D: D, A: A, F: F, scale: [4]float32{0.011, 0.007, 0.013, 0.017}}
+	b.o, _ = trits(D, A, 1)
+	b.gate, _ = trits(F, D, 2)
+	b.up, _ = trits(F, D, 3)
+	b.dwn, _ = trits(D, F, 4)
+	for i, n := range next {
+		w, _ := trits(n, D, uint32(5+i))
+		b.next = append(b.next, w)
+	}
+	for i, n := range []int{D, F, D} {
+		b.norms[i] = make([]float32, n)
+		for k := range b.norms[i] {
+			b.norms[i][k] = 0.5 + float32(k*37%101)/128
+		}
+	}
+	return b
+}
+
+// load puts the matrices on a device. place is the placement of the blocks before.
+func (b *testBlock) load(d *Device, place *placement) (*Block, error) {
+	var errs []error
+	put := func(name string, rows, cols int, seed uint32, scale float32) Scaled {
+		_, t16 := trits(rows, cols, seed)
+		m, err := place.next(d, name, func() (*Matrix, error) { return d.LoadTernary(name, t16, rows, cols) })
+		errs = append(errs, err)
+		return Scaled{m, scale}
+	}
+	w := BlockWeights{
+		O: put("o_proj", b.D, b.A, 1, b.scale[0]), Gate: put("gate_proj", b.F, b.D, 2, b.scale[1]), Up: put("up_proj", b.F, b.D, 3, b.scale[2]), Down: put("down_proj", b.D, b.F, 4, b.scale[3]),
+		FFNNorm: Norm{b.norms[0], testEps}, SubNorm: Norm{b.norms[1], testEps}, NextNorm: Norm{b.norms[2], testEps},
+	}
+	for i, n := range b.next {
+		w.Next = append(w.Next, put("q_proj", len(n)/b.D, b.D, uint32(5+i), 0))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return d.NewBlock(w, kernels.MaxBatch)
+}
+
+// host runs the block on the host: x becomes the residual stream after it, y the sums of next, and the scales those of
+// their activations.
+func (b *testBlock) host(q []int8, scales, x []float32) (y [][]int32) {
+	tokens := len(scales)
+	y = make([][]int32, len(b.next))
+	for t := range tokens {
+		product := func(w, q []int8, s float32) []float32 { // scaled sums
+			out := make([]float32, len(w)/len(q))
+			for r := range out {
+				var n int32
+				for k, v := range w[r*len(q):][:len(q)] {
+					n += int32(v) * int32(q[k])
+				}
+				out[r] = float32(n) * s
+			}
+			return out
+		}
+		quantized := func(h, norm []float32) ([]int8, float32) {
+			q := make([]int8, kernel.Pad16(len(h)))
+			s, _ := kernel.RMSNormQuantize(q, make([]float32, len(h)), h, norm, testEps)
+			return q[:len(h)], s
+		}
+		x := x[t*b.D:][:b.D]
+		kernel.Add(x, product(b.o, q[t*b.A:][:b.A], scales[t]*b.scale[0]))
+		p, s := quantized(x, b.norms[0])
+		h := make([]float32, b.F)
+		kernel.ReLU2Mul(h, product(b.gate, p, s*b.scale[1]), product(b.up, p, s*b.scale[2]))
+		p, s = quantized(h, b.norms[1])
+		kernel.Add(x, product(b.dwn, p, s*b.scale[3]))
+		if len(b.next) == 0 {
+			continue
+		}
+		p, scales[t] = quantized(x, b.norms[2])
+		for i, w := range b.next {
+			for _, v := range product(w, p, 1) {
+				y[i] = append(y[i], int32(v))
+			}
+		}
+	}
+	return y
+}
+
+// compare runs the block on tiles and host and says where they differ. begins: the residual stream comes from the host;
+// else it is on the tiles and x is what it must be.
+func (b *testBlock) compare(ctx context.Context, d *Device, blk *Block, q []int8, scales, x []float32, begins bool) error {
+	tokens := len(scales)
+	got, in, out := slices.Clone(scales), []float32(nil), []float32(nil)
+	if begins {
+		in = slices.Clone(x)
+	}
+	var ys []Product
+	for _, w := range b.next {
+		ys = append(ys, Product{Y: make([]int32, tokens*len(w)/b.D)})
+	}
+	if len(b.next) == 0 {
+		out = make([]float32, tokens*b.D)
+	}
+	if err := d.RunBlock(ctx, blk, q, len(q)/tokens, got, in, out, ys...); err != nil {
+		return err
+	}
+	want := b.host(q, scales, x)
+	for i, v := range out {
+		if math.Float32bits(v) != math.Float32bits(x[i]) {
+			return fmt.Errorf("token %d: column %d of the residual stream is %g, want %g", i/b.D, i%b.D, v, x[i])
+		}
+	}
+	for t, v := range scales {
+		if len(want) > 0 && math.Float32bits(got[t]) != math.Float32bits(v) {
+			return fmt.Errorf("token %d: the activations' scale is %g, want %g", t, got[t], v)
+		}
+	}
+	for i := range want {
+		for k, v := range want[i] {
+			if ys[i].Y[k] != v {
+				return fmt.Errorf("matrix %d: sum %d is %d, want %d", i, k, ys[i].Y[k], v)
+			}
+		}
+	}
+	return nil
+}
+
+// blocks has all tiles run two blocks by themselves, with the residual stream kept between them.
+func (s *selftest) blocks() (string, error) {
 	d, err := s.open(s.grid)
 	if err != nil {
 		return "", err
 	}
 	defer d.Close()
-	const D, F, tokens = 128, 256, 3
-	gate, g := trits(F, D, 1)
-	up, u := trits(F, D, 2)
-	down, w := trits(D, F, 3)
-	norm, sg, su, x := make([]float32, F), make([]float32, tokens), make([]float32, tokens), make([]int8, tokens*D)
-	for i := range norm {
-		norm[i] = 1 + float32(i%7)/8
-	}
-	for i := range x {
-		x[i] = int8(i*37%255 - 127)
-	}
-	for t := range tokens {
-		sg[t], su[t] = 0.001*float32(t+1), 0.002*float32(t+1)
-	}
-	mg, err := d.LoadTernary("gate", g, F, D)
-	if err != nil {
+	const D, A, F, tokens = 128, 128, 256, 3
+	first, last := newTestBlock(D, A, F, 128, 64), newTestBlock(D, A, F)
+	var place placement
+	b1, err1 := first.load(d, &place)
+	b2, err2 := last.load(d, &place)
+	if err := errors.Join(err1, err2); err != nil {
 		return "", err
 	}
-	mu, err := d.LoadBeside(mg, "up", u, F, D)
-	if err != nil {
+	q, scales, x := make([]int8, tokens*A), []float32{0.001, 0.002, 0.003}, make([]float32, tokens*D)
+	for i := range q {
+		q[i], x[i] = int8(i*37%255-127), float32(i*53%211-105)/64
+	}
+	if err := first.compare(s.ctx, d, b1, q, scales, x, true); err != nil {
 		return "", err
 	}
-	mw, err := d.LoadTernary("down", w, D, F)
-	if err != nil {
+	if err := last.compare(s.ctx, d, b2, q, scales, x, false); err != nil {
 		return "", err
 	}
-	f, err := d.NewFFN(mg, mu, mw, norm, 1e-5)
-	if err != nil {
-		return "", err
-	}
-	y, largest := make([]int32, tokens*D), make([]float32, tokens)
-	if err := d.FeedForward(s.ctx, f, x, tokens, D, sg, su, Product{Y: y}, largest); err != nil {
-		return "", err
-	}
-	sum := func(w []int8, cols, r int, x []int8) (n int32) {
-		for k, v := range w[r*cols:][:cols] {
-			n += int32(v) * int32(x[k])
-		}
-		return n
-	}
-	for t := range tokens {
-		a, b, h, q := make([]float32, F), make([]float32, F), make([]float32, F), make([]int8, F)
-		for i := range F {
-			a[i] = float32(sum(gate, D, i, x[t*D:])) * sg[t]
-			b[i] = float32(sum(up, D, i, x[t*D:])) * su[t]
-		}
-		kernel.ReLU2Mul(h, a, b)
-		scale, _ := kernel.RMSNormQuantize(q, h, h, norm, 1e-5)
-		if got := max(largest[t], 1e-5) / 127; got != scale {
-			return "", fmt.Errorf("token %d: the activations' scale is %g, want %g", t, got, scale)
-		}
-		for i := range D {
-			if want := sum(down, F, i, q); y[t*D+i] != want {
-				return "", fmt.Errorf("token %d: output %d is %d, want %d", t, i, y[t*D+i], want)
-			}
-		}
-	}
-	return fmt.Sprintf("squared ReLU, norm, quantisation and three products by %d tiles alone, bit-equal to the host", d.Tiles()), nil
+	return fmt.Sprintf("two blocks by %d tiles alone (products, residual stream, norms, squared ReLU, quantisation), bit-equal to the host", d.Tiles()), nil
 }
 
 // layer multiplies the matrices of one 2B4T layer, and reports what the card makes of it.

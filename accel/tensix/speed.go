@@ -1,8 +1,10 @@
 package tensix
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -25,13 +27,18 @@ const (
 
 	gddrReached = 0.86 // of the peak, by a bare-metal Llama 3 8B (github.com/boopdotpng/blackhole-py)
 
-	jobLatency  = 6e-6 // s: doorbell, first chunk, last result, a look at host memory
-	pciePerSec  = 12e9 // bytes: write-combined stores one way, posted writes the other
-	chunkCycles = 1500 // a chunk's start and end on the cores
-	meeting     = 3e-6 // s: all tiles tell one, one tells all
-	sliceCycles = 60   // of a scalar core, for an output of gate and up: squared ReLU, norm, quantisation
-	norm2Cycles = 10   // of a scalar core, for a column's square in the norm of a row it owns
-	hostPerSec  = 40e9 // bytes of keys and values that the host's attention reads
+	jobLatency  = 6e-6  // s: doorbell, first chunk, last result, a look at host memory
+	pciePerSec  = 12e9  // bytes: write-combined stores one way, posted writes the other
+	chunkCycles = 1500  // a chunk's start and end on the cores
+	meeting     = 3e-6  // s: all tiles tell one, one tells all
+	telling     = 1e-6  // s: one tile tells another
+	sliceCycles = 90    // of a scalar core, for a column: its sum or squared ReLU, norm, quantisation, the requests for them; instructions counted on the simulator
+	norm2Cycles = 10    // of a scalar core, for a column's square in the norm
+	rowCycles   = 40    // of a scalar core, for a row of the head: score, bound, comparison
+	rowsKept    = 8     // of the head that a tile sends for a token
+	hostPerSec  = 40e9  // bytes of keys and values that the host's attention reads
+	hostColumn  = 5e-10 // s of a host's core, for a column of a norm, an activation function or a residual sum
+	hostCores   = 8     // that share the tokens of a batch
 )
 
 // Speed is what one decode step costs, counted from the jobs the Device really issues.
@@ -48,7 +55,8 @@ type Speed struct {
 	CacheBytes      int     // keys and values that the host reads
 	GDDR, Tiles     float64 // seconds
 	PCIe, Latency   float64
-	Host            float64
+	Host            float64 // attention
+	Vectors         float64 // norms, activation functions and residual stream, as far as the host has them
 	Bound, Expected float64 // seconds a step: nothing but GDDR or tiles; with all that is counted
 }
 
@@ -57,11 +65,8 @@ type counter struct {
 	columns, banks int
 	host           driver.HostMemory
 	tiles          int
-	job            kernels.Job
+	stages         []stage
 	parts          []kernels.Part
-	second         kernels.Job // a feed-forward's second stage
-	down           kernels.Part
-	vector         kernels.Vector
 	s              Speed
 }
 
@@ -111,13 +116,14 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 	word := func(n int) uint32 { return binary.LittleEndian.Uint32(b[4*n:]) }
 	switch off {
 	case kernels.JobAt:
-		c.job = kernels.Job{Kind: kernels.Kind(word(0)), Rows: word(1), KT: word(2), ChunkBytes: word(3), Parts: word(9), More: word(11)}
-	case kernels.JobAt + kernels.StageBytes:
-		c.second = kernels.Job{Kind: kernels.Kind(word(0)), Rows: word(1), KT: word(2), ChunkBytes: word(3)}
-	case kernels.PartsAt + 32*kernels.StageParts:
-		c.down = kernels.Part{Chunks: word(0), Turn: word(3)}
-	case kernels.VectorAt:
-		c.vector = kernels.Vector{Tokens: word(0), Cols: word(1)}
+		c.stages = c.stages[:0]
+		for i := 0; 4*i < len(b); i += kernels.StageBytes / 4 {
+			st := stage{job: kernels.Job{Kind: kernels.Kind(word(i)), Rows: word(i + 1), KT: word(i + 2), ChunkBytes: word(i + 3), Parts: word(i + 9), First: word(i + 10), Then: kernels.Then(word(i + 12))}}
+			if v := i + (kernels.VectorAt-kernels.JobAt)/4; 4*v < len(b) {
+				st.vec = kernels.Vector{Tokens: word(v), Cols: word(v + 1)}
+			}
+			c.stages = append(c.stages, st)
+		}
 	case kernels.PartsAt:
 		c.parts = c.parts[:0]
 		for i := 0; 32*i < len(b); i++ {
@@ -131,14 +137,15 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 // ring counts a job and writes its completion lines.
 func (c *counter) ring(number uint32) {
 	per := make([]int, c.tiles)
-	c.stage(&c.job, c.parts, per, c.job.More == 0)
 	c.s.Jobs++
 	c.s.Expected += jobLatency
 	c.s.Latency += jobLatency
-	if c.job.More == 1 {
-		c.meet(per)
-		c.stage(&c.second, []kernels.Part{c.down}, per, true)
+	var bound, expected timeline
+	for i := range c.stages {
+		c.stage(&c.stages[i], per, &bound, &expected)
 	}
+	c.s.Bound += bound.ready
+	c.s.Expected += expected.ready
 	for i, n := range per {
 		line := c.host.Bytes[i*kernels.CompletionBytes:]
 		binary.LittleEndian.PutUint32(line, number)
@@ -149,26 +156,21 @@ func (c *counter) ring(number uint32) {
 	c.s.PCIeBytes += 16 * c.tiles
 }
 
-// meet counts the vector step of a feed-forward whose tiles have per chunks of gate and up.
-func (c *counter) meet(per []int) {
-	pairs := 0
-	for _, n := range per {
-		pairs = max(pairs, n/2)
-	}
-	tokens, cols := int(c.vector.Tokens), int(c.vector.Cols)
-	rows := (tokens + c.tiles - 1) / c.tiles
-	t := float64(pairs*tokens*32*sliceCycles+rows*cols*norm2Cycles)/cardClock + 4*meeting
-	c.s.Tiles += t
-	c.s.Bound += t
-	c.s.Expected += t
-	c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // gathered once, then to everybody
+// timeline is how far a job is, in seconds: the last stage's weights are used up, its results are there. The next
+// stage's weights are read from GDDR as soon as the ring is free, whatever the cores are at.
+type timeline struct{ used, ready float64 }
+
+func (t *timeline) stage(gddr, units, after float64) {
+	t.used = max(t.used+gddr, t.ready+units)
+	t.ready = t.used + after
 }
 
-// stage counts the products of a job, or of half of one, and adds each tile's chunks to per.
-func (c *counter) stage(job *kernels.Job, parts []kernels.Part, per []int, returned bool) {
+// stage counts a stage and adds each tile's chunks to per.
+func (c *counter) stage(st *stage, per []int, bound, expected *timeline) {
+	job, s := &st.job, &c.s
 	mine := make([]int, c.tiles)
 	banks := make([]int, c.banks)
-	for _, p := range parts {
+	for _, p := range c.parts[job.First:][:job.Parts] {
 		for g := range int(p.Chunks) {
 			i := (int(p.Turn) + g) % c.tiles
 			mine[i]++
@@ -184,15 +186,10 @@ func (c *counter) stage(job *kernels.Job, parts []kernels.Part, per []int, retur
 		bank = max(bank, n)
 	}
 	weights := chunks * int(job.ChunkBytes)
-	s := &c.s
 	s.WeightBytes += weights
 	s.BusiestBank += bank
 	s.BusiestTile += tile
 	s.NoCBytes += weights
-	if returned {
-		s.NoCBytes += chunks * kernels.OutBytes(int(job.Rows))
-		s.PCIeBytes += chunks * kernels.OutBytes(int(job.Rows))
-	}
 
 	kt := float64(job.KT)
 	wide := job.Rows == 32
@@ -207,117 +204,176 @@ func (c *counter) stage(job *kernels.Job, parts []kernels.Part, per []int, retur
 	unpack, matrix := float64(tile)*max(kt*weightCycles, xLoads*xBytes/tileL1Bytes), float64(tile)*kt*perTile*phases
 	s.UnpackCycles += unpack
 	s.MatrixCycles += matrix
-	// GDDR and the units work side by side in a job; jobs come one after the other.
-	gddr, units := float64(bank)/bankPerSec, max(unpack, matrix)/cardClock
+	beside, after, back := c.then(st, tile, chunks)
+	s.NoCBytes += back
+	s.PCIeBytes += back
+	gddr, units := float64(bank)/bankPerSec, max(unpack, matrix, beside)/cardClock
 	s.GDDR += gddr
-	s.Tiles += units
-	s.Bound += max(gddr, units)
-	s.Expected += max(gddr/gddrReached, units+float64(tile)*chunkCycles/cardClock)
+	s.Tiles += units + after
+	bound.stage(gddr, units, after)
+	expected.stage(gddr/gddrReached, units+float64(tile)*chunkCycles/cardClock, after)
+}
+
+// then is what becomes of a stage's sums: cycles of the busiest tile's scalar core while the units work, seconds
+// after them, and bytes to the host.
+func (c *counter) then(st *stage, tile, chunks int) (beside, after float64, back int) {
+	tokens, cols := int(st.vec.Tokens), int(st.vec.Cols)
+	columns := tile * tokens * kernels.ChunkRows
+	switch st.job.Then {
+	case kernels.ThenScreen:
+		return float64(columns * rowCycles), meeting, c.tiles * (16 + 8*rowsKept*tokens)
+	case kernels.ThenOut:
+		return 0, float64(columns*sliceCycles/4) / cardClock, tokens * cols * 4
+	case kernels.ThenAct, kernels.ThenAdd:
+		lanes := (8*tokens + c.tiles - 1) / c.tiles * cols / 8
+		c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // lanes once, then activations to everybody
+		if st.job.Then == kernels.ThenAct {
+			columns /= 2
+		}
+		return 0, float64(columns*sliceCycles+lanes*norm2Cycles)/cardClock + 3*meeting + 2*telling, 128
+	}
+	return 0, 0, chunks * kernels.OutBytes(int(st.job.Rows))
 }
 
 // ModelSpeed counts one decode step of a model of shape c on a card with 120 tiles and 8 banks: the very jobs the
-// Device would issue, on a machine that does nothing. With feedForward the tiles run those blocks alone (Backend).
-func ModelSpeed(c *model.Config, batch, context_ int, feedForward bool) (Speed, error) {
+// Device would issue, on a machine that does nothing. With blocks the tiles run all but attention alone (Backend).
+func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error) {
+	if err := checkModel(c); err != nil {
+		return Speed{}, err
+	}
 	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10}
 	d, err := Open(m, Options{})
 	if err != nil {
 		return Speed{}, err
 	}
 	defer d.Close()
-	reserve := func(kind kernels.Kind, rows, cols int) (*Matrix, error) {
-		if err := kernels.CheckTernary(cols); err != nil {
-			return nil, err
+	ctx := context.Background()
+	attn, kv, D, F := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.HiddenSize, c.IntermediateSize
+	var place placement
+	reserve := func(kind kernels.Kind, name string, rows, cols int) (*Matrix, error) {
+		return place.next(d, name, func() (*Matrix, error) {
+			x := newMatrix(name, kind, rows, cols)
+			return x, errors.Join(kernels.CheckTernary(cols), d.reserve(x))
+		})
+	}
+	outputs := func(ms []*Matrix) (ps []Product) {
+		for _, x := range ms {
+			ps = append(ps, Product{M: x, Y: make([]int32, batch*x.Rows)})
 		}
-		x := newMatrix("", kind, rows, cols)
-		return x, d.reserve(x)
+		return ps
+	}
+	type shape struct {
+		name       string
+		rows, cols int
+	}
+	jobs := [4][]shape{{{"q_proj", attn, D}, {"k_proj", kv, D}, {"v_proj", kv, D}}, {{"o_proj", D, attn}}, {{"gate_proj", F, D}, {"up_proj", F, D}}, {{"down_proj", D, F}}}
+	if c.Ungated {
+		jobs[2] = jobs[2][1:]
+	}
+	layers := make([][4][]*Matrix, c.NumLayers)
+	for n := range layers {
+		for i, job := range jobs {
+			for _, s := range job {
+				x, err := reserve(kernels.Ternary, s.name, s.rows, s.cols)
+				if err != nil {
+					return Speed{}, err
+				}
+				layers[n][i] = append(layers[n][i], x)
+			}
+		}
+	}
+	head, err := reserve(kernels.Int8, "lm_head", c.VocabSize, D)
+	if err != nil {
+		return Speed{}, err
 	}
 	m.s = Speed{Batch: batch, Context: context_}
-	attn, kv, D, F := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.HiddenSize, c.IntermediateSize
-	ffn := []int{F, F}
-	if c.Ungated {
-		ffn = ffn[:1]
-	}
-	run := func(kind kernels.Kind, cols int, rows ...int) error {
-		var ps []Product
-		for _, r := range rows {
-			x, err := reserve(kind, r, cols)
-			if err != nil {
-				return err
+	for n, l := range layers {
+		for i, ms := range l {
+			if blocks && i > 0 {
+				if err := modelBlock(ctx, d, c, layers, n, batch); err != nil {
+					return Speed{}, err
+				}
+				break
 			}
-			ps = append(ps, Product{M: x, Y: make([]int32, batch*r)})
-		}
-		return d.MatMul(context.Background(), make([]int8, batch*cols), batch, cols, ps...)
-	}
-	feedForward = feedForward && !c.Ungated && c.Activation == model.ReLU2
-	for range c.NumLayers {
-		if feedForward {
-			if err := runFFN(d, reserve, batch, D, F); err != nil {
-				return Speed{}, err
-			}
-		}
-		for _, g := range []struct {
-			cols int
-			rows []int
-		}{{D, []int{attn, kv, kv}}, {attn, []int{D}}, {D, ffn}, {F, []int{D}}} {
-			if feedForward && (g.cols == F || len(g.rows) == 2) {
+			if blocks && n > 0 {
 				continue
 			}
-			if err := run(kernels.Ternary, g.cols, g.rows...); err != nil {
+			if err := d.MatMul(ctx, make([]int8, batch*ms[0].Cols), batch, ms[0].Cols, outputs(ms)...); err != nil {
 				return Speed{}, err
 			}
 		}
 	}
-	if err := run(kernels.Int8, D, c.VocabSize); err != nil {
+	ones := make([]float32, batch)
+	if _, _, err := d.Screen(ctx, &Screen{m: head}, make([]int8, batch*D), D, ones, ones); err != nil {
 		return Speed{}, err
 	}
 	s := m.s
 	s.CacheBytes = 2 * c.NumLayers * kv * 4 * context_ * batch
 	s.PCIe = float64(s.PCIeBytes) / pciePerSec
 	s.Host = float64(s.CacheBytes) / hostPerSec
-	s.Expected += s.PCIe + s.Host
+	columns := attn + 2*kv + attn // q, k, v; what is normed in front of o
+	if !blocks {
+		columns += 2*D + len(jobs[2])*F
+	}
+	s.Vectors = float64(c.NumLayers*columns) * hostColumn * float64((batch+hostCores-1)/hostCores)
+	s.Expected += s.PCIe + s.Host + s.Vectors
 	return s, nil
 }
 
-// runFFN runs one feed-forward on matrices that are only reserved.
-func runFFN(d *Device, reserve func(kind kernels.Kind, rows, cols int) (*Matrix, error), batch, D, F int) error {
-	gate, err := reserve(kernels.Ternary, F, D)
-	if err != nil {
-		return err
+// modelBlock runs one block on matrices that are only reserved.
+func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, n, batch int) error {
+	l, D, F := layers[n], c.HiddenSize, c.IntermediateSize
+	b := &Block{w: BlockWeights{O: Scaled{M: l[1][0]}, Gate: Scaled{M: l[2][0]}, Up: Scaled{M: l[2][1]}, Down: Scaled{M: l[3][0]}, FFNNorm: Norm{W: make([]float32, D)}, SubNorm: Norm{W: make([]float32, F)}}}
+	var ys []Product
+	var in, out []float32
+	if n == 0 {
+		in = make([]float32, batch*D)
 	}
-	d.turn = gate.segs[0].turn
-	up, err := reserve(kernels.Ternary, F, D)
-	if err != nil {
-		return err
+	if n+1 < len(layers) {
+		for _, x := range layers[n+1][0] {
+			b.w.Next = append(b.w.Next, Scaled{M: x})
+			ys = append(ys, Product{Y: make([]int32, batch*x.Rows)})
+		}
+	} else {
+		out = make([]float32, batch*D)
 	}
-	down, err := reserve(kernels.Ternary, D, F)
-	if err != nil {
-		return err
+	A := l[1][0].Cols
+	return d.RunBlock(ctx, b, make([]int8, batch*A), A, make([]float32, batch), in, out, ys...)
+}
+
+// BitNet2B4T is the shape of BitNet b1.58 2B4T.
+func BitNet2B4T() *model.Config {
+	return &model.Config{
+		Name: "BitNet b1.58 2B4T", HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128,
+		VocabSize: 128256, MaxContext: 4096, Activation: model.ReLU2, Ternary: true, SubNorms: true, TiedHead: true,
 	}
-	f := &FFN{gate: gate, up: up, down: down}
-	ones := make([]float32, batch)
-	return d.FeedForward(context.Background(), f, make([]int8, batch*D), batch, D, ones, ones, Product{Y: make([]int32, batch*D)}, make([]float32, batch))
 }
 
 // WriteSpeed prints the speed model of a shape for batches of 1 and 32 and contexts of 128 and 4096.
 func WriteSpeed(w io.Writer, c *model.Config) error {
+	fmt.Fprintf(w, "%s: %d layers of width %d and %d, %d rows of head.\n", cmp.Or(c.Name, "this model"), c.NumLayers, c.HiddenSize, c.IntermediateSize, c.VocabSize)
 	fmt.Fprintf(w, `Speed model of one Blackhole p150a: %d tiles at %.2f GHz, %.0f GB/s of GDDR.
 THIS IS A MODEL, NOT A MEASUREMENT: no card has run it. Bytes, chunks and jobs are counted from the jobs that the
 engine issues; times come from public figures (%.0f%% of GDDR's peak was reached by others on a card) and from
-assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %.0f GB/s of host memory for attention.
+assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %.0f GB/s of host memory for attention,
+%.1f ns of a host's core for a column of a norm and %d cores for a batch.
 
-`, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9)
-	if err := writeSpeed(w, c, false); err != nil || c.Ungated || c.Activation != model.ReLU2 {
-		return err
+`, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9, hostColumn*1e9, hostCores)
+	if !c.Ungated && c.Activation == model.ReLU2 && c.SubNorms {
+		fmt.Fprintf(w, "All but attention on the tiles, whose scalar cores take %d cycles a column and %d more in a row's norm, and meet three\ntimes a norm, in %.0f µs each (assumed); the next weights are read meanwhile:\n\n", sliceCycles, norm2Cycles, meeting*1e6)
+		if err := writeSpeed(w, c, true); err != nil {
+			return err
+		}
+		fmt.Fprint(w, "\nProducts only (--device tensix-products):\n\n")
 	}
-	fmt.Fprintf(w, "\nThe same with the feed-forward blocks left to the tiles, whose scalar cores take %d cycles an output and %d a column of\na row's norm, and meet four times in %.0f µs each (assumed):\n\n", sliceCycles, norm2Cycles, meeting*1e6)
-	return writeSpeed(w, c, true)
+	return writeSpeed(w, c, false)
 }
 
-func writeSpeed(w io.Writer, c *model.Config, feedForward bool) error {
+func writeSpeed(w io.Writer, c *model.Config, blocks bool) error {
 	var list []Speed
 	for _, batch := range []int{1, 32} {
 		for _, n := range []int{128, 4096} {
-			s, err := ModelSpeed(c, batch, min(n, c.MaxContext), feedForward)
+			s, err := ModelSpeed(c, batch, min(n, c.MaxContext), blocks)
 			if err != nil {
 				return err
 			}
@@ -348,6 +404,7 @@ func writeSpeed(w io.Writer, c *model.Config, feedForward bool) error {
 	row("busiest tile", func(s Speed) string { return ms(s.Tiles) })
 	row("PCIe", func(s Speed) string { return ms(s.PCIe) })
 	row("job latency", func(s Speed) string { return ms(s.Latency) })
+	row("host's norms and sums", func(s Speed) string { return ms(s.Vectors) })
 	row("host's attention", func(s Speed) string { return ms(s.Host) })
 	row("bound: GDDR and tiles alone", func(s Speed) string { return ms(s.Bound) })
 	row("expected a step", func(s Speed) string { return ms(s.Expected) })

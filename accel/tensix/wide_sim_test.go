@@ -5,6 +5,7 @@ package tensix
 import (
 	"context"
 	"math"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -30,9 +31,9 @@ func sameBits(t *testing.T, what string, got, want []float32) {
 	}
 }
 
-// compareWide runs tokens through the CPU engine and the tiles and compares every bit of hidden states and logits,
-// and the best tokens.
-func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
+// compareWide writes greedy text with the CPU engine and with the tiles, and compares every bit of the hidden states, of
+// the logits that every other sequence asks for, and the best tokens of the others.
+func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab, steps int, productsOnly bool, batches []int) {
 	dir := t.TempDir()
 	if err := writeSynth(dir, synthShape{2560, 6912, 20, 5, layers, vocab}); err != nil {
 		t.Fatal(err)
@@ -45,6 +46,7 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
 	}
 	defer cpu.Close()
 	b := backend(t, s, chip.Grid{Columns: 12, Rows: 10})
+	b.ProductsOnly = productsOnly
 	var d *Device
 	b.Opened = func(opened *Device) { d = opened }
 	start := time.Now()
@@ -55,50 +57,70 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab int, batches []int) {
 	defer e.Close()
 	t.Logf("%d layers, %d rows of head on %d tiles: loaded in %v", layers, vocab, d.Tiles(), time.Since(start).Round(time.Millisecond))
 	for _, batch := range batches {
-		for _, kind := range []string{"logits", "best tokens"} {
-			before, t0 := d.Stats(), time.Now()
-			cpu0, _ := usage()
-			run := func(e model.Engine) []model.Input {
-				in := make([]model.Input, batch)
+		before, t0 := d.Stats(), time.Now()
+		cpu0, _ := usage()
+		run := func(e model.Engine) (all [][]model.Input) {
+			in := make([]model.Input, batch)
+			for i := range in {
+				c, err := e.NewCache(16)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				in[i] = model.Input{Cache: c, Tokens: []int32{int32((1000*i + 77) % vocab)}}
+			}
+			for range steps {
 				for i := range in {
-					c, err := e.NewCache(16)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer c.Close()
-					in[i] = model.Input{Cache: c, Tokens: []int32{int32((1000*i + 77) % vocab)}, Hidden: make([]float32, cfg.HiddenSize)}
-					if kind == "logits" {
+					in[i].Hidden = make([]float32, cfg.HiddenSize)
+					if i%2 == 1 {
 						in[i].Logits = make([]float32, vocab)
 					} else {
-						in[i].Top = make([]model.Scored, 5)
+						in[i].Top = make([]model.Scored, 1)
 					}
 				}
 				if err := e.Forward(context.Background(), in); err != nil {
 					t.Fatal(err)
 				}
-				return in
-			}
-			got := run(e)
-			wall := time.Since(t0)
-			cpu1, peak := usage()
-			want := run(cpu)
-			for i := range want {
-				sameBits(t, "hidden", got[i].Hidden, want[i].Hidden)
-				sameBits(t, "logit", got[i].Logits, want[i].Logits)
-				for k := range want[i].Top {
-					if got[i].Top[k] != want[i].Top[k] {
-						t.Fatalf("best token %d is %v, the CPU engine's %v", k, got[i].Top[k], want[i].Top[k])
+				all = append(all, slices.Clone(in))
+				for i := range in {
+					next := int32(0)
+					if i%2 == 0 {
+						next = in[i].Top[0].ID
 					}
+					for id, v := range in[i].Logits {
+						if v > in[i].Logits[next] {
+							next = int32(id)
+						}
+					}
+					in[i].Tokens = []int32{next}
 				}
 			}
-			a := d.Stats()
-			t.Logf("batch %2d, %s: %d of %d bits-equal; wall %v, cpu %v, peak %d MiB; %d jobs, %d chunks, %d bytes of weights",
-				batch, kind, batch, batch, wall.Round(time.Millisecond), (cpu1 - cpu0).Round(time.Millisecond), peak,
-				a.Jobs-before.Jobs, a.Chunks-before.Chunks, a.Weights-before.Weights)
-			if h, ok := e.(*engine); ok && kind != "logits" {
-				t.Logf("head: %d rows of %d scored again on the host", h.head.Rescore, h.head.Rows)
-			}
+			return all
 		}
+		got := run(e)
+		wall := time.Since(t0)
+		cpu1, peak := usage()
+		want := run(cpu)
+		var text []int32
+		for k := range want {
+			for i := range want[k] {
+				g, w := got[k][i], want[k][i]
+				if g.Tokens[0] != w.Tokens[0] {
+					t.Fatalf("token %d of sequence %d is %d, the CPU engine's %d", k, i, g.Tokens[0], w.Tokens[0])
+				}
+				sameBits(t, "hidden", g.Hidden, w.Hidden)
+				sameBits(t, "logit", g.Logits, w.Logits)
+				if i%2 == 0 && g.Top[0] != w.Top[0] {
+					t.Fatalf("best token is %v, the CPU engine's %v", g.Top[0], w.Top[0])
+				}
+			}
+			text = append(text, want[k][0].Tokens[0])
+		}
+		a := d.Stats()
+		t.Logf("batch %2d, %d tokens each, the first %v: hidden states, logits and best tokens bit-equal; wall %v, cpu %v, peak %d MiB; %d jobs, %d chunks, %d bytes of weights, %d sent, %d returned; head: %d tokens, %d of them by the tiles alone, %d rows scored again",
+			batch, steps, text, wall.Round(time.Millisecond), (cpu1 - cpu0).Round(time.Millisecond), peak,
+			a.Jobs-before.Jobs, a.Chunks-before.Chunks, a.Weights-before.Weights, a.Sent-before.Sent, a.Returned-before.Returned,
+			a.HeadTokens-before.HeadTokens, a.HeadAlone-before.HeadAlone, a.HeadRescored-before.HeadRescored)
 	}
 }
 
@@ -107,13 +129,21 @@ func TestTwoLayersOf2B4TWidth(t *testing.T) {
 	if !*long {
 		t.Skip("SKIPPED without -long: takes about two minutes")
 	}
-	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 2, 4096, []int{1, 8, 32}) })
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 2, 4096, 2, false, []int{1, 8, 32}) })
 }
 
-// One whole token of the full 2B4T shape.
+// The same with the tiles doing products only.
+func TestTwoLayersOf2B4TWidthProductsOnly(t *testing.T) {
+	if !*long {
+		t.Skip("SKIPPED without -long: takes about two minutes")
+	}
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 2, 4096, 2, true, []int{1, 8, 32}) })
+}
+
+// One whole token of the full 2B4T shape, for two sequences: one asks for all logits, one for the best token.
 func TestOneTokenOf2B4T(t *testing.T) {
 	if !*long {
-		t.Skip("SKIPPED without -long: takes about five minutes")
+		t.Skip("SKIPPED without -long: takes about ten minutes")
 	}
-	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 30, 128256, []int{1}) })
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) { compareWide(t, s, 30, 128256, 1, false, []int{2}) })
 }

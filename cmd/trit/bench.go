@@ -37,7 +37,7 @@ type benchmark struct {
 func newBenchCmd() *cobra.Command {
 	var f modelFlags
 	var o eval.BenchOptions
-	var asJSON, noBandwidth, predict bool
+	var asJSON, noBandwidth, modelOnly bool
 	var kernelTime time.Duration
 	cmd := &cobra.Command{
 		Use:   "bench MODEL | --kernels",
@@ -50,15 +50,21 @@ Speeds are medians over the repeats, with the least and the most.
 With --kernels it takes no model and measures the inner loops themselves: every tier that this machine's processor runs,
 at the shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line has multiply-adds and bytes
 of weights a second, and what share they are of the machine's limits: of reading memory and doing nothing else, and of
-multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.`,
+multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.
+
+With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
+for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 		Example: `  trit bench ./model
   trit bench ./model --prompt-tokens 512 --tokens 128 --threads 2
   trit bench ./model --json
-  trit bench ./model --predict-tensix
-  trit bench --kernels --threads 1`,
+  trit bench --kernels --threads 1
+  trit bench --device tensix --model-only`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if args = f.takeTier(args); f.Kernels == allTiers {
 				return exactArgs()(cmd, args)
+			}
+			if modelOnly && len(args) == 0 {
+				return nil
 			}
 			return exactArgs("MODEL")(cmd, args)
 		},
@@ -71,16 +77,11 @@ multiplying in registers and reading nothing. All take turns, and the shortest r
 				return benchKernels(cmd, f.Threads, kernelTime, asJSON)
 			}
 			args = f.takeTier(args)
+			if modelOnly {
+				return f.speedModel(cmd, args)
+			}
 			if o.Prompt < 1 || o.Tokens < 1 || o.Repeats < 1 {
 				return usagef("--prompt-tokens, --tokens and --repeats must be at least 1")
-			}
-			if predict {
-				set, cfg, err := f.openSet(cmd, args[0])
-				if err != nil {
-					return err
-				}
-				defer set.Close()
-				return benchDeviceModel(cmd.OutOrStdout(), cfg)
 			}
 			m, err := f.open(cmd, args[0])
 			if err != nil {
@@ -131,11 +132,11 @@ multiplying in registers and reading nothing. All take turns, and the shortest r
 	fl.IntVar(&o.Tokens, "tokens", 64, "tokens to write behind it")
 	fl.IntVar(&o.Repeats, "repeats", 3, "how often to measure")
 	fl.BoolVar(&noBandwidth, "no-bandwidth", false, "do not measure the machine's own limits (that takes 256 MB for a moment)")
-	fl.BoolVar(&predict, "predict-tensix", false, "measure nothing: print what a Tenstorrent Blackhole should do with a model of this shape")
 	kernels := fl.Lookup("kernels")
 	kernels.NoOptDefVal = allTiers
 	kernels.Usage += "; by itself: measure those of all, and no model"
 	fl.DurationVar(&kernelTime, "kernel-time", 10*time.Second, "how long --kernels measures")
+	fl.BoolVar(&modelOnly, "model-only", false, "with --device tensix: measure nothing, print what a card is expected to do (needs no card)")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -22,17 +22,19 @@ import (
 )
 
 // deviceHelp is the text of --device.
-const deviceHelp = "where to compute: cpu, tensix (a Tenstorrent Blackhole) or tensix:N (card N)"
+const deviceHelp = "where to compute: cpu, tensix (a Tenstorrent Blackhole), tensix:N (card N) or tensix-products[:N] (its tiles multiply, this machine does the rest)"
 
 // device is a parsed --device: CPU when the machine is empty.
 type device struct {
 	kind string // "", "tensix", "ttsim"
+	only bool   // products only
 	card int
 	path string // of the simulator
 	grid chip.Grid
 }
 
-// parseDevice reads cpu | tensix[:N] | ttsim:PATH, the last two with @COLUMNSxROWS to use fewer tiles.
+// parseDevice reads cpu | tensix[:N] | ttsim:PATH, the last two with @COLUMNSxROWS to use fewer tiles, and with
+// -products behind their name.
 func parseDevice(spec string) (d device, err error) {
 	if spec == "" || spec == "cpu" {
 		return d, nil
@@ -44,6 +46,7 @@ func parseDevice(spec string) (d device, err error) {
 		}
 	}
 	kind, arg, _ := strings.Cut(spec, ":")
+	kind, d.only = strings.CutSuffix(kind, "-products")
 	d.kind = kind
 	switch kind {
 	case "tensix":
@@ -57,7 +60,7 @@ func parseDevice(spec string) (d device, err error) {
 		d.path = arg
 		return d, nil
 	}
-	return d, usagef("--device %q: there are cpu, tensix and tensix:N", spec)
+	return d, usagef("--device %q: there are cpu, tensix, tensix:N and tensix-products[:N]", spec)
 }
 
 // open opens the device's chip.
@@ -74,7 +77,7 @@ func deviceBackend(spec string, threads int) (model.Backend, error) {
 	if err != nil || d.kind == "" {
 		return nil, err
 	}
-	b := tensix.Backend{Card: d.card, Threads: threads, Options: tensix.Options{Grid: d.grid}}
+	b := tensix.Backend{Card: d.card, Threads: threads, Options: tensix.Options{Grid: d.grid}, ProductsOnly: d.only}
 	if d.kind == "ttsim" {
 		if b.Machine, err = d.open(); err != nil {
 			return nil, err
@@ -115,8 +118,26 @@ func selftestDevice(ctx context.Context, w io.Writer, spec string) error {
 	return err
 }
 
-// benchDeviceModel prints what a Blackhole is expected to do with a model of this shape.
-func benchDeviceModel(w io.Writer, c *model.Config) error { return tensix.WriteSpeed(w, c) }
+// speedModel prints what a Blackhole is expected to do with a model of MODEL's shape, or of BitNet 2B4T's.
+func (f *modelFlags) speedModel(cmd *cobra.Command, args []string) error {
+	d, err := parseDevice(f.device)
+	if err != nil {
+		return err
+	}
+	if d.kind == "" {
+		return usagef("--model-only is a model of a card's speed: add --device tensix")
+	}
+	cfg := tensix.BitNet2B4T()
+	if len(args) > 0 {
+		set, c, err := f.openSet(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		defer set.Close()
+		cfg = c
+	}
+	return tensix.WriteSpeed(cmd.OutOrStdout(), cfg)
+}
 
 // deviceReport is one device as `trit devices` sees it.
 type deviceReport struct {

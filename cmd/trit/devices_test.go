@@ -41,6 +41,7 @@ func TestDeviceFlag(t *testing.T) {
 		"cpu":                 {},
 		"tensix":              {kind: "tensix"},
 		"tensix:2":            {kind: "tensix", card: 2},
+		"tensix-products:2":   {kind: "tensix", card: 2, only: true},
 		"tensix:1@12x10":      {kind: "tensix", card: 1, grid: chip.Grid{Columns: 12, Rows: 10}},
 		"ttsim:/x/lib.so@2x1": {kind: "ttsim", path: "/x/lib.so", grid: chip.Grid{Columns: 2, Rows: 1}},
 	} {
@@ -48,12 +49,29 @@ func TestDeviceFlag(t *testing.T) {
 			t.Errorf("%q: %+v, %v", spec, got, err)
 		}
 	}
-	for _, spec := range []string{"gpu", "tensix:x", "tensix:-1", "tensix@2", "cuda:0"} {
+	for _, spec := range []string{"gpu", "tensix:x", "tensix:-1", "tensix@2", "cuda:0", "cpu-products"} {
 		if _, err := parseDevice(spec); err == nil {
 			t.Errorf("%q was accepted", spec)
 		}
 	}
 	if b, err := deviceBackend("cpu", 2); b != nil || err != nil {
 		t.Errorf("cpu: %v, %v", b, err)
+	}
+}
+
+// Every command that computes with a model takes --device.
+func TestEveryModelCommandTakesADevice(t *testing.T) {
+	n := 0
+	for _, c := range newRootCmd().Commands() {
+		if c.Flags().Lookup("kernels") == nil && c.Name() != "selftest" {
+			continue
+		}
+		n++
+		if f := c.Flags().Lookup("device"); f == nil || f.DefValue != "cpu" {
+			t.Errorf("trit %s has no --device", c.Name())
+		}
+	}
+	if n < 8 {
+		t.Errorf("%d commands compute with a model; demo, run, chat, serve, batch, verify, bench and selftest do", n)
 	}
 }

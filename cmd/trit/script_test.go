@@ -52,8 +52,12 @@ func TestScripts(t *testing.T) {
 				os.WriteFile(filepath.Join(e.WorkDir, "ones"), []byte("aaaaaaaaaaaaaaaa"), 0o644))
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "devfull" {
+			switch cond {
+			case "devfull":
 				return runtime.GOOS == "linux", nil
+			case "card":
+				_, err := os.Stat("/dev/tenstorrent")
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("no condition %s", cond)
 		},

@@ -50,12 +50,22 @@ func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest
 //go:noescape
 func t16FromT5VBMI(dst *byte, src *byte, tiles int, groups int, rest int, table *byte)
 
-// screen4VNNI is Screen4, one tile of 16 rows at a time.
+// screen4x4VNNI is Screen4 of so many queries; stride is bytes.
 //
 //go:noescape
-func screen4VNNI(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+func screen4x4VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
 
-// screen4AVX2 is Screen4, one tile of 16 rows at a time.
+// screen4x2VNNI is Screen4 of so many queries; stride is bytes.
+//
+//go:noescape
+func screen4x2VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+
+// screen4x1VNNI is Screen4 of so many queries; stride is bytes.
+//
+//go:noescape
+func screen4x1VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+
+// screen4AVX2 is Screen4 of one query, one tile of 16 rows at a time.
 //
 //go:noescape
 func screen4AVX2(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)

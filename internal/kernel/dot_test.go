@@ -173,7 +173,7 @@ func TestNothingAllocates(t *testing.T) {
 			AttnMixGroupF16(f[:256], y, 4, h[:4*128], 2)
 			TernaryRows(acc[:4], w, index, q[:128], 0)
 			TernaryColumns(columns, w, 64, index, q[:4], 0)
-			Screen4(y[:0], y[:0], nil, nil, nil, nil, nil, nil)
+			Screen4(y[:0], y[:0], 0, nil, nil, nil, nil, nil, nil, 0)
 			SiLUMul(f, f, f)
 			ReLU2Mul(f, f, f)
 			GELU(f, f)

@@ -35,7 +35,7 @@ type tier struct {
 	ternaryMatVecT5 func(y []int32, w []byte, x []int8, xsum int32)
 	t16FromT5       func(dst, src []byte, rows, cols int)
 	preferT5        bool
-	screen4         func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+	screen4         screen4Func
 	ternaryRows     func(y []int32, w []byte, index []int32, x []int8, xsum int32)
 	ternaryColumns  func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
 	nonzeros        func(index []int32, value, x []int8) int
@@ -65,6 +65,8 @@ type tier struct {
 	scale    func(y []float32, s float32)
 	scaleRow func(y []float32, acc []int32, s float32)
 }
+
+type screen4Func = func(y, v []float32, stride, rows int, codes []byte, scales []uint16, x []int8, xs, off, sq []float32, queries int)
 
 var (
 	available = tiers()                     // what this CPU runs, slowest first

@@ -195,10 +195,16 @@ func (b *bench) products(t *tier) {
 		}
 	}
 	codes, scales := ScreenSizes(rows, D)
-	b.add(t, "screen of the head, 4 bits", fmt.Sprintf("%d rows of %d, 1 token", rows, D), rows*D, float64(codes+2*scales), false, func(take func(int) []byte) func() {
-		x, xs, y, v := make([]int8, D), make([]float32, D/ScreenBlock), make([]float32, rows), make([]float32, rows)
-		return func() { t.screen4(y, v, take(codes), as[uint16](take(2*scales)), x, xs, xs, xs) }
-	})
+	for _, tokens := range []int{1, 8} {
+		shape, macs := fmt.Sprintf("%d rows of %d, %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
+		b.add(t, "screen of the head, 4 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
+			x, xs := make([]int8, D*tokens), make([]float32, D/ScreenBlock*tokens)
+			y, v := make([]float32, rows*tokens), make([]float32, rows*tokens)
+			return func() {
+				t.screen4(y, v, rows, rows, take(codes), as[uint16](take(2*scales)), x, xs, xs, xs, tokens)
+			}
+		})
+	}
 	for _, tokens := range []int{1, 32} {
 		shape, macs := fmt.Sprintf("%d rows of %d, %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
 		buffers := func() (x, y []float32) { return make([]float32, D*tokens), make([]float32, rows*tokens) }

@@ -82,6 +82,7 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+// The head of the 2B4T shape, in pieces that the runs before have pushed out of L3.
 func TestMeasureScreen4(t *testing.T) {
 	measuring(t)
 	const rows, cols = 2048, 2560
@@ -105,14 +106,23 @@ func TestMeasureScreen4(t *testing.T) {
 	for _, tier := range available[1:] {
 		list = append(list, entrant{tier.name + " 1 thread", float64(piece), "GB/s", func() {
 			i := take()
-			tier.screen4(y[0], y[1], codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs)
+			tier.screen4(y[0], y[1], 0, rows, codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs, 1)
 		}}, entrant{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
-			tier.screen4(y[0][:rows/8], y[1][:rows/8], codes[:nc/8], scales[:ns/8], x, xs, xs, xs)
+			tier.screen4(y[0], y[1], 0, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, 1)
 		}})
+		for _, queries := range []int{2, 4, 16} {
+			x, xs := fill(queries*cols, func(i int) int8 { return int8(i) }), make([]float32, queries*cols/64)
+			y, v := make([]float32, queries*rows/8), make([]float32, queries*rows/8)
+			list = append(list, entrant{fmt.Sprintf("%s from L2, %d queries", tier.name, queries), float64(queries*piece) / 8, "GB/s a query", func() {
+				tier.screen4(y, v, rows/8, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, queries)
+			}})
+		}
 	}
 	race(t, list)
 }
 
+// The 2B4T shape's up and down projections, dense and by rows or columns, at shares of zeros: other weights and other
+// zeros each time, so that nothing is in L3.
 func TestMeasureSparse(t *testing.T) {
 	measuring(t)
 	const D, F, layers = 2560, 6912, 60
@@ -164,6 +174,7 @@ func TestMeasureSparse(t *testing.T) {
 	}
 }
 
+// A page of 64 keys or values of one head of 128, from L2, for the heads that share it.
 func TestMeasureAttention(t *testing.T) {
 	measuring(t)
 	const hd, n, pages = 128, 64, 16

@@ -20,26 +20,42 @@ func ScreenScaleIndex(cols, row, col int) int {
 	return (row/16*(cols/ScreenBlock)+col/ScreenBlock)*16 + row%16
 }
 
-// Screen4 estimates a product with a matrix of 4-bit codes that stand for s·(code - z_c), a scale s for each row and
-// block of 64 columns, and a zero point z for each column. Over the blocks b in order:
+// Screen4 estimates products with a matrix of 4-bit codes that stand for s·(code - z_c), a scale s for each row and
+// block of 64 columns, and a zero point z for each column. For each query, over the blocks b in order:
 //
 //	y[r] = Σ s_rb·(xs_b·Σ code·x̂ + off_b)   estimate; off_b = -xs_b·Σ z·x̂
 //	v[r] = Σ s_rb²·sq_b                     what a bound of its error needs; sq_b = xs_b²·Σx̂²
 //
-//	y, v         [rows] float32  rows a multiple of 16
+//	y, v         query q's values begin at q·stride; rows of them, a multiple of 16
 //	codes        [rows·cols/2]   see ScreenIndex; a slice of whole tiles of a screen is a screen
 //	scales       [rows·cols/64]  binary16, see ScreenScaleIndex
-//	x            [cols] int8     cols a multiple of 64
-//	xs, off, sq  [cols/64] float32
+//	x            [queries, cols] int8     cols a multiple of 64
+//	xs, off, sq  [queries, cols/64] float32
 //
-// Integer sums are exact, floats fused multiply-adds in the order written.
-func Screen4(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32) {
-	rows, cols, blocks := len(y), len(x), len(x)/ScreenBlock
-	if rows%16 != 0 || cols%ScreenBlock != 0 || len(v) != rows || len(codes) != rows*cols/2 ||
-		len(scales) != rows*blocks || len(xs) != blocks || len(off) != blocks || len(sq) != blocks {
-		badLength("Screen4(y, v, codes, scales, x, xs, off, sq)", len(y), len(v), len(codes), len(scales), len(x), len(xs), len(off), len(sq))
+// Integer sums are exact, floats fused multiply-adds in the order written: a query's results do not depend on others.
+func Screen4(y, v []float32, stride int, codes []byte, scales []uint16, x []int8, xs, off, sq []float32, queries int) {
+	if queries == 0 || len(codes) == 0 {
+		return
 	}
-	if rows != 0 {
-		active.screen4(y, v, codes, scales, x, xs, off, sq)
+	cols := len(x) / queries
+	rows, blocks := len(codes)*2/max(cols, 1), cols/ScreenBlock
+	need := (queries-1)*stride + rows
+	if cols%ScreenBlock != 0 || cols == 0 || len(x)%queries != 0 || rows%16 != 0 || len(codes) != rows*cols/2 || len(scales) != rows*blocks ||
+		stride < rows && queries > 1 || len(y) < need || len(v) < need || len(xs) != queries*blocks || len(off) != len(xs) || len(sq) != len(xs) {
+		badLength("Screen4(y, v, stride, codes, scales, x, xs, off, sq, queries)",
+			len(y), len(v), stride, len(codes), len(scales), len(x), len(xs), len(off), len(sq), queries)
+	}
+	active.screen4(y, v, stride, rows, codes, scales, x, xs, off, sq, queries)
+}
+
+// screen4Queries does one query after the other.
+func screen4Queries(f func(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)) screen4Func {
+	return func(y, v []float32, stride, rows int, codes []byte, scales []uint16, x []int8, xs, off, sq []float32, queries int) {
+		cols := len(x) / queries
+		blocks := cols / ScreenBlock
+		for q := range queries {
+			y, v := y[q*stride:][:rows], v[q*stride:][:rows]
+			f(y, v, codes, scales, x[q*cols:][:cols], xs[q*blocks:][:blocks], off[q*blocks:][:blocks], sq[q*blocks:][:blocks])
+		}
 	}
 }

@@ -4,194 +4,410 @@
 
 #include "textflag.h"
 
-// func screen4VNNI(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, FMA3
-TEXT ·screen4VNNI(SB), NOSPLIT, $0-192
-	MOVQ         y_base+0(FP), AX
-	MOVQ         v_base+24(FP), CX
-	MOVQ         codes_base+48(FP), DX
-	MOVQ         scales_base+72(FP), BX
-	MOVQ         y_len+8(FP), SI
-	SHRQ         $0x04, SI
-	MOVL         $0x0f0f0f0f, DI
-	VPBROADCASTD DI, Y0
-	MOVL         $0xf0f0f0f0, DI
-	VPBROADCASTD DI, Y1
-	TESTQ        SI, SI
-	JZ           tile_end
+// func screen4x4VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·screen4x4VNNI(SB), NOSPLIT, $0-88
+	MOVQ         codes+32(FP), AX
+	MOVQ         scales+40(FP), CX
+	MOVQ         cols+56(FP), DX
+	MOVQ         DX, BX
+	SHRQ         $0x06, BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	LEAQ         (BX)(BX*2), DI
+	MOVL         $0x0f0f0f0f, R8
+	VPBROADCASTD R8, Z0
+	MOVL         $0xf0f0f0f0, R8
+	VPBROADCASTD R8, Z1
+	XORQ         R8, R8
 
 tile:
-	VPXORD Y2, Y2, Y2
-	VPXORD Y3, Y3, Y3
-	VPXORD Y4, Y4, Y4
-	VPXORD Y5, Y5, Y5
-	MOVQ   x_base+96(FP), DI
-	MOVQ   xs_base+120(FP), R8
-	MOVQ   off_base+144(FP), R9
-	MOVQ   sq_base+168(FP), R10
-	MOVQ   xs_len+128(FP), R11
+	VPXORD Z10, Z10, Z10
+	VPXORD Z14, Z14, Z14
+	VPXORD Z11, Z11, Z11
+	VPXORD Z15, Z15, Z15
+	VPXORD Z12, Z12, Z12
+	VPXORD Z16, Z16, Z16
+	VPXORD Z13, Z13, Z13
+	VPXORD Z17, Z17, Z17
+	MOVQ   x+48(FP), R9
+	MOVQ   xs+64(FP), R10
+	MOVQ   off+72(FP), R11
+	MOVQ   sq+80(FP), R12
+	MOVQ   BX, R13
+	SHRQ   $0x02, R13
+	TESTQ  R13, R13
+	JZ     block_end
+
+block:
+	VPXORD           Z2, Z2, Z2
+	VPXORD           Z6, Z6, Z6
+	VPXORD           Z3, Z3, Z3
+	VPXORD           Z7, Z7, Z7
+	VPXORD           Z4, Z4, Z4
+	VPXORD           Z8, Z8, Z8
+	VPXORD           Z5, Z5, Z5
+	VPXORD           Z9, Z9, Z9
+	VPANDD           (AX), Z0, Z18
+	VPANDD           (AX), Z1, Z19
+	VPDPBUSD.BCST    (R9), Z18, Z2
+	VPDPBUSD.BCST    4(R9), Z19, Z6
+	VPDPBUSD.BCST    (R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    4(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    (R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    4(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    (R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    4(R9)(SI*1), Z19, Z9
+	VPANDD           64(AX), Z0, Z18
+	VPANDD           64(AX), Z1, Z19
+	VPDPBUSD.BCST    8(R9), Z18, Z2
+	VPDPBUSD.BCST    12(R9), Z19, Z6
+	VPDPBUSD.BCST    8(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    12(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    8(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    12(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    8(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    12(R9)(SI*1), Z19, Z9
+	VPANDD           128(AX), Z0, Z18
+	VPANDD           128(AX), Z1, Z19
+	VPDPBUSD.BCST    16(R9), Z18, Z2
+	VPDPBUSD.BCST    20(R9), Z19, Z6
+	VPDPBUSD.BCST    16(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    20(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    16(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    20(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    16(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    20(R9)(SI*1), Z19, Z9
+	VPANDD           192(AX), Z0, Z18
+	VPANDD           192(AX), Z1, Z19
+	VPDPBUSD.BCST    24(R9), Z18, Z2
+	VPDPBUSD.BCST    28(R9), Z19, Z6
+	VPDPBUSD.BCST    24(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    28(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    24(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    28(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    24(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    28(R9)(SI*1), Z19, Z9
+	VPANDD           256(AX), Z0, Z18
+	VPANDD           256(AX), Z1, Z19
+	VPDPBUSD.BCST    32(R9), Z18, Z2
+	VPDPBUSD.BCST    36(R9), Z19, Z6
+	VPDPBUSD.BCST    32(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    36(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    32(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    36(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    32(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    36(R9)(SI*1), Z19, Z9
+	VPANDD           320(AX), Z0, Z18
+	VPANDD           320(AX), Z1, Z19
+	VPDPBUSD.BCST    40(R9), Z18, Z2
+	VPDPBUSD.BCST    44(R9), Z19, Z6
+	VPDPBUSD.BCST    40(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    44(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    40(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    44(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    40(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    44(R9)(SI*1), Z19, Z9
+	VPANDD           384(AX), Z0, Z18
+	VPANDD           384(AX), Z1, Z19
+	VPDPBUSD.BCST    48(R9), Z18, Z2
+	VPDPBUSD.BCST    52(R9), Z19, Z6
+	VPDPBUSD.BCST    48(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    52(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    48(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    52(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    48(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    52(R9)(SI*1), Z19, Z9
+	VPANDD           448(AX), Z0, Z18
+	VPANDD           448(AX), Z1, Z19
+	VPDPBUSD.BCST    56(R9), Z18, Z2
+	VPDPBUSD.BCST    60(R9), Z19, Z6
+	VPDPBUSD.BCST    56(R9)(DX*1), Z18, Z3
+	VPDPBUSD.BCST    60(R9)(DX*1), Z19, Z7
+	VPDPBUSD.BCST    56(R9)(DX*2), Z18, Z4
+	VPDPBUSD.BCST    60(R9)(DX*2), Z19, Z8
+	VPDPBUSD.BCST    56(R9)(SI*1), Z18, Z5
+	VPDPBUSD.BCST    60(R9)(SI*1), Z19, Z9
+	VCVTPH2PS        (CX), Z18
+	VMULPS           Z18, Z18, Z19
+	VPSRAD           $0x04, Z6, Z6
+	VPADDD           Z2, Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VBROADCASTSS     (R11), Z2
+	VFMADD231PS.BCST (R10), Z6, Z2
+	VFMADD231PS      Z2, Z18, Z10
+	VFMADD231PS.BCST (R12), Z19, Z14
+	VPSRAD           $0x04, Z7, Z7
+	VPADDD           Z3, Z7, Z7
+	VCVTDQ2PS        Z7, Z7
+	VBROADCASTSS     (R11)(BX*1), Z2
+	VFMADD231PS.BCST (R10)(BX*1), Z7, Z2
+	VFMADD231PS      Z2, Z18, Z11
+	VFMADD231PS.BCST (R12)(BX*1), Z19, Z15
+	VPSRAD           $0x04, Z8, Z8
+	VPADDD           Z4, Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VBROADCASTSS     (R11)(BX*2), Z2
+	VFMADD231PS.BCST (R10)(BX*2), Z8, Z2
+	VFMADD231PS      Z2, Z18, Z12
+	VFMADD231PS.BCST (R12)(BX*2), Z19, Z16
+	VPSRAD           $0x04, Z9, Z9
+	VPADDD           Z5, Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VBROADCASTSS     (R11)(DI*1), Z2
+	VFMADD231PS.BCST (R10)(DI*1), Z9, Z2
+	VFMADD231PS      Z2, Z18, Z13
+	VFMADD231PS.BCST (R12)(DI*1), Z19, Z17
+	ADDQ             $0x00000200, AX
+	ADDQ             $0x00000020, CX
+	ADDQ             $0x00000040, R9
+	ADDQ             $0x00000004, R10
+	ADDQ             $0x00000004, R11
+	ADDQ             $0x00000004, R12
+	DECQ             R13
+	JNZ              block
+
+block_end:
+	MOVQ    y+0(FP), R9
+	MOVQ    v+8(FP), R10
+	VMOVUPS Z10, (R9)(R8*1)
+	VMOVUPS Z14, (R10)(R8*1)
+	ADDQ    stride+16(FP), R9
+	ADDQ    stride+16(FP), R10
+	VMOVUPS Z11, (R9)(R8*1)
+	VMOVUPS Z15, (R10)(R8*1)
+	ADDQ    stride+16(FP), R9
+	ADDQ    stride+16(FP), R10
+	VMOVUPS Z12, (R9)(R8*1)
+	VMOVUPS Z16, (R10)(R8*1)
+	ADDQ    stride+16(FP), R9
+	ADDQ    stride+16(FP), R10
+	VMOVUPS Z13, (R9)(R8*1)
+	VMOVUPS Z17, (R10)(R8*1)
+	ADDQ    $0x00000040, R8
+	DECQ    tiles+24(FP)
+	JNZ     tile
+	VZEROUPPER
+	RET
+
+// func screen4x2VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·screen4x2VNNI(SB), NOSPLIT, $0-88
+	MOVQ         codes+32(FP), AX
+	MOVQ         scales+40(FP), CX
+	MOVQ         cols+56(FP), DX
+	MOVQ         DX, BX
+	SHRQ         $0x06, BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), SI
+	LEAQ         (BX)(BX*2), SI
+	MOVL         $0x0f0f0f0f, SI
+	VPBROADCASTD SI, Z0
+	MOVL         $0xf0f0f0f0, SI
+	VPBROADCASTD SI, Z1
+	XORQ         SI, SI
+
+tile:
+	VPXORD Z6, Z6, Z6
+	VPXORD Z8, Z8, Z8
+	VPXORD Z7, Z7, Z7
+	VPXORD Z9, Z9, Z9
+	MOVQ   x+48(FP), DI
+	MOVQ   xs+64(FP), R8
+	MOVQ   off+72(FP), R9
+	MOVQ   sq+80(FP), R10
+	MOVQ   BX, R11
+	SHRQ   $0x02, R11
 	TESTQ  R11, R11
 	JZ     block_end
 
 block:
-	VPXORD       Y6, Y6, Y6
-	VPXORD       Y7, Y7, Y7
-	VPBROADCASTD (DI), Y8
-	VPBROADCASTD 4(DI), Y9
-	VMOVDQU32    (DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 8(DI), Y8
-	VPBROADCASTD 12(DI), Y9
-	VMOVDQU32    64(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 16(DI), Y8
-	VPBROADCASTD 20(DI), Y9
-	VMOVDQU32    128(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 24(DI), Y8
-	VPBROADCASTD 28(DI), Y9
-	VMOVDQU32    192(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 32(DI), Y8
-	VPBROADCASTD 36(DI), Y9
-	VMOVDQU32    256(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 40(DI), Y8
-	VPBROADCASTD 44(DI), Y9
-	VMOVDQU32    320(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 48(DI), Y8
-	VPBROADCASTD 52(DI), Y9
-	VMOVDQU32    384(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 56(DI), Y8
-	VPBROADCASTD 60(DI), Y9
-	VMOVDQU32    448(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPSRAD       $0x04, Y7, Y7
-	VPADDD       Y6, Y7, Y7
-	VCVTDQ2PS    Y7, Y6
-	VBROADCASTSS (R9), Y7
-	VBROADCASTSS (R8), Y8
-	VFMADD231PS  Y8, Y6, Y7
-	VCVTPH2PS    (BX), Y6
-	VFMADD231PS  Y7, Y6, Y2
-	VMULPS       Y6, Y6, Y6
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y8, Y6, Y3
-	VPXORD       Y6, Y6, Y6
-	VPXORD       Y7, Y7, Y7
-	VPBROADCASTD (DI), Y8
-	VPBROADCASTD 4(DI), Y9
-	VMOVDQU32    32(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 8(DI), Y8
-	VPBROADCASTD 12(DI), Y9
-	VMOVDQU32    96(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 16(DI), Y8
-	VPBROADCASTD 20(DI), Y9
-	VMOVDQU32    160(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 24(DI), Y8
-	VPBROADCASTD 28(DI), Y9
-	VMOVDQU32    224(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 32(DI), Y8
-	VPBROADCASTD 36(DI), Y9
-	VMOVDQU32    288(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 40(DI), Y8
-	VPBROADCASTD 44(DI), Y9
-	VMOVDQU32    352(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 48(DI), Y8
-	VPBROADCASTD 52(DI), Y9
-	VMOVDQU32    416(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPBROADCASTD 56(DI), Y8
-	VPBROADCASTD 60(DI), Y9
-	VMOVDQU32    480(DX), Y10
-	VPANDD       Y10, Y0, Y11
-	VPANDD       Y10, Y1, Y10
-	VPDPBUSD     Y8, Y11, Y6
-	VPDPBUSD     Y9, Y10, Y7
-	VPSRAD       $0x04, Y7, Y7
-	VPADDD       Y6, Y7, Y7
-	VCVTDQ2PS    Y7, Y6
-	VBROADCASTSS (R9), Y7
-	VBROADCASTSS (R8), Y8
-	VFMADD231PS  Y8, Y6, Y7
-	VCVTPH2PS    16(BX), Y6
-	VFMADD231PS  Y7, Y6, Y4
-	VMULPS       Y6, Y6, Y6
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y8, Y6, Y5
-	ADDQ         $0x00000200, DX
-	ADDQ         $0x00000020, BX
-	ADDQ         $0x00000040, DI
-	ADDQ         $0x00000004, R8
-	ADDQ         $0x00000004, R9
-	ADDQ         $0x00000004, R10
-	DECQ         R11
-	JNZ          block
+	VPXORD           Z2, Z2, Z2
+	VPXORD           Z4, Z4, Z4
+	VPXORD           Z3, Z3, Z3
+	VPXORD           Z5, Z5, Z5
+	VPANDD           (AX), Z0, Z10
+	VPANDD           (AX), Z1, Z11
+	VPDPBUSD.BCST    (DI), Z10, Z2
+	VPDPBUSD.BCST    4(DI), Z11, Z4
+	VPDPBUSD.BCST    (DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    4(DI)(DX*1), Z11, Z5
+	VPANDD           64(AX), Z0, Z10
+	VPANDD           64(AX), Z1, Z11
+	VPDPBUSD.BCST    8(DI), Z10, Z2
+	VPDPBUSD.BCST    12(DI), Z11, Z4
+	VPDPBUSD.BCST    8(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    12(DI)(DX*1), Z11, Z5
+	VPANDD           128(AX), Z0, Z10
+	VPANDD           128(AX), Z1, Z11
+	VPDPBUSD.BCST    16(DI), Z10, Z2
+	VPDPBUSD.BCST    20(DI), Z11, Z4
+	VPDPBUSD.BCST    16(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    20(DI)(DX*1), Z11, Z5
+	VPANDD           192(AX), Z0, Z10
+	VPANDD           192(AX), Z1, Z11
+	VPDPBUSD.BCST    24(DI), Z10, Z2
+	VPDPBUSD.BCST    28(DI), Z11, Z4
+	VPDPBUSD.BCST    24(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    28(DI)(DX*1), Z11, Z5
+	VPANDD           256(AX), Z0, Z10
+	VPANDD           256(AX), Z1, Z11
+	VPDPBUSD.BCST    32(DI), Z10, Z2
+	VPDPBUSD.BCST    36(DI), Z11, Z4
+	VPDPBUSD.BCST    32(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    36(DI)(DX*1), Z11, Z5
+	VPANDD           320(AX), Z0, Z10
+	VPANDD           320(AX), Z1, Z11
+	VPDPBUSD.BCST    40(DI), Z10, Z2
+	VPDPBUSD.BCST    44(DI), Z11, Z4
+	VPDPBUSD.BCST    40(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    44(DI)(DX*1), Z11, Z5
+	VPANDD           384(AX), Z0, Z10
+	VPANDD           384(AX), Z1, Z11
+	VPDPBUSD.BCST    48(DI), Z10, Z2
+	VPDPBUSD.BCST    52(DI), Z11, Z4
+	VPDPBUSD.BCST    48(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    52(DI)(DX*1), Z11, Z5
+	VPANDD           448(AX), Z0, Z10
+	VPANDD           448(AX), Z1, Z11
+	VPDPBUSD.BCST    56(DI), Z10, Z2
+	VPDPBUSD.BCST    60(DI), Z11, Z4
+	VPDPBUSD.BCST    56(DI)(DX*1), Z10, Z3
+	VPDPBUSD.BCST    60(DI)(DX*1), Z11, Z5
+	VCVTPH2PS        (CX), Z10
+	VMULPS           Z10, Z10, Z11
+	VPSRAD           $0x04, Z4, Z4
+	VPADDD           Z2, Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VBROADCASTSS     (R9), Z2
+	VFMADD231PS.BCST (R8), Z4, Z2
+	VFMADD231PS      Z2, Z10, Z6
+	VFMADD231PS.BCST (R10), Z11, Z8
+	VPSRAD           $0x04, Z5, Z5
+	VPADDD           Z3, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     (R9)(BX*1), Z2
+	VFMADD231PS.BCST (R8)(BX*1), Z5, Z2
+	VFMADD231PS      Z2, Z10, Z7
+	VFMADD231PS.BCST (R10)(BX*1), Z11, Z9
+	ADDQ             $0x00000200, AX
+	ADDQ             $0x00000020, CX
+	ADDQ             $0x00000040, DI
+	ADDQ             $0x00000004, R8
+	ADDQ             $0x00000004, R9
+	ADDQ             $0x00000004, R10
+	DECQ             R11
+	JNZ              block
 
 block_end:
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, (CX)
-	VMOVUPS Y4, 32(AX)
-	VMOVUPS Y5, 32(CX)
-	ADDQ    $0x00000040, AX
-	ADDQ    $0x00000040, CX
-	DECQ    SI
+	MOVQ    y+0(FP), DI
+	MOVQ    v+8(FP), R8
+	VMOVUPS Z6, (DI)(SI*1)
+	VMOVUPS Z8, (R8)(SI*1)
+	ADDQ    stride+16(FP), DI
+	ADDQ    stride+16(FP), R8
+	VMOVUPS Z7, (DI)(SI*1)
+	VMOVUPS Z9, (R8)(SI*1)
+	ADDQ    $0x00000040, SI
+	DECQ    tiles+24(FP)
 	JNZ     tile
+	VZEROUPPER
+	RET
 
-tile_end:
+// func screen4x1VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·screen4x1VNNI(SB), NOSPLIT, $0-88
+	MOVQ         codes+32(FP), AX
+	MOVQ         scales+40(FP), CX
+	MOVQ         cols+56(FP), DX
+	MOVQ         DX, BX
+	SHRQ         $0x06, BX
+	SHLQ         $0x02, BX
+	LEAQ         (DX)(DX*2), DX
+	LEAQ         (BX)(BX*2), DX
+	MOVL         $0x0f0f0f0f, DX
+	VPBROADCASTD DX, Z0
+	MOVL         $0xf0f0f0f0, DX
+	VPBROADCASTD DX, Z1
+	XORQ         DX, DX
+
+tile:
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   x+48(FP), SI
+	MOVQ   xs+64(FP), DI
+	MOVQ   off+72(FP), R8
+	MOVQ   sq+80(FP), R9
+	MOVQ   BX, R10
+	SHRQ   $0x02, R10
+	TESTQ  R10, R10
+	JZ     block_end
+
+block:
+	VPXORD           Z2, Z2, Z2
+	VPXORD           Z4, Z4, Z4
+	VPXORD           Z3, Z3, Z3
+	VPXORD           Z5, Z5, Z5
+	VPANDD           (AX), Z0, Z8
+	VPANDD           (AX), Z1, Z9
+	VPDPBUSD.BCST    (SI), Z8, Z2
+	VPDPBUSD.BCST    4(SI), Z9, Z4
+	VPANDD           64(AX), Z0, Z8
+	VPANDD           64(AX), Z1, Z9
+	VPDPBUSD.BCST    8(SI), Z8, Z3
+	VPDPBUSD.BCST    12(SI), Z9, Z5
+	VPANDD           128(AX), Z0, Z8
+	VPANDD           128(AX), Z1, Z9
+	VPDPBUSD.BCST    16(SI), Z8, Z2
+	VPDPBUSD.BCST    20(SI), Z9, Z4
+	VPANDD           192(AX), Z0, Z8
+	VPANDD           192(AX), Z1, Z9
+	VPDPBUSD.BCST    24(SI), Z8, Z3
+	VPDPBUSD.BCST    28(SI), Z9, Z5
+	VPANDD           256(AX), Z0, Z8
+	VPANDD           256(AX), Z1, Z9
+	VPDPBUSD.BCST    32(SI), Z8, Z2
+	VPDPBUSD.BCST    36(SI), Z9, Z4
+	VPANDD           320(AX), Z0, Z8
+	VPANDD           320(AX), Z1, Z9
+	VPDPBUSD.BCST    40(SI), Z8, Z3
+	VPDPBUSD.BCST    44(SI), Z9, Z5
+	VPANDD           384(AX), Z0, Z8
+	VPANDD           384(AX), Z1, Z9
+	VPDPBUSD.BCST    48(SI), Z8, Z2
+	VPDPBUSD.BCST    52(SI), Z9, Z4
+	VPANDD           448(AX), Z0, Z8
+	VPANDD           448(AX), Z1, Z9
+	VPDPBUSD.BCST    56(SI), Z8, Z3
+	VPDPBUSD.BCST    60(SI), Z9, Z5
+	VCVTPH2PS        (CX), Z8
+	VMULPS           Z8, Z8, Z9
+	VPADDD           Z3, Z2, Z2
+	VPADDD           Z5, Z4, Z4
+	VPSRAD           $0x04, Z4, Z4
+	VPADDD           Z2, Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VBROADCASTSS     (R8), Z2
+	VFMADD231PS.BCST (DI), Z4, Z2
+	VFMADD231PS      Z2, Z8, Z6
+	VFMADD231PS.BCST (R9), Z9, Z7
+	ADDQ             $0x00000200, AX
+	ADDQ             $0x00000020, CX
+	ADDQ             $0x00000040, SI
+	ADDQ             $0x00000004, DI
+	ADDQ             $0x00000004, R8
+	ADDQ             $0x00000004, R9
+	DECQ             R10
+	JNZ              block
+
+block_end:
+	MOVQ    y+0(FP), SI
+	MOVQ    v+8(FP), DI
+	VMOVUPS Z6, (SI)(DX*1)
+	VMOVUPS Z7, (DI)(DX*1)
+	ADDQ    $0x00000040, DX
+	DECQ    tiles+24(FP)
+	JNZ     tile
 	VZEROUPPER
 	RET
 
@@ -207,9 +423,8 @@ TEXT ·screen4AVX2(SB), NOSPLIT, $0-192
 	MOVL         $0x0f0f0f0f, DI
 	VMOVD        DI, X0
 	VPBROADCASTD X0, Y0
-	MOVL         $0x00010001, DI
-	VMOVD        DI, X1
-	VPBROADCASTD X1, Y1
+	VPCMPEQW     Y1, Y1, Y1
+	VPSRLW       $0x0f, Y1, Y1
 	TESTQ        SI, SI
 	JZ           tile_end
 

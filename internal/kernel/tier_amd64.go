@@ -15,7 +15,7 @@ func tiers() []*tier {
 	avx2.peak = peaks{int8: peakInt8AVX2, int8Turn: 12 * 32, f32: peakF32AVX2, f32Turn: 12 * 8, read: readAVX2}
 	avx2.ternaryMatVec = ternaryMatVecAVX2
 	avx2.ternaryMatMul = ternaryMatMulAVX2
-	avx2.screen4 = screen4AVX2
+	avx2.screen4 = screen4Queries(screen4AVX2)
 	avx2.dotF32 = dotWith(matVecF32AVX2)
 	avx2.matMulF32 = matMulWith(matVecF32AVX2, matMulF32AVX2, 2, 32, 4)
 	avx2.dotBF16 = dotWith(matVecBF16AVX2)
@@ -53,7 +53,7 @@ func tiers() []*tier {
 		vnni.ternaryMatVecT5 = ternaryMatVecT5With(ternaryMatVecT5VBMI)
 		vnni.t16FromT5 = t16FromT5With(t16FromT5VBMI)
 	}
-	vnni.screen4 = screen4VNNI
+	vnni.screen4 = screen4Tiles
 	vnni.dotF32 = dotWith(matVecF32VNNI)
 	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)
 	vnni.dotBF16 = dotWith(matVecBF16VNNI)

@@ -20,7 +20,7 @@ func tiers() []*tier {
 	neon.attnMixF16 = attnMixWith(attnMixF16NEON, 8, attnMixF16Generic)
 	neon.ternaryRows = ternaryRowsWith(ternaryRowsNEON)
 	neon.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEON, 64)
-	neon.screen4 = screen4NEON
+	neon.screen4 = screen4Queries(screen4NEON)
 	neon.quantizeRow = quantizeRowWith(absMaxNEON, quantizeNEON)
 	neon.softmaxExp = softmaxExpNEON
 	neon.max = maxNEON
@@ -45,7 +45,7 @@ func tiers() []*tier {
 	dot.ternaryMatMul = ternaryMatMulDot
 	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
 	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
-	dot.screen4 = screen4NEONDot
+	dot.screen4 = screen4Queries(screen4NEONDot)
 	return append(list, &dot)
 }
 

@@ -9,7 +9,7 @@ var generic = tier{
 	ternaryMatMul:   ternaryMatMulGeneric,
 	ternaryMatVecT5: ternaryMatVecT5Generic,
 	t16FromT5:       t16FromT5Generic,
-	screen4:         screen4Generic,
+	screen4:         screen4Queries(screen4Generic),
 	ternaryRows:     ternaryRowsGeneric,
 	ternaryColumns:  ternaryColumnsGeneric,
 	nonzeros:        nonzerosGeneric,

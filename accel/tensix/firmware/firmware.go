@@ -90,12 +90,12 @@ func Build(dir string, p Program) ([]byte, error) {
 	}
 	defer os.RemoveAll(tmp)
 	src, elf, bin := filepath.Join(dir, "src"), filepath.Join(tmp, "a.elf"), filepath.Join(tmp, "a.bin")
-	march := []string{"-march=rv32im"}
-	if p.Float { // division comes from libgcc's integer routine
-		march = []string{"-march=rv32imf", "-mno-fdiv", "-ffp-contract=off", "-fno-math-errno"}
+	march := []string{"-march=rv32im", "-Os"}
+	if p.Float { // division comes from libgcc's integer routine; the loops over columns are what a token waits for
+		march = []string{"-march=rv32imf", "-O2", "-mno-fdiv", "-ffp-contract=off", "-fno-math-errno"}
 	}
 	args := append(march,
-		"-mabi=ilp32", "-Os", "-ffreestanding", "-nostdlib", "-nostartfiles", "-fno-builtin", "-fno-pic",
+		"-mabi=ilp32", "-ffreestanding", "-nostdlib", "-nostartfiles", "-fno-builtin", "-fno-pic",
 		"-mno-relax", "-msmall-data-limit=0", "-fno-tree-loop-distribute-patterns", "-Wall", "-Werror",
 		fmt.Sprintf("-DSTACK=%#x", p.Stack), "-Wl,-T,"+filepath.Join(src, "link.ld"), fmt.Sprintf("-Wl,--defsym=BASE=%#x", p.Base), "-Wl,--build-id=none",
 	)

@@ -17,16 +17,16 @@ const (
 // L1 addresses, as in firmware/src/job.h.
 const (
 	TileAt     = 0x16000 // Tile
-	JobAt      = 0x16100 // Job
 	BellAt     = 0x16180 // job number; written last
-	PartsAt    = 0x17000 // Parts
 	lineAt     = 0x16200
-	VectorAt   = 0x16480 // Vector
 	ScalesAt   = 0x16500 // float32 [2][32]
 	TilesAt    = 0x16A00 // coordinates of all tiles
-	StageBytes = 64      // from one stage's Job to the next
-	StageParts = 16      // Parts of the second stage come after so many
-	DataAt     = 0x18000 // activations, then results, then weights
+	JobAt      = 0x16C80 // Job, of the first stage
+	VectorAt   = 0x16CC0 // Vector, of the first stage
+	StageBytes = 128     // from one stage's to the next
+	MaxStages  = 4
+	PartsAt    = 0x17000 // Parts
+	DataAt     = 0x1A000 // activations, then results, then weights
 	DataEnd    = 0x17C000
 )
 
@@ -57,7 +57,18 @@ type Tile struct {
 	HostLo, HostHi uint32
 }
 
-// Job is a batch of activations times up to MaxParts matrices with the same number of columns.
+// Then is what becomes of a stage's sums (firmware/src/job.h).
+type Then uint32
+
+const (
+	ThenHost   Then = iota // to the host
+	ThenAct                // squared ReLU of the first matrix's times the second's, norm, int8: the next stage's activations
+	ThenAdd                // added to the residual stream, norm, int8: the next stage's activations
+	ThenOut                // added to the residual stream, which goes to the host
+	ThenScreen             // scores of the output head: the rows that can be best go to the host
+)
+
+// Job is one stage of a job: a batch of activations times up to MaxParts matrices with the same number of columns.
 type Job struct {
 	Kind            Kind
 	Rows            uint32
@@ -68,6 +79,7 @@ type Job struct {
 	Ring, RingSlots uint32
 	Parts, First    uint32
 	More            uint32
+	Then            Then
 }
 
 // Part is one matrix of a job.
@@ -76,19 +88,23 @@ type Part struct {
 	Weights, Stride uint32
 	Turn            uint32
 	DstLo, DstHi    uint32
-	_               [2]uint32
+	Scale           uint32 // float32
+	_               uint32
 }
 
-// Vector is the vector step of a feed-forward block between a job's two stages (firmware/src/vector.h).
+// Vector is what a stage's vector step works on (firmware/src/job.h; a screen has other meanings: screen.h).
 type Vector struct {
-	Tokens, Cols        uint32
-	Eps                 uint32
-	Norm                uint32
-	H, Q, Gather, Table uint32
-	Rect                uint32
-	Master              uint32
-	TilesAt             uint32
-	MaxLo, MaxHi        uint32
+	Tokens, Cols  uint32
+	Eps           uint32
+	Norm          uint32
+	H, Res        uint32
+	Piece         uint32
+	Gather, Table uint32
+	XIn           uint32
+	Rect          uint32
+	Master        uint32
+	OutLo, OutHi  uint32
+	MaxLo, MaxHi  uint32
 }
 
 // MaxParts is how many matrices a job can have.

@@ -220,6 +220,15 @@ var bf16 = func() (t [256]uint16) {
 // OutBytes is the size of one chunk of results.
 func OutBytes(rows int) int { return 4 * ChunkRows * rows }
 
+// Int32 is a sum of an int8 matrix, which the card has as sign and magnitude.
+func Int32(v uint32) int32 {
+	m := int32(v & 0x7FFFFFFF)
+	if v>>31 != 0 {
+		m = -m
+	}
+	return m
+}
+
 // UnpackOut turns some of a chunk's results into integers.
 //
 //	y    [tokens, stride]  receives outputs first to first+n of the chunk in its first n columns; with add on top of
@@ -239,10 +248,7 @@ func UnpackOut(y []int32, stride int, kind Kind, src []byte, tokens, first, n in
 			}
 			v := binary.LittleEndian.Uint32(src[4*at:])
 			if kind == Int8 {
-				m := int32(v & 0x7FFFFFFF)
-				if v>>31 != 0 {
-					m = -m
-				}
+				m := Int32(v)
 				if add {
 					m += out[i]
 				}

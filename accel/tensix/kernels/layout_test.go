@@ -64,9 +64,9 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	}
 	for _, c := range []struct{ name, fields string }{
 		{"tile", "index tiles bank rank host host_lo host_hi"},
-		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more"},
-		{"vector", "tokens cols eps norm h q gather table rect master tiles_at max_lo max_hi"},
-		{"part", "chunks weights stride turn dst_lo dst_hi pad[2]"},
+		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more then"},
+		{"vector", "tokens cols eps norm h res piece gather table x_in rect master out_lo out_hi max_lo max_hi"},
+		{"part", "chunks weights stride turn dst_lo dst_hi scale pad"},
 	} {
 		m := regexp.MustCompile(`(?s)struct ` + c.name + ` \{(.*?)\};`).FindStringSubmatch(string(src))
 		body := regexp.MustCompile(`//.*`).ReplaceAllString(m[1], "")
@@ -76,7 +76,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		}
 	}
 	for at, pat := range map[uint64]string{
-		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB\(stage\) \(\(volatile struct job \*\)\((0x\w+)`, VectorAt: `VECTOR \(\(volatile struct vector \*\)(0x\w+)\)`, ScalesAt: `SCALES (0x\w+)u`,
+		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB\(stage\) \(\(volatile struct job \*\)\((0x\w+)`, VectorAt: `VECTOR\(stage\) \(\(volatile struct vector \*\)\((0x\w+)`, TilesAt: `TILES_AT (0x\w+)u`, ScalesAt: `SCALES (0x\w+)u`,
 		PartsAt: `PART\(i\) \(\(volatile struct part \*\)\((0x\w+)`, BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
 	} {
 		m := regexp.MustCompile(pat).FindStringSubmatch(string(src))
@@ -89,6 +89,9 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	}
 	if n := len(Words(&Part{})); n != 32 {
 		t.Errorf("a part is %d bytes", n)
+	}
+	if n := len(Words(&Vector{})); n != 64 || len(Words(&Job{})) > VectorAt-JobAt || JobAt+MaxStages*StageBytes > PartsAt {
+		t.Errorf("a vector step is %d bytes; stages need room", n)
 	}
 }
 

@@ -16,7 +16,15 @@ struct tile {
 };
 #define TILE ((volatile struct tile *)0x16000)
 
-// A job: products of one batch of activations with up to 32 matrices, the same words for every tile.
+// A job is a list of up to four stages, the same words for every tile. A stage: products of one batch of activations
+// with up to 32 matrices, and what becomes of the sums.
+enum {
+  THEN_HOST,    // to the host, as they are
+  THEN_ACT,     // squared ReLU of the first matrix's times the second's, norm, int8: the next stage's activations
+  THEN_ADD,     // added to the residual stream, norm, int8: the next stage's activations
+  THEN_OUT,     // added to the residual stream, which goes to the host
+  THEN_SCREEN,  // scores of the output head: the rows that can be best go to the host
+};
 struct job {
   u32 kind;
   u32 rows;            // tokens in one pass: 1, 8 or 32
@@ -26,9 +34,10 @@ struct job {
   u32 out, out_slots;  // L1: ring of finished chunks
   u32 ring, ring_slots;  // L1: ring of weight chunks
   u32 parts, first;    // matrices: PART(first) and on
-  u32 more;            // 1: its results go through the vector step into the next stage, JOB(1)
+  u32 more;            // of JOB(0): stages that follow
+  u32 then;
 };
-#define JOB(stage) ((volatile struct job *)(0x16100 + 64 * (stage)))
+#define JOB(stage) ((volatile struct job *)(0x16C80 + 128 * (stage)))
 #define BELL 0x16180u  // job number; written last, starts the job
 
 // A matrix of the job. The tiles take its chunks in turn, tile number `turn` the first: so the matrices of a job, one
@@ -39,7 +48,8 @@ struct part {
   u32 stride;          // bytes from one reader's chunks to the next reader's
   u32 turn;
   u32 dst_lo, dst_hi;  // host address of chunk 0's outputs
-  u32 pad[2];
+  u32 scale;           // float32: what a sum is worth, over the activations' scale
+  u32 pad;
 };
 #define PART(i) ((volatile struct part *)(0x17000 + 32 * (i)))
 
@@ -57,26 +67,32 @@ enum {
 enum { CORE_MOVER, CORE_UNPACK, CORE_MATH, CORE_PACK, CORE_SENDER };
 enum { READY = 0x7121 };
 
-// The vector step between two stages, in vector.h.
+// What a stage's vector step works on, in vector.h and screen.h.
 struct vector {
-  u32 tokens, cols;  // real rows, and columns: 32 times the chunks of each of the two matrices
+  u32 tokens, cols;  // real rows, and columns: 32 times the chunks of a matrix
   u32 eps;           // of the norm, float32
   u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]
-  u32 h, q, gather, table;  // L1: [chunks][rows][32] float32; one piece; [owned rows][cols] float32; [tiles][32]
+  u32 h, res;        // L1: [chunks][rows][32] float32, what is normed; the residual stream, which stays between jobs
+  u32 piece;         // L1: 4 KiB and 32 float32
+  u32 gather, table; // L1: [owned quarters of lanes][cols / 32][4] float32; [tiles][32]
+  u32 x_in;          // L1: [tokens][cols] float32, the residual stream where a pass begins, or 0
   u32 rect;          // multicast rectangle of all tiles: start << 12 | end
   u32 master;        // coordinates of tile 0
-  u32 tiles_at;      // L1: coordinates of all tiles
+  u32 out_lo, out_hi;  // host address of the residual stream [tokens][cols], or of the lists of rows
   u32 max_lo, max_hi;  // host address for the rows' largest magnitudes
 };
-#define VECTOR ((volatile struct vector *)0x16480)
-#define SCALES 0x16500u     // float32 [2][32]: what a sum of the first and of the second matrix is worth, by row
-#define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r
+#define VECTOR(stage) ((volatile struct vector *)(0x16CC0 + 128 * (stage)))
+#define TILES_AT 0x16A00u   // coordinates of all tiles
+#define SCALES 0x16500u     // float32 [32]: the activations' scales, by row; [32] more for the screen
+#define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r, and the meeting after which it was made
 #define ARRIVED(i) (0x17400u + 16u * (i))  // on tile 0: the last meeting that tile i came to
 #define RELEASE 0x17D00u    // the last meeting that is over
 #define LARGEST 0x17D80u    // [32] largest magnitudes of all tiles
 #define MINE 0x17E00u       // [32] of this tile
 #define NOTE 0x17E80u       // a line to send
-#define X_READY 0x17F00u    // job whose second stage's activations are there
+#define LANES(row, g) (0x18000u + 256u * (row) + 32u * (g))  // lanes 4g to 4g + 3 of an owned row's sum; 16 bytes on, the meeting
+#define X_READY 0x17F00u    // STAGE(job, stage) whose activations are there
+#define STAGE(job, stage) ((job) * 4 + (stage))
 
 // This tile's first chunk of a matrix, and how many it has: every `tiles`-th from there on.
 static inline u32 my_first(u32 part) {

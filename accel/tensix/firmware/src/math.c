@@ -33,7 +33,7 @@ int main(void) {
     job = next_job(job);
     for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
       volatile struct job *j = JOB(stage);
-      if (stage) while (peek(X_READY) != job) {} // the packer may still be at Dst and at the semaphore
+      if (stage) while (peek(X_READY) != STAGE(job, stage)) {} // the packer may still be at Dst and at the semaphore
       u32 n = all_chunks(stage), kt = j->kt, wide = j->rows == 32, int8 = j->kind == KIND_INT8;
       if (n) {
         u32 src = int8 ? 14 : 5, dst = int8 ? 8 : 0;

@@ -39,7 +39,7 @@ int main(void) {
     job = next_job(job);
     for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
       volatile struct job *j = JOB(stage);
-      if (stage) while (peek(X_READY) != job) {}
+      if (stage) while (peek(X_READY) != STAGE(job, stage)) {}
       u32 n = all_chunks(stage), kt = j->kt, wide = j->rows == 32, int8 = j->kind == KIND_INT8;
       u32 bytes = j->chunk_bytes, slots = j->ring_slots, ring = j->ring, at = ring, slot = 0;
       if (n) {

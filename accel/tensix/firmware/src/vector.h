@@ -1,14 +1,15 @@
-// The vector step of a feed-forward block, on every tile's NCRISC: two stages' worth of host work done by the tiles,
+// The vector step between two stages, on every tile's NCRISC: the host's work done by the tiles,
 //
-//   h = relu(g)^2 * u;  y = w * (h / rms(h));  x = round(127 y / max|y|)
+//   THEN_ACT   h = relu(g)^2 * u             THEN_ADD   h = x += y
+//   y = w * (h / rms(h));  x = round(127 y / max|y|)
 //
 // in float32 and in the order that internal/kernel defines, so that x is the host's to the last bit:
 //
-//   - the sum of squares has 32 lanes of fused multiply-adds, folded 32 -> 1, and belongs to one tile per row; see
-//     square_add
+//   - the sum of squares has 32 lanes of fused multiply-adds (square_add), folded 32 -> 1. Four lanes of a row are one
+//     tile's work, so a row's sum is shared by eight tiles; the tile that owns the row folds them
 //   - mean, 1/sqrt and 127/max are single correctly rounded operations
 //
-// The tiles meet four times. A meeting: everybody tells tile 0, tile 0 tells everybody.
+// The tiles meet three times. A meeting: everybody tells tile 0, tile 0 tells everybody.
 #ifndef VECTOR_H
 #define VECTOR_H
 #include "job.h"
@@ -98,36 +99,36 @@ static inline u32 out_at(u32 rows, u32 r, u32 o) {
 
 // meet: what this tile did before is done, and so is everybody else's when it returns. The acknowledgements of what
 // was sent before have been awaited. With fold, tile 0 hands out the largest of the tiles' 32 words at MINE.
-static u32 meet(u32 acks, u32 *meeting, u32 fold) {
+static u32 meet(volatile struct vector *v, u32 acks, u32 *meeting, u32 fold) {
   u32 n = ++*meeting, tiles = TILE->tiles, me = TILE->index;
   if (fold) {
     drain(MINE + 124);
-    niu_write(NIU_SENDER, VECTOR->master, VECTOR->table + 128 * me, 0, MINE, 128);
+    niu_write(NIU_SENDER, v->master, v->table + 128 * me, 0, MINE, 128);
     acked(++acks);
   }
   REG(NOTE) = n;
   drain(NOTE);
-  niu_write(NIU_SENDER, VECTOR->master, ARRIVED(me), 0, NOTE, 16);
+  niu_write(NIU_SENDER, v->master, ARRIVED(me), 0, NOTE, 16);
   acked(++acks);
   if (me == 0) {
     for (u32 i = 0; i < tiles; i++) while (peek(ARRIVED(i)) != n) {}
     if (fold) {
       see();
-      for (u32 r = 0; r < 32; r++) {
+      for (u32 r = 0; r < v->tokens; r++) {
         u32 m = 0;
         for (u32 i = 0; i < tiles; i++) {
-          u32 v = REG(VECTOR->table + 128 * i + 4 * r);
-          if (v > m) m = v;
+          u32 w = REG(v->table + 128 * i + 4 * r);
+          if (w > m) m = w;
         }
         REG(MINE + 4 * r) = m;
       }
       drain(MINE + 124);
-      niu_cast(VECTOR->rect, LARGEST, MINE, 128);
+      niu_cast(v->rect, LARGEST, MINE, 128);
       acks += tiles;
-      niu_write(NIU_SENDER, TILE->host, VECTOR->max_lo, VECTOR->max_hi, MINE, 128);
+      niu_write(NIU_SENDER, TILE->host, v->max_lo, v->max_hi, MINE, 128);
       acked(++acks);
     }
-    niu_cast(VECTOR->rect, RELEASE, NOTE, 16);
+    niu_cast(v->rect, RELEASE, NOTE, 16);
     acks += tiles;
     acked(acks);
   }
@@ -136,103 +137,153 @@ static u32 meet(u32 acks, u32 *meeting, u32 fold) {
   return acks;
 }
 
-static u32 vector_step(u32 job, u32 acks, u32 *meeting) {
-  volatile struct job *j = JOB(0);
-  volatile struct vector *v = VECTOR;
-  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, n = my_chunks(0), first = my_first(0);
-  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out;
+static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
+  volatile struct job *j = JOB(stage);
+  volatile struct vector *v = VECTOR(stage);
+  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, part = j->first, n = my_chunks(part), first = my_first(part);
+  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out, act = j->then == THEN_ACT, over = j->then == THEN_OUT;
+  u32 src = act ? h : v->res;
   see();
-  // squared ReLU, and each row to the tile that owns it
+  // the sums come together, and four lanes of each row go to the tile that adds them up, or the row goes home
   for (u32 c = 0; c < n; c++) {
-    u32 gate = out + c * stride, up = out + (n + c) * stride;
+    u32 k = (first + c * tiles) * 32;
+    u32 y0 = out + c * stride, y1 = out + (n + c) * stride;
     for (u32 r = 0; r < tokens; r++) {
-      float sg = F32(SCALES + 4 * r), su = F32(SCALES + 128 + 4 * r);
-      u32 row = h + c * stride + r * 128;
+      float xs = F32(SCALES + 4 * r), s0 = xs * as_float(PART(part)->scale), s1 = xs * as_float(PART(part + 1)->scale);
+      u32 row = src + c * stride + r * 128, x = v->x_in ? v->x_in + (r * cols + k) * 4 : row;
       for (u32 o = 0; o < 32; o++) {
         u32 at = 4 * out_at(rows, r, o);
-        float g = F32(gate + at) * sg, u = F32(up + at) * su;
-        if (g < 0) g = 0;
-        g = g * g;
-        REG(row + 4 * o) = as_bits(g * u);
+        float y = F32(y0 + at) * s0;
+        if (act) {
+          if (y < 0) y = 0;
+          y = y * y;
+          y = y * (F32(y1 + at) * s1);
+        } else {
+          y = F32(x + 4 * o) + y;
+        }
+        REG(row + 4 * o) = as_bits(y);
       }
       drain(row + 124);
-      u32 owner = r % tiles, to = REG(v->tiles_at + 4 * owner);
-      niu_write(NIU_SENDER, to, v->gather + r / tiles * cols * 4 + (first + c * tiles) * 128, 0, row, 128);
-      acks++;
+      if (over) {
+        u32 o = (r * cols + k) * 4, lo = v->out_lo + o;
+        niu_write(NIU_SENDER, TILE->host, lo, v->out_hi + (lo < o), row, 128);
+        acks++;
+        continue;
+      }
+      for (u32 g = 0; g < 8; g++) {
+        u32 i = 8 * r + g;
+        niu_write(NIU_SENDER, REG(TILES_AT + 4 * (i % tiles)), v->gather + (i / tiles * cols + k) / 2, 0, row + 16 * g, 16);
+      }
+      acks += 8;
     }
   }
   acked(acks);
-  acks = meet(acks, meeting, 0);
+  if (over) return acks;
+  acks = meet(v, acks, meeting, 0);
+  // the sums of squares: this tile's lanes, to the rows' owners
+  u32 me = TILE->index, piece = v->piece, to = piece, now = *meeting;
+  for (u32 i = me; i < 8 * tokens; i += tiles, to += 16) {
+    u32 a = v->gather + i / tiles * cols / 2, lane[4] = {0, 0, 0, 0};
+    for (u32 end = a + cols / 2; a != end; a += 16)
+      for (u32 l = 0; l < 4; l++) lane[l] = square_add(REG(a + 4 * l), lane[l]);
+    for (u32 l = 0; l < 4; l++) REG(to + 4 * l) = lane[l];
+    drain(to + 12);
+    u32 r = i >> 3;
+    niu_write(NIU_SENDER, REG(TILES_AT + 4 * (r % tiles)), LANES(r / tiles, i & 7), 0, to, 16);
+    acks++;
+  }
+  acked(acks);
+  REG(NOTE) = now;
+  drain(NOTE);
+  for (u32 i = me; i < 8 * tokens; i += tiles) {
+    u32 r = i >> 3;
+    niu_write(NIU_SENDER, REG(TILES_AT + 4 * (r % tiles)), LANES(r / tiles, i & 7) + 16, 0, NOTE, 16);
+    acks++;
+  }
+  acked(acks);
   // 1/rms of this tile's rows, to everybody
-  for (u32 r = TILE->index; r < tokens; r += tiles) {
-    u32 a = v->gather + r / tiles * cols * 4;
+  for (u32 r = me; r < tokens; r += tiles) {
     u32 lane[32];
-    for (u32 i = 0; i < 32; i++) lane[i] = 0;
-    for (u32 k = 0; k < cols; k += 32)
-      for (u32 i = 0; i < 32; i++) lane[i] = square_add(REG(a + 4 * (k + i)), lane[i]);
+    for (u32 i = 0; i < 32; i++) {
+      u32 a = LANES(r / tiles, i >> 2);
+      while (peek(a + 16) != now) {}
+      lane[i] = REG(a + 4 * (i & 3));
+    }
     for (u32 half = 16; half; half /= 2)
       for (u32 i = 0; i < half; i++) lane[i] = as_bits(as_float(lane[i]) + as_float(lane[i + half]));
     float mean = as_float(lane[0]) / (float)cols;
     float inv = 1.0f / square_root(mean + as_float(v->eps));
     REG(NOTE) = as_bits(inv);
-    drain(NOTE);
-    niu_cast(v->rect, INVERSE(r), NOTE, 16);
+    REG(NOTE + 4) = now;
+    drain(NOTE + 4);
+    niu_cast(v->rect, INVERSE(r), NOTE, 16); // a line of L1 is written at once
     acks += tiles;
     acked(acks);
   }
-  acks = meet(acks, meeting, 0);
   // the norm, and the largest magnitudes; the norm's weights come from the tile's own bank
+  u32 w = piece + 4096;
+  for (u32 r = 0; r < tokens; r++) while (peek(INVERSE(r) + 4) != now) {}
   for (u32 r = 0; r < 32; r++) REG(MINE + 4 * r) = 0;
   for (u32 c = 0; c < n; c++) {
-    u32 w = v->q;
     niu_read(NIU_SENDER, 3, TILE->bank, v->norm + (first + c * tiles) * 128, 0, w, 128);
     while (NIU_OUTSTANDING(3)) {}
     see();
     for (u32 r = 0; r < tokens; r++) {
       float inv = F32(INVERSE(r));
-      u32 row = h + c * stride + r * 128, m = REG(MINE + 4 * r);
+      u32 at = c * stride + r * 128, m = REG(MINE + 4 * r);
       for (u32 o = 0; o < 128; o += 4) {
-        float x = F32(row + o) * inv;
+        float x = F32(src + at + o) * inv;
         u32 b = as_bits(F32(w + o) * x);
-        REG(row + o) = b;
+        REG(h + at + o) = b;
         b &= 0x7FFFFFFF;
         if (b > m) m = b;
       }
       REG(MINE + 4 * r) = m;
     }
   }
-  acks = meet(acks, meeting, 1);
-  // int8 as bf16, 16 columns at a time, straight into everybody's activations
-  u32 x = JOB(1)->x, piece = v->q;
+  acks = meet(v, acks, meeting, 1);
+  // int8 as bf16, straight into everybody's activations: a chunk's 32 columns are one piece for 32 rows, and two
+  // pieces of 16 columns else
+  for (u32 i = 0; i < rows * 64; i += 4) REG(piece + i) = 0;
   for (u32 c = 0; c < n; c++) {
-    u32 k = (first + c * tiles) * 32;
     for (u32 r = 0; r < tokens; r++) {
       float a = F32(LARGEST + 4 * r);
       if (a < 1e-5f) a = 1e-5f;
       float inv = 127.0f / a;
       u32 row = h + c * stride + r * 128;
-      for (u32 half = 0; half < 2; half++) {
-        for (u32 o = 0; o < 16; o += 2) {
-          u32 pair = 0;
-          for (u32 i = 0; i < 2; i++) {
-            int q;
-            float p = F32(row + half * 64 + 4 * (o + i)) * inv;
-            __asm__("fcvt.w.s %0, %1, rne" : "=r"(q) : "f"(p));
-            if (q > 127) q = 127;
-            if (q < -128) q = -128;
-            pair |= as_bits((float)q) >> 16 << 16 * i;
-          }
-          REG(piece + 2 * o) = pair;
+      for (u32 o = 0; o < 32; o += 2) {
+        u32 pair = 0;
+        for (u32 i = 0; i < 2; i++) {
+          int q;
+          float p = F32(row + 4 * (o + i)) * inv;
+          __asm__("fcvt.w.s %0, %1, rne" : "=r"(q) : "f"(p));
+          if (q > 127) q = 127;
+          if (q < -128) q = -128;
+          pair |= as_bits((float)q) >> 16 << 16 * i;
         }
-        drain(piece + 28);
-        u32 kk = k + 16 * half;
-        u32 at = rows == 32 ? (kk >> 5) * 1024 + (r >> 3) * 256 + (kk >> 4 & 1) * 128 + (r & 7) * 16 : (kk >> 4) * 128 + r * 16;
-        niu_cast(v->rect, x + 2 * at, piece, 32);
-        acks += tiles;
-        acked(acks); // the piece's place is used again
+        REG(piece + 2 * out_at(rows, r, o)) = pair;
       }
     }
+    drain(piece + rows * 64 - 4);
+    drain(piece);
+    u32 k = (first + c * tiles) * 32;
+    if (rows == 32) {
+      niu_cast(v->rect, j->x + 64 * k, piece, 2048);
+      acks += tiles;
+    } else {
+      niu_cast(v->rect, j->x + 16 * k, piece, 32 * rows);
+      niu_cast(v->rect, j->x + 16 * k + 256, piece + 32 * rows, 32 * rows);
+      acks += 2 * tiles;
+    }
+    acked(acks); // the piece's place is used again
   }
-  return meet(acks, meeting, 0);
+  // what the next stage's sums are worth
+  for (u32 r = 0; r < tokens; r++) {
+    float a = F32(LARGEST + 4 * r);
+    if (a < 1e-5f) a = 1e-5f;
+    REG(SCALES + 4 * r) = as_bits(a / 127.0f);
+  }
+  drain(SCALES + 4 * tokens - 4);
+  return meet(v, acks, meeting, 0);
 }
 #endif

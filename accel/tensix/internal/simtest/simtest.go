@@ -48,7 +48,7 @@ func Child(t *testing.T, name string) (string, error) {
 	}
 	args := []string{"-test.run", strings.Join(parts, "/"), "-test.v", "-test.count=1"}
 	for _, a := range os.Args[1:] {
-		if strings.HasPrefix(a, "-test.timeout") || strings.HasPrefix(a, "-long") || strings.HasPrefix(a, "-test.short") {
+		if strings.HasPrefix(a, "-test.timeout=") || strings.HasPrefix(a, "-long") || strings.HasPrefix(a, "-test.short") {
 			args = append(args, a)
 		}
 	}
