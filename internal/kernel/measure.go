@@ -149,7 +149,7 @@ func (b *bench) add(t *tier, kernel, shape string, macs, bytes float64, float bo
 	}
 	b.list = append(b.list, &contender{
 		Speed: Speed{Tier: t.name, Kernel: kernel, Shape: shape}, macs: macs, bytes: bytes, float: float,
-		timed: timed{f: func(worker int) { calls[worker]() }},
+		timed: timed{f: func(worker int) { calls[worker]() }, limit: shape == ""},
 	})
 }
 
@@ -172,7 +172,7 @@ func (b *bench) products(t *tier) {
 	const rows = 64 // a panel
 	for _, tokens := range []int{1, 8, 128} {
 		for _, cols := range []int{D, F} {
-			shape, macs := fmt.Sprintf("%d rows of %d, %s", rows, cols, plural(tokens, "token")), float64(rows*cols*tokens)
+			shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, cols, plural(tokens, "token")), float64(rows*cols*tokens)
 			t16, t5 := T16Bytes(rows, cols), T5Bytes(rows, cols)
 			b.add(t, "ternary T16", shape, macs, float64(t16), false, func(take func(int) []byte) func() {
 				x, y, sums, scratch := make([]int8, cols*tokens), make([]int32, rows*tokens), make([]int32, tokens), make([]byte, MatMulScratch(cols))
@@ -196,7 +196,7 @@ func (b *bench) products(t *tier) {
 	}
 	codes, scales := ScreenSizes(rows, D)
 	for _, tokens := range []int{1, 8} {
-		shape, macs := fmt.Sprintf("%d rows of %d, %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
+		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
 		b.add(t, "screen of the head, 4 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
 			x, xs := make([]int8, D*tokens), make([]float32, D/ScreenBlock*tokens)
 			y, v := make([]float32, rows*tokens), make([]float32, rows*tokens)
@@ -206,7 +206,7 @@ func (b *bench) products(t *tier) {
 		})
 	}
 	for _, tokens := range []int{1, 32} {
-		shape, macs := fmt.Sprintf("%d rows of %d, %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
+		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
 		buffers := func() (x, y []float32) { return make([]float32, D*tokens), make([]float32, rows*tokens) }
 		b.add(t, "dense float32", shape, macs, rows*D*4, true, func(take func(int) []byte) func() {
 			x, y := buffers()
@@ -223,7 +223,7 @@ func (b *bench) products(t *tier) {
 	}
 	const hd, n, group = 128, 32, 4                    // a page of one head's keys or values, and the heads that share it
 	for _, queries := range []int{group, 16 * group} { // one token, and the rows of a prompt
-		shape, macs := fmt.Sprintf("%d of %d, %d queries", n, hd, queries), float64(n*hd*queries)
+		shape, macs := fmt.Sprintf("[%d, %d] × %d queries", n, hd, queries), float64(n*hd*queries)
 		buffers := func() (q, s []float32) { return make([]float32, hd*queries), make([]float32, n*queries) }
 		b.add(t, "attention, keys float32", shape, macs, n*hd*4, true, func(take func(int) []byte) func() {
 			q, s := buffers()
@@ -263,6 +263,14 @@ type timed struct {
 	runs  int
 	least time.Duration // of a run
 	spent time.Duration
+	limit bool // what others are compared with is timed longer
+}
+
+func (t *timed) weight() int {
+	if t.limit {
+		return 4
+	}
+	return 1
 }
 
 const runTime = 2 * time.Millisecond
@@ -282,11 +290,15 @@ func alternate(ctx context.Context, threads int, d time.Duration, list []*timed,
 			step(int64(i), int64(2*len(list)))
 		}
 	}
-	share := d / time.Duration(len(list))
+	parts := 0
+	for _, w := range list {
+		parts += w.weight()
+	}
+	share := d / time.Duration(parts)
 	for done := 0; done < len(list); {
 		done = 0
 		for _, w := range list {
-			if w.runs > 0 && w.spent >= share {
+			if w.runs > 0 && w.spent >= share*time.Duration(w.weight()) {
 				done++
 				continue
 			}
