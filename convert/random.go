@@ -132,6 +132,27 @@ func NewRandom(preset string, seed uint64, zeros float64) (*Random, error) {
 
 func (r *Random) Config() *model.Config { return &r.cfg }
 
+// Cut keeps the first so many layers and so many tokens of the vocabulary, for a model of the same width that is
+// sooner made and run. 0 keeps all.
+func (r *Random) Cut(layers, vocabulary int) error {
+	const leastVocabulary = 512 // bytes, special tokens, a few words
+	c := &r.cfg
+	if layers < 0 || layers > c.NumLayers {
+		return fmt.Errorf("convert: %d layers; %s has 1 to %d", layers, c.Name, c.NumLayers)
+	}
+	if vocabulary != 0 && (vocabulary < leastVocabulary || vocabulary > c.VocabSize) {
+		return fmt.Errorf("convert: a vocabulary of %d; %s can have %d to %d", vocabulary, c.Name, leastVocabulary, c.VocabSize)
+	}
+	if layers > 0 {
+		c.NumLayers = layers
+		c.Sliding = c.Sliding[:min(layers, len(c.Sliding))]
+	}
+	if vocabulary > 0 {
+		c.VocabSize = vocabulary
+	}
+	return nil
+}
+
 func (r *Random) HasCodes(string) bool { return true }
 
 func (r *Random) Type(string) gguf.Type { return gguf.BF16 }

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/tritlm/trit/model"
@@ -179,47 +178,4 @@ func Bench(ctx context.Context, e model.Engine, o BenchOptions) (Speed, error) {
 	}
 	s.FirstToken = float64(o.Prompt) / s.Prompt
 	return s, nil
-}
-
-// Bandwidth measures how fast this machine reads memory with so many threads, in bytes per second: the best of a
-// few passes over more than any cache holds.
-func Bandwidth(ctx context.Context, threads int) float64 {
-	const size = 256 << 20
-	buf := make([]uint64, size/8)
-	for i := 0; i < len(buf); i += 512 {
-		buf[i] = uint64(i) // every page is there
-	}
-	sums := make([]uint64, threads*16)
-	best := 0.0
-	for range 6 {
-		if ctx.Err() != nil {
-			break
-		}
-		var wg sync.WaitGroup
-		start := time.Now()
-		for t := range threads {
-			wg.Go(func() { sums[t*16] += sum(buf[t*len(buf)/threads : (t+1)*len(buf)/threads]) })
-		}
-		wg.Wait()
-		best = max(best, size/time.Since(start).Seconds())
-	}
-	return best
-}
-
-// sum adds in eight chains, so that the loads and not the additions are waited for.
-func sum(x []uint64) uint64 {
-	var a, b, c, d, e, f, g, h uint64
-	for len(x) >= 16 {
-		y := x[:16:16]
-		a += y[0] + y[8]
-		b += y[1] + y[9]
-		c += y[2] + y[10]
-		d += y[3] + y[11]
-		e += y[4] + y[12]
-		f += y[5] + y[13]
-		g += y[6] + y[14]
-		h += y[7] + y[15]
-		x = x[16:]
-	}
-	return a + b + c + d + e + f + g + h
 }

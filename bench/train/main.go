@@ -105,7 +105,11 @@ func run(arch, precision, grad string, batch, steps, threads int, profile string
 // table prints the parts of a step. The share of the peak is the time that a part's multiply-adds would take at the peak of
 // the processor's registers, measured here, over the time it took; int16 products can be half as fast as int8 ones.
 func table(m *train.Model, tokens float64, used time.Duration, spent map[string]time.Duration, precision, grad string) error {
-	int8Peak, f32Peak := kernel.PeakInt8(time.Second), kernel.PeakF32(time.Second)
+	peak, err := kernel.MeasureLimits(context.Background(), kernel.MeasureOptions{Threads: 1, Time: 2 * time.Second})
+	if err != nil {
+		return err
+	}
+	int8Peak, f32Peak := peak.Int8, peak.F32
 	c := m.Config
 	D, F, kv, S := float64(c.HiddenSize), float64(c.IntermediateSize), float64(c.HiddenSize/c.NumHeads*c.NumKVHeads), float64(c.Block)
 	ffn := 3 * D * F

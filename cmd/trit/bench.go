@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,27 +38,45 @@ func newBenchCmd() *cobra.Command {
 	var f modelFlags
 	var o eval.BenchOptions
 	var asJSON, noBandwidth, modelOnly bool
+	var kernelTime time.Duration
 	cmd := &cobra.Command{
-		Use:   "bench MODEL",
+		Use:   "bench MODEL | --kernels",
 		Short: "Measure load time, memory and speed",
 		Long: `Loads the model, reads a prompt of random tokens, writes tokens one by one, and says how long that took, how much
 memory it took, how many bytes each token reads and what share that is of what this machine's memory gives, and
 what share of its int8 arithmetic reading the prompt reached.
 Speeds are medians over the repeats, with the least and the most.
 
+With --kernels it takes no model and measures the inner loops themselves: every tier that this machine's processor runs,
+at the shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line has multiply-adds and bytes
+of weights a second, and what share they are of the machine's limits: of reading memory and doing nothing else, and of
+multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.
+
 With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
 for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 		Example: `  trit bench ./model
   trit bench ./model --prompt-tokens 512 --tokens 128 --threads 2
   trit bench ./model --json
+  trit bench --kernels --threads 1
   trit bench --device tensix --model-only`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if args = f.takeTier(args); f.Kernels == allTiers {
+				return exactArgs()(cmd, args)
+			}
 			if modelOnly && len(args) == 0 {
 				return nil
 			}
 			return exactArgs("MODEL")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.Kernels == allTiers {
+				f.Kernels = ""
+				if err := f.check(); err != nil {
+					return err
+				}
+				return benchKernels(cmd, f.Threads, kernelTime, asJSON)
+			}
+			args = f.takeTier(args)
 			if modelOnly {
 				return f.speedModel(cmd, args)
 			}
@@ -93,9 +112,12 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 			}
 			b.BytesPerSecond = float64(b.BytesPerToken) * b.Decode
 			if !noBandwidth {
-				b.Bandwidth = eval.Bandwidth(cmd.Context(), b.Threads)
+				l, err := kernel.MeasureLimits(cmd.Context(), kernel.MeasureOptions{Threads: b.Threads, Time: time.Second})
+				if err != nil {
+					return err
+				}
+				b.Bandwidth, b.PeakMACs = l.Read, l.Int8
 				b.ShareOfMaximum = b.BytesPerSecond / b.Bandwidth
-				b.PeakMACs = kernel.PeakInt8(200*time.Millisecond) * float64(b.Threads)
 				b.ShareOfPeak = b.Prompt * float64(4*mem.Ternary) / b.PeakMACs // four weights to a byte
 			}
 			if asJSON {
@@ -110,6 +132,10 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 	fl.IntVar(&o.Tokens, "tokens", 64, "tokens to write behind it")
 	fl.IntVar(&o.Repeats, "repeats", 3, "how often to measure")
 	fl.BoolVar(&noBandwidth, "no-bandwidth", false, "do not measure the machine's own limits (that takes 256 MB for a moment)")
+	kernels := fl.Lookup("kernels")
+	kernels.NoOptDefVal = allTiers
+	kernels.Usage += "; by itself: measure those of all, and no model"
+	fl.DurationVar(&kernelTime, "kernel-time", 10*time.Second, "how long --kernels measures")
 	fl.BoolVar(&modelOnly, "model-only", false, "with --device tensix: measure nothing, print what a card is expected to do (needs no card)")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -138,4 +164,74 @@ func (b *benchmark) rows() [][2]string {
 			[2]string{"arithmetic", fmt.Sprintf("%.0f G int8 multiply-adds/s on this machine; the prompt uses %.0f%% of them", b.PeakMACs/1e9, 100*b.ShareOfPeak)})
 	}
 	return rows
+}
+
+// allTiers is --kernels by itself.
+const allTiers = "all"
+
+// takeTier takes the tier of "--kernels TIER MODEL" out of the arguments, where a flag that may stand by itself leaves it.
+func (f *modelFlags) takeTier(args []string) []string {
+	i := slices.IndexFunc(args, func(a string) bool { return slices.Contains(kernel.Tiers(), a) })
+	if len(args) == 2 && i >= 0 && (f.Kernels == allTiers || f.Kernels == args[i]) {
+		f.Kernels = args[i]
+		return slices.Delete(slices.Clone(args), i, i+1)
+	}
+	return args
+}
+
+// kernelTable is what bench --kernels --json prints.
+type kernelTable struct {
+	System  string         `json:"system"`
+	Default string         `json:"default"`   // the tier
+	T5      bool           `json:"prefer_t5"` // the layout it decodes from, where that is not T16
+	Threads int            `json:"threads"`
+	Limits  kernel.Limits  `json:"limits"`
+	Kernels []kernel.Speed `json:"kernels"`
+}
+
+func benchKernels(cmd *cobra.Command, threads int, d time.Duration, asJSON bool) error {
+	if d <= 0 {
+		return usagef("--kernel-time must be more than 0")
+	}
+	k := kernelTable{System: runtime.GOOS + "/" + runtime.GOARCH, Default: kernel.Tier(), T5: kernel.PreferT5(), Threads: threads}
+	if k.Threads == 0 {
+		k.Threads = runtime.GOMAXPROCS(0)
+	}
+	p := progress(cmd, "bench", false)
+	defer p.Done()
+	var err error
+	if k.Kernels, k.Limits, err = kernel.Measure(cmd.Context(), kernel.MeasureOptions{Threads: k.Threads, Time: d, Step: p.Set}); err != nil {
+		return err
+	}
+	p.Done()
+	w := cmd.OutOrStdout()
+	if asJSON {
+		return printJSON(w, k)
+	}
+	layout := "T16"
+	if k.T5 {
+		layout = "T5"
+	}
+	err = term.Pairs(w, [][2]string{
+		{"machine", fmt.Sprintf("%s, %d threads; kernels %s, which decode from %s", k.System, k.Threads, k.Default, layout)},
+		{"limits", fmt.Sprintf("int8 %.0f GMAC/s, float32 %.0f GMAC/s, reading %.1f GB/s", k.Limits.Int8/1e9, k.Limits.F32/1e9, k.Limits.Read/1e9)},
+		{"", ""},
+	})
+	if err != nil {
+		return err
+	}
+	cell := func(format string, v float64) string {
+		if v == 0 {
+			return ""
+		}
+		return fmt.Sprintf(format, v)
+	}
+	rows := [][]string{{"tier", "kernel", "shape", "GMAC/s", "GB/s", "of reading", "of arithmetic"}}
+	for _, s := range k.Kernels {
+		rows = append(rows, []string{
+			s.Tier, s.Kernel, s.Shape,
+			cell("%.1f", s.MACs/1e9), cell("%.1f", s.Bytes/1e9), cell("%.2f", s.Read), cell("%.2f", s.Peak),
+		})
+	}
+	return term.Table(w, rows)
 }

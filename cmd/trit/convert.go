@@ -165,6 +165,7 @@ func newSynthCmd() *cobra.Command {
 	var w writeFlags
 	var seed uint64
 	var zeros float64
+	var layers, vocabularySize int
 	var vocabulary string
 	names, about := convert.Presets()
 	var list strings.Builder
@@ -180,7 +181,8 @@ the time of the real one. The same seed gives the same bytes. It is written as i
 Presets:` + list.String(),
 		Example: `  trit synth bitnet-2b4t ./synthetic --seed 1 --zeros 0.8
   trit synth falcon3-1b falcon.gguf --format gguf-tq2_0
-  trit synth bitnet-2b4t ./synthetic --tokenizer ./llama3`,
+  trit synth bitnet-2b4t ./synthetic --tokenizer ./llama3
+  trit synth bitnet-2b4t ./two-layers --layers 2 --vocab-size 16384`,
 		Args: exactArgs("PRESET", "OUT"),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -195,6 +197,9 @@ Presets:` + list.String(),
 			}
 			r, err := convert.NewRandom(args[0], seed, zeros)
 			if err != nil {
+				return usageError{err}
+			}
+			if err := r.Cut(layers, vocabularySize); err != nil {
 				return usageError{err}
 			}
 			if vocabulary != "" {
@@ -240,6 +245,8 @@ Presets:` + list.String(),
 	fl := cmd.Flags()
 	fl.Uint64Var(&seed, "seed", 0, "the same seed gives the same model")
 	fl.Float64Var(&zeros, "zeros", 0, "share of exact zeros in front of down_proj, for squared ReLU (default the natural half)")
+	fl.IntVar(&layers, "layers", 0, "only the first so many layers (default all)")
+	fl.IntVar(&vocabularySize, "vocab-size", 0, "a smaller vocabulary (default the preset's)")
 	fl.StringVar(&vocabulary, "tokenizer", "", "take the tokenizer of this model folder, tokenizer.json or tokenizer.model")
 	return cmd
 }
