@@ -63,3 +63,33 @@ func BenchmarkPrefill(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*len(ids))/b.Elapsed().Seconds(), "tok/s")
 }
+
+// BenchmarkBatch decodes so many sequences together.
+func BenchmarkBatch(b *testing.B) {
+	e := benchEngine(b)
+	for _, n := range []int{1, 8, 32, 64} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			in := make([]model.Input, n)
+			for i := range in {
+				cache, err := e.NewCache(0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer cache.Close()
+				in[i] = model.Input{Cache: cache, Tokens: []int32{int32(100 + i)}, Top: make([]model.Scored, 1)}
+			}
+			for b.Loop() {
+				if err := e.Forward(context.Background(), in); err != nil {
+					b.Fatal(err)
+				}
+				for i := range in {
+					in[i].Tokens[0] = in[i].Top[0].ID
+					if in[i].Cache.Len() == 64 {
+						in[i].Cache.Truncate(0)
+					}
+				}
+			}
+			b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "tok/s")
+		})
+	}
+}
