@@ -10,6 +10,7 @@ import (
 
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
 )
@@ -93,7 +94,7 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 				LoadSeconds: m.LoadTime().Seconds(),
 			}
 			if b.Threads == 0 {
-				b.Threads = runtime.GOMAXPROCS(0)
+				b.Threads = par.Cores()
 			}
 			p := progress(cmd, "bench", false)
 			defer p.Done()
@@ -195,7 +196,7 @@ func benchKernels(cmd *cobra.Command, threads int, d time.Duration, asJSON bool)
 	}
 	k := kernelTable{System: runtime.GOOS + "/" + runtime.GOARCH, Default: kernel.Tier(), T5: kernel.PreferT5(), Threads: threads}
 	if k.Threads == 0 {
-		k.Threads = runtime.GOMAXPROCS(0)
+		k.Threads = par.Cores()
 	}
 	p := progress(cmd, "bench", false)
 	defer p.Done()
