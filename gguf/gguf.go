@@ -15,6 +15,9 @@ var (
 	// ErrFormat is wrapped by every error about a file that is not a sound GGUF file.
 	ErrFormat = errors.New("malformed GGUF")
 
+	// ErrColumns: rows of that length are not whole blocks of the type. In a file that is an ErrFormat too.
+	ErrColumns = errors.New("that is a limit of the type")
+
 	// ErrNoKey is wrapped when a getter's key is not in the file.
 	ErrNoKey = errors.New("no such key")
 )

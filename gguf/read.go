@@ -202,6 +202,9 @@ func (f *File) place(size int64) error {
 			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
 		}
 		n, err := t.Type.Size(t.Shape...)
+		if errors.Is(err, ErrColumns) {
+			err = fmt.Errorf("%w: %w", err, ErrFormat)
+		}
 		if err != nil {
 			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
 		}

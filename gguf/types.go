@@ -129,8 +129,8 @@ func (t Type) String() string {
 }
 
 // Size returns the bytes of a tensor with that row-major shape; the last dimension is the row. It
-// fails for a type whose size is not known (errors.ErrUnsupported) and for a shape that the type
-// cannot hold (ErrFormat).
+// fails for a type whose size is not known (errors.ErrUnsupported), for rows that are not whole blocks
+// (ErrColumns) and for an impossible shape (ErrFormat).
 func (t Type) Size(shape ...int) (int64, error) {
 	info, ok := typeInfos[t]
 	if !ok {
@@ -152,7 +152,7 @@ func (t Type) Size(shape ...int) (int64, error) {
 		rows *= int64(d)
 	}
 	if cols%info.block != 0 {
-		return 0, fmt.Errorf("%d columns is not a multiple of %d, the block of %s: %w", cols, info.block, t, ErrFormat)
+		return 0, fmt.Errorf("%d columns is not a multiple of %d, the block of %s: %w", cols, info.block, t, ErrColumns)
 	}
 	// ≤ 2⁵⁵ elements of at most 9 bytes each, prefix included: no overflow.
 	if cols > maxElements/rows {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/data"
@@ -114,9 +115,17 @@ func (m *Model) exportHF(dir string, vocab *data.Vocab, packed bool) error {
 		if mat := codes[p.Name]; packed && mat != nil {
 			add(p.Name+"_scale", safetensors.F32, []int{1}, floatBytes(mat.Scale))
 		}
+		if mat := codes[weightOf(p.Name)]; packed && mat != nil {
+			// AutoBitLinear of transformers multiplies the whole product by weight_scale, bias included (integrations/bitnet.py).
+			divided := slices.Clone(p.W)
+			for i := range divided {
+				divided[i] /= mat.Scale[0]
+			}
+			add(p.Name, safetensors.F32, p.Shape, floatBytes(divided))
+		}
 	}
 	for _, p := range m.Params {
-		if !packed || codes[p.Name] == nil {
+		if !packed || codes[p.Name] == nil && codes[weightOf(p.Name)] == nil {
 			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(p.W))
 		}
 	}
@@ -146,6 +155,14 @@ func (m *Model) exportHF(dir string, vocab *data.Vocab, packed bool) error {
 		}
 	}
 	return nil
+}
+
+// weightOf names the matrix that a bias belongs to; "" for any other parameter.
+func weightOf(name string) string {
+	if module, ok := strings.CutSuffix(name, ".bias"); ok {
+		return module + ".weight"
+	}
+	return ""
 }
 
 // matrices are the ternary matrices by the name of their parameter: the very codes of the forward pass.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
 )
@@ -47,10 +48,10 @@ memory it took, how many bytes each token reads and what share that is of what t
 what share of its int8 arithmetic reading the prompt reached.
 Speeds are medians over the repeats, with the least and the most.
 
-With --kernels it takes no model and measures the inner loops themselves: every tier that this machine's processor runs,
-at the shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line has multiply-adds and bytes
-of weights a second, and what share they are of the machine's limits: of reading memory and doing nothing else, and of
-multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.
+With --kernels it takes no model and measures the inner loops themselves: every tier that this processor runs, at the
+shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line has multiply-adds and bytes
+of weights a second, and what share they are of the machine's limits: of reading memory and doing nothing else, and
+of multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.
 
 With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
 for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
@@ -93,7 +94,7 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 				LoadSeconds: m.LoadTime().Seconds(),
 			}
 			if b.Threads == 0 {
-				b.Threads = runtime.GOMAXPROCS(0)
+				b.Threads = par.Cores()
 			}
 			p := progress(cmd, "bench", false)
 			defer p.Done()
@@ -195,7 +196,7 @@ func benchKernels(cmd *cobra.Command, threads int, d time.Duration, asJSON bool)
 	}
 	k := kernelTable{System: runtime.GOOS + "/" + runtime.GOARCH, Default: kernel.Tier(), T5: kernel.PreferT5(), Threads: threads}
 	if k.Threads == 0 {
-		k.Threads = runtime.GOMAXPROCS(0)
+		k.Threads = par.Cores()
 	}
 	p := progress(cmd, "bench", false)
 	defer p.Done()

@@ -56,10 +56,10 @@ type worker struct {
 	_      [64]byte
 }
 
-// New starts a pool of so many threads, the caller's included; less than 1 means all cores.
+// New starts a pool of so many threads, the caller's included; less than 1 means Cores.
 func New(threads int) *Pool {
 	if threads < 1 {
-		threads = runtime.GOMAXPROCS(0)
+		threads = Cores()
 	}
 	p := &Pool{spin: spin, shares: make([]share, threads)}
 	if threads > runtime.GOMAXPROCS(0) {
