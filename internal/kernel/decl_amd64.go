@@ -50,6 +50,11 @@ func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest
 //go:noescape
 func t16FromT5VBMI(dst *byte, src *byte, tiles int, groups int, rest int, table *byte)
 
+// t5FromT16VNNI is T5FromT16.
+//
+//go:noescape
+func t5FromT16VNNI(dst *byte, src *byte, tiles int, groups int, rest int)
+
 // screen4x4VNNI is Screen4 of so many queries; stride is bytes.
 //
 //go:noescape

@@ -40,6 +40,12 @@ func T5FromT16(dst, src []byte, rows, cols int) {
 	if rows%16 != 0 || len(dst) != T5Bytes(rows, cols) || len(src) != T16Bytes(rows, cols) {
 		badLength("T5FromT16(dst, src, rows, cols)", len(dst), len(src), rows, cols)
 	}
+	if len(dst) != 0 {
+		active.t5FromT16(dst, src, rows, cols)
+	}
+}
+
+func t5FromT16Generic(dst, src []byte, rows, cols int) {
 	c := Pad16(cols)
 	groups, rest := c/T5Cols, c%T5Cols/TileCols*TileBytes
 	const each = 0x0101010101010101

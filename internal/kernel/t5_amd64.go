@@ -18,3 +18,10 @@ func t16FromT5With(f func(dst, src *byte, tiles, groups, rest int, table *byte))
 		f(&dst[0], &src[0], rows/TileRows, c/T5Cols, c%T5Cols/TileCols, &t5Field[0])
 	}
 }
+
+func t5FromT16With(f func(dst, src *byte, tiles, groups, rest int)) func(dst, src []byte, rows, cols int) {
+	return func(dst, src []byte, rows, cols int) {
+		c := Pad16(cols)
+		f(&dst[0], &src[0], rows/TileRows, c/T5Cols, c%T5Cols/TileCols)
+	}
+}

@@ -15,11 +15,15 @@ func TestT5(t *testing.T) {
 			rows, cols := s[0], s[1]
 			t16 := packT16(t, rows, cols, c.code)
 			w := vec[byte](t, T5Bytes(rows, cols))
-			T5FromT16(w, t16, rows, cols)
+			t5FromT16Generic(w, t16, rows, cols)
 			x := vecOf(t, cols, c.x)
 			want := wantTernary(rows, cols, 1, c.code, x)
 			forTiers(func(tier string) {
 				what := fmt.Sprintf("%s, %s [%d, %d]", tier, c.name, rows, cols)
+				own := vec[byte](t, len(w))
+				if T5FromT16(own, t16, rows, cols); !bytes.Equal(own, w) {
+					t.Fatalf("%s: T5 from T16 is another matrix", what)
+				}
 				back := vecOf(t, len(t16), func(int) byte { return 0xff })
 				T16FromT5(back, w, rows, cols)
 				if !bytes.Equal(back, t16) {
@@ -44,6 +48,10 @@ func TestT5Codes(t *testing.T) {
 		w := make([]byte, T5Bytes(16, T5Cols))
 		T5FromT16(w, t16, 16, T5Cols)
 		forTiers(func(tier string) {
+			own := make([]byte, len(w))
+			if T5FromT16(own, t16, 16, T5Cols); !bytes.Equal(own, w) {
+				t.Fatalf("%s, shift %d: another T5", tier, shift)
+			}
 			back := make([]byte, len(t16))
 			if T16FromT5(back, w, 16, T5Cols); !bytes.Equal(back, t16) {
 				t.Fatalf("%s, shift %d: another matrix", tier, shift)

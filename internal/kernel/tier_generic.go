@@ -8,6 +8,7 @@ var generic = tier{
 	ternaryMatVec:   ternaryMatVecGeneric,
 	ternaryMatMul:   ternaryMatMulGeneric,
 	ternaryMatVecT5: ternaryMatVecT5Generic,
+	t5FromT16:       t5FromT16Generic,
 	t16FromT5:       t16FromT5Generic,
 	screen4:         screen4Queries(screen4Generic),
 	ternaryRows:     ternaryRowsGeneric,

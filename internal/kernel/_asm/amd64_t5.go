@@ -11,6 +11,7 @@ import (
 func t5(a *asm) {
 	ternaryMatVecT5VBMI(a)
 	t16FromT5VBMI(a)
+	t5FromT16VNNI(a)
 }
 
 type t5Masks struct{ low3, low4 reg.VecVirtual }
@@ -151,6 +152,73 @@ func t16FromT5VBMI(a *asm) {
 			}
 			a.add(src, 5*64)
 			a.add(dst, 6*64)
+		})
+		a.loop("rest", rest, func() {
+			v := a.ZMM()
+			a.VMOVDQU32(mem(src, 0), v)
+			a.VMOVDQU32(v, mem(dst, 0))
+			a.add(src, 64)
+			a.add(dst, 64)
+		})
+	})
+	a.ret()
+}
+
+// A code is t₀+3(t₁+3t₂), added up byte by byte.
+func t5FromT16VNNI(a *asm) {
+	a.fn("t5FromT16VNNI", "(dst, src *byte, tiles, groups, rest int)", "t5FromT16VNNI is T5FromT16.")
+	dst, src, tiles := a.arg("dst"), a.arg("src"), a.arg("tiles")
+	one, three, seven := a.ZMM(), a.ZMM(), a.ZMM()
+	a.splatByte(1, one)
+	a.splatByte(3, three)
+	a.splatByte(7, seven)
+	a.loop("tile", tiles, func() {
+		groups, rest := a.arg("groups"), a.arg("rest")
+		a.loop("group", groups, func() {
+			field := func(g int) reg.VecVirtual {
+				f := a.ZMM()
+				a.VMOVDQU32(mem(src, g/4*64), f)
+				if g%4 > 0 {
+					a.VPSRLD(Imm(uint64(g%4*2)), f, f)
+				}
+				a.VPANDD(three, f, f)
+				return f
+			}
+			triple := func(v reg.VecVirtual) {
+				t := a.ZMM()
+				a.VPADDB(v, v, t)
+				a.VPADDB(t, v, v)
+			}
+			var k [8]reg.VecVirtual
+			for i := range k {
+				k[i] = field(3*i + 2)
+				for _, g := range []int{3*i + 1, 3 * i} {
+					triple(k[i])
+					a.VPADDB(field(g), k[i], k[i])
+				}
+			}
+			// part is (code >> from & mask) << to.
+			part := func(k reg.VecVirtual, from int, mask reg.VecVirtual, to int) reg.VecVirtual {
+				t := a.ZMM()
+				a.VPSRLD(Imm(uint64(from)), k, t)
+				a.VPANDD(mask, t, t)
+				a.VPSLLD(Imm(uint64(to)), t, t)
+				return t
+			}
+			for i, parts := range [5][]reg.VecVirtual{
+				{part(k[5], 0, seven, 5)},
+				{part(k[6], 0, seven, 5)},
+				{part(k[7], 0, seven, 5)},
+				{part(k[5], 3, three, 5), part(k[6], 3, one, 7)},
+				{part(k[7], 3, three, 5), part(k[6], 4, one, 7)},
+			} {
+				for _, p := range parts {
+					a.VPORD(p, k[i], k[i])
+				}
+				a.VMOVDQU32(k[i], mem(dst, 64*i))
+			}
+			a.add(src, 6*64)
+			a.add(dst, 5*64)
 		})
 		a.loop("rest", rest, func() {
 			v := a.ZMM()
