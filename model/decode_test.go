@@ -73,14 +73,18 @@ func TestDecodingAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations in %d tokens", n, tokens)
 	}
-	var before, after runtime.MemStats
-	cache.Truncate(warm)
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	decode(tokens)
-	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n != 0 {
-		t.Errorf("%d bytes allocated in %d tokens", n, tokens)
+	least := uint64(math.MaxUint64) // what the rest of the process allocates now and then counts as well
+	for range 5 {
+		var before, after runtime.MemStats
+		cache.Truncate(warm)
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		decode(tokens)
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
+	}
+	if least != 0 {
+		t.Errorf("%d bytes allocated in %d tokens", least, tokens)
 	}
 }
 

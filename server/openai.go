@@ -267,6 +267,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 	base.ctx, base.client = ctx, w.(*response).client
 	var jobs []*job
 	var heads []string // what echo puts in front
+	scored := q.Echo && base.logprobs >= 0 && q.Logprobs != nil // the prompt comes back token by token
 	for i := range q.Prompt.len() {
 		var ids []int32
 		var text string
@@ -290,7 +291,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 		for k := range best {
 			j := shape
 			j.sampling.Seed += uint64(k)
-			j.echo = q.Echo && base.logprobs >= 0 && q.Logprobs != nil
+			j.echo = scored
 			jobs = append(jobs, &j)
 		}
 	}
@@ -306,7 +307,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 		if q.Echo {
 			choices[i].Text = heads[i/best]
 		}
-		if !jobs[i].echo && q.Echo {
+		if !scored && q.Echo {
 			offsets[i] = utf8.RuneCountInString(heads[i/best])
 		}
 	}
