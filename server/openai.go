@@ -266,7 +266,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	base.ctx, base.client = ctx, w.(*response).client
 	var jobs []*job
-	var heads []string // what echo puts in front
+	var heads []string                                          // what echo puts in front
 	scored := q.Echo && base.logprobs >= 0 && q.Logprobs != nil // the prompt comes back token by token
 	for i := range q.Prompt.len() {
 		var ids []int32
