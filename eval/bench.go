@@ -20,7 +20,7 @@ type Memory struct {
 	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
 	Head      int64 `json:"head"`      // 0 when tied
 	Screen    int64 `json:"screen"`    // of the head, at 4 bits; with it embedding and head stay in the file, read by row
-	Copies    int64 `json:"copies"`    // of up_proj and down_proj, for products that skip zeros
+	Copies    int64 `json:"copies"`    // of down_proj, for products that skip zeros
 	Norms     int64 `json:"norms"`     // and biases
 	KVToken   int64 `json:"kv_per_token"`
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
-// packed is a copy on disk of what loading computes: the ternary matrices in T16 and the head's screen. With it a
-// model starts as fast as the file can be read.
+// packed is a copy on disk of what loading computes: the ternary matrices in the layout the kernels want (T16 or T5,
+// down_proj by columns too) and the head's screen. With it a model starts as fast as the file can be read.
 //
 // The file: 8 bytes magic, the length of the index (uint64), the index in JSON, padding to 4096, the pieces. All
 // little endian. It is written under another name, synced and renamed, so it is whole or not there; every piece has a
