@@ -2,33 +2,80 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/tritlm/trit/internal/kernel"
 )
 
+// KVType is how keys and values are kept. All but KVFloat32 round them.
+type KVType uint8
+
+const (
+	KVFloat32 KVType = iota
+	KVFloat16
+	KVInt8 // with a float32 scale for each token and head
+)
+
+var kvNames = [...]string{"f32", "f16", "int8"}
+
+func (t KVType) String() string { return kvNames[t] }
+
+// MarshalText and UnmarshalText write and read f32, f16 and int8.
+func (t KVType) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+func (t *KVType) UnmarshalText(text []byte) error {
+	i := slices.Index(kvNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("model: keys and values in %q; want f32, f16 or int8", text)
+	}
+	*t = KVType(i)
+	return nil
+}
+
+// headBytes is the size of one token's key, or value, of a head of hd elements.
+func (t KVType) headBytes(hd int) int {
+	switch t {
+	case KVFloat16:
+		return 2 * hd
+	case KVInt8:
+		return hd + 4
+	}
+	return 4 * hd
+}
+
 // pageTokens is how many tokens a page of the cache holds. Sequences share whole pages.
-const pageTokens = 32
+const pageTokens = kernel.KeyTile
 
 // page holds the keys and values of pageTokens tokens, all layers.
 //
-//	k, v  [L, KV, pageTokens, hd] float32
+//	data  [L, KV] of: a tile of keys, [hd, pageTokens], and in int8 their scales, [pageTokens] float32;
+//	      then the values, [pageTokens, hd], and their scales
 type page struct {
 	refs atomic.Int32
-	k, v []float32
+	pool *pagePool
+	data []byte
 }
 
 // pagePool recycles pages, so that a server in balance allocates none. They lie in huge pages: a decoded token walks
 // through all of its sequence's.
 type pagePool struct {
+	kv    KVType
+	heads int // of a layer
+	hd    int
+	half  int // bytes of one head's keys, or values, in a page
+	size  int // bytes of a page
+
 	mu    sync.Mutex
 	arena arena
 	free  []*page
-	size  int // floats of k, and of v
 }
 
 func newPagePool(c *Config) *pagePool {
-	return &pagePool{size: c.NumLayers * c.NumKVHeads * pageTokens * c.HeadDim}
+	half := pageTokens * c.KV.headBytes(c.HeadDim)
+	return &pagePool{kv: c.KV, heads: c.NumKVHeads, hd: c.HeadDim, half: half, size: 2 * half * c.NumLayers * c.NumKVHeads}
 }
 
 func (p *pagePool) get() *page {
@@ -39,8 +86,7 @@ func (p *pagePool) get() *page {
 		pg = p.free[n-1]
 		p.free = p.free[:n-1]
 	} else {
-		both := floats(p.arena.alloc(2 * 4 * p.size))
-		pg = &page{k: both[:p.size:p.size], v: both[p.size : 2*p.size]}
+		pg = &page{pool: p, data: p.arena.alloc(p.size)}
 	}
 	pg.refs.Store(1)
 	return pg
@@ -55,8 +101,7 @@ func (p *pagePool) put(pg *page) {
 	defer p.mu.Unlock()
 	const keep = 64 // beyond that the system has their memory until they are needed
 	if len(p.free) >= keep {
-		p.arena.discard(bytesOf(pg.k))
-		p.arena.discard(bytesOf(pg.v))
+		p.arena.discard(pg.data)
 	}
 	p.free = append(p.free, pg)
 }
@@ -69,9 +114,85 @@ func (p *pagePool) close() {
 	p.arena.release()
 }
 
-func floats(b []byte) []float32 { return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/4) }
+// pageHead is one layer's and KV head's part of a page.
+type pageHead struct {
+	pool *pagePool
+	k, v []byte
+}
 
-func bytesOf(x []float32) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x)) }
+func (p *page) of(layer, head int) pageHead {
+	half := p.pool.half
+	b := p.data[(layer*p.pool.heads+head)*2*half:][: 2*half : 2*half]
+	return pageHead{p.pool, b[:half:half], b[half:]}
+}
+
+// store puts the key and value of one token into a place of the page.
+//
+//	k, v   [hd]
+//	codes  [at least hd rounded up to a multiple of 16] scratch
+func (h pageHead) store(at int, k, v []float32, codes []int8) {
+	n := len(k)
+	switch h.pool.kv {
+	case KVFloat32:
+		scatter(as[float32](h.k)[at:], k)
+		copy(as[float32](h.v)[at*n:], v)
+	case KVFloat16:
+		keys, values := as[uint16](h.k)[at:], as[uint16](h.v)[at*n:]
+		for d := range k {
+			keys[d*pageTokens], values[d] = kernel.ToF16(k[d]), kernel.ToF16(v[d])
+		}
+	case KVInt8:
+		codes = codes[:kernel.Pad16(n)]
+		h.scales(h.k)[at], _ = kernel.QuantizeRow(codes, k)
+		scatter(as[int8](h.k)[at:], codes[:n])
+		h.scales(h.v)[at], _ = kernel.QuantizeRow(codes, v)
+		copy(as[int8](h.v)[at*n:], codes[:n])
+	}
+}
+
+// scatter writes x into every pageTokens-th element of dst.
+func scatter[T any](dst, x []T) {
+	for i, v := range x {
+		dst[i*pageTokens] = v
+	}
+}
+
+// codes and scales are the two parts of a tile in int8.
+func (h pageHead) codes(tile []byte) []int8 { return as[int8](tile)[:pageTokens*h.pool.hd] }
+
+func (h pageHead) scales(tile []byte) []float32 {
+	return as[float32](tile[pageTokens*h.pool.hd:])
+}
+
+// scores computes those of all the page's tokens: see kernel.AttnScores.
+func (h pageHead) scores(s []float32, stride int, q []float32, queries int, scale float32) {
+	switch h.pool.kv {
+	case KVFloat32:
+		kernel.AttnScores(s, stride, q, as[float32](h.k), queries, scale)
+	case KVFloat16:
+		kernel.AttnScoresF16(s, stride, q, as[uint16](h.k), queries, scale)
+	case KVInt8:
+		kernel.AttnScoresI8(s, stride, q, h.codes(h.k), h.scales(h.k), queries, scale)
+	}
+}
+
+// mix adds the values of tokens [lo, hi) of the page: see kernel.AttnMix.
+func (h pageHead) mix(out, p []float32, stride, lo, hi, queries int) {
+	n := h.pool.hd
+	switch h.pool.kv {
+	case KVFloat32:
+		kernel.AttnMix(out, p, stride, as[float32](h.v)[lo*n:hi*n], queries)
+	case KVFloat16:
+		kernel.AttnMixF16(out, p, stride, as[uint16](h.v)[lo*n:hi*n], queries)
+	case KVInt8:
+		kernel.AttnMixI8(out, p, stride, h.codes(h.v)[lo*n:hi*n], h.scales(h.v)[lo:hi], queries)
+	}
+}
+
+// as sees bytes, aligned, as numbers.
+func as[T int8 | uint16 | float32](b []byte) []T {
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), len(b)/int(unsafe.Sizeof(*new(T))))
+}
 
 // kvCache is the paged cache of one sequence.
 type kvCache struct {
@@ -122,20 +243,13 @@ func (c *kvCache) Close() { c.Truncate(0) }
 func (c *kvCache) grow(n int) {
 	if i := c.n / pageTokens; i < len(c.pages) && c.pages[i].refs.Load() > 1 {
 		own := c.pool.get()
-		copy(own.k, c.pages[i].k)
-		copy(own.v, c.pages[i].v)
+		copy(own.data, c.pages[i].data)
 		c.pool.put(c.pages[i])
 		c.pages[i] = own
 	}
 	for len(c.pages)*pageTokens < n {
 		c.pages = append(c.pages, c.pool.get())
 	}
-}
-
-// head cuts the keys (or values) of one layer and one KV head out of a page: [pageTokens, hd].
-func head(kv []float32, c *Config, layer, h int) []float32 {
-	n := pageTokens * c.HeadDim
-	return kv[(layer*c.NumKVHeads+h)*n:][:n]
 }
 
 // begin marks where rollback returns to.

@@ -66,6 +66,9 @@ type Config struct {
 	EmbedEnd   string // the token that ends every such text
 	MeanInFile bool   // the GGUF file says mean, against the model's authors
 
+	// KV is how engines keep keys and values: not the model's but its user's choice, made before it is loaded.
+	KV KVType
+
 	Notes []string // what was guessed and may be wrong, a line each; for people
 
 	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
@@ -233,7 +236,7 @@ func (c *Config) projections() int64 {
 
 // KVBytes is the size of the keys and values of one token, in bytes.
 func (c *Config) KVBytes() int64 {
-	return int64(c.NumLayers) * int64(c.NumKVHeads) * int64(c.HeadDim) * 2 * 4
+	return int64(c.NumLayers) * int64(c.NumKVHeads) * 2 * int64(c.KV.headBytes(c.HeadDim))
 }
 
 // hfConfig is what the families read of config.json. A missing number is zero.

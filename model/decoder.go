@@ -112,9 +112,10 @@ type run struct {
 
 // scratch holds the block's activations. B is the block's number of rows.
 type scratch struct {
-	b    int
-	runs []run
-	rows []rowAt // [B]
+	b     int
+	runs  []run
+	rows  []rowAt // [B]
+	tiles []queryTile
 
 	x    []float32 // [B, D] residual stream
 	h    []float32 // [B, max(D, H·hd, F)] normed, or attention's output, or the activated gate
@@ -152,9 +153,9 @@ type rowAt struct {
 
 // workerScratch is what one worker of the pool needs for itself.
 type workerScratch struct {
-	scores []float32 // [heads that share a KV head, context]
-	row    []float32 // [max(D, F)] one dequantised row
-	panel  []float32 // [blockTokens, PanelRows]
+	tile  tileScratch
+	row   []float32 // [max(D, F)] one dequantised row
+	panel []float32 // [blockTokens, PanelRows]
 }
 
 // NewDecoder makes an engine from weights with the products computed by p. It owns p from now on, and closes it
@@ -517,12 +518,7 @@ func (d *decoder) block(ctx context.Context) error {
 			d.local.grow(longest)
 		}
 	}
-	room := longest * (c.NumHeads / c.NumKVHeads)
-	for i := range d.workers {
-		if len(d.workers[i].scores) < room {
-			d.workers[i].scores = make([]float32, max(2*len(d.workers[i].scores), room, 1024))
-		}
-	}
+	d.planAttention()
 	d.embedRows()
 	if s.b <= d.blockRows && !d.tracing() {
 		if err := d.resident(ctx); err != nil {

@@ -2,7 +2,6 @@ package model
 
 import (
 	"context"
-	"math"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/kernel"
@@ -46,7 +45,7 @@ func newStages(d *decoder) stages {
 		act:         d.actRows,
 		ffnResidual: d.ffnResidualRows,
 		quantize:    d.quantizeRows,
-		attend:      d.attendHead,
+		attend:      d.attend,
 		densePanel:  d.densePanel,
 		low:         d.loraDownRows,
 	}
@@ -65,7 +64,7 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 		return err
 	}
 	d.pool.For(s.b, 1, st.qkv)
-	d.pool.Run(st.share.plan(s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
+	d.attention()
 	d.pool.For(s.b, 1, st.normOut)
 	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
 		return err
@@ -185,7 +184,7 @@ func (d *decoder) resident(ctx context.Context) error {
 		}
 		st.layer, st.number = &d.layers[n], n
 		d.pool.For(s.b, 1, st.qkv)
-		d.pool.Run(st.share.plan(s.b*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
+		d.attention()
 		d.pool.For(s.b, 1, st.normOut)
 		r := BlockRun{X: s.xq[:s.b*roundUp16(attn)], Scales: s.xs[:s.b]}
 		if n == 0 {
@@ -364,103 +363,10 @@ func (d *decoder) qkvRows(lo, hi int) {
 			kernel.Rope(q, cos, sin)
 			kernel.Rope(k, cos, sin)
 		}
-		pg := at.cache.pages[at.pos/pageTokens]
-		slot := at.pos % pageTokens * hd
+		codes := s.xq[r*len(s.xq)/len(s.xs):] // this row's own; what was there has been multiplied
 		for h := range c.NumKVHeads {
-			copy(head(pg.k, c, d.stages.number, h)[slot:], k[h*hd:][:hd])
-			copy(head(pg.v, c, d.stages.number, h)[slot:], v[h*hd:][:hd])
+			at.cache.pages[at.pos/pageTokens].of(d.stages.number, h).store(at.pos%pageTokens, k[h*hd:][:hd], v[h*hd:][:hd], codes)
 		}
-	}
-}
-
-// headShare shares heads out among workers. Where they are few and do not come out even, as 5 heads on 2 threads, the
-// last ones are cut into parts of their queries, one for each worker at the end of its own heads: so that nobody waits,
-// and the parts of a head read its keys and values at about the same time, from memory once.
-type headShare struct {
-	threads, whole, parts int // heads that are whole; parts of each other one
-	each                  int // pieces a thread begins with
-}
-
-// plan sets out heads, whose queries may be cut into any power of two that divides group, and returns how many pieces
-// they make.
-func (h *headShare) plan(heads, group, threads int) int {
-	*h = headShare{threads: threads, whole: heads, parts: 1}
-	left := heads % threads
-	if left == 0 || heads > 4*threads {
-		return heads
-	}
-	parts := 1
-	for left*parts%threads != 0 {
-		if parts *= 2; group%parts != 0 {
-			return heads
-		}
-	}
-	h.whole, h.parts = heads-left, parts
-	h.each = h.whole/threads + left*parts/threads
-	return h.each * threads
-}
-
-// piece says which head piece i is of, and which part of it among how many.
-func (h *headShare) piece(i int) (head, part, parts int) {
-	if h.parts == 1 {
-		return i, 0, 1
-	}
-	thread, j := i/h.each, i%h.each
-	own := h.whole / h.threads
-	if j < own {
-		return thread*own + j, 0, 1
-	}
-	p := thread*(h.each-own) + j - own
-	return h.whole + p/h.parts, p % h.parts, h.parts
-}
-
-// attendHead runs the attention of one row and one KV head, for all the query heads that share it or an equal part of
-// them: page by page, so that a page is read from memory once. The order of every sum is that of the sequence, so it does
-// not matter how the prompt was cut. Where the layer has a window, tokens before it are left out.
-func (d *decoder) attendHead(i, worker int) {
-	c, s := d.cfg, &d.s
-	i, part, parts := d.stages.share.piece(i)
-	r, kvHead := i/c.NumKVHeads, i%c.NumKVHeads
-	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads/parts
-	at := s.rows[r]
-	begin, end := 0, at.pos+1
-	if w := d.stages.layer.window; w > 0 {
-		begin = max(0, end-w)
-	}
-	n := end - begin
-	scalar := c.QueryScalar
-	if scalar == 0 {
-		scalar = float64(hd)
-	}
-	scale := float32(1 / math.Sqrt(scalar))
-	first := (r*c.NumHeads + (kvHead*parts+part)*group) * hd
-	q, out := s.q[first:][:group*hd], s.h[first:][:group*hd]
-	scores := d.workers[worker].scores[:group*n] // [group, n]
-	// A token that is decoded finds its pages in memory. The products read several rows of one at once, which the
-	// hardware's prefetcher follows badly: it is faster to read the page in order first (docs/LOG.md).
-	inOrder := len(s.runs) == s.b && n > 8*pageTokens
-	for from, m := begin, 0; from < end; from += m {
-		in, i := from%pageTokens, from-begin // place in the page, and among the scores
-		m = min(pageTokens-in, end-from)
-		k := head(at.cache.pages[from/pageTokens].k, c, d.stages.number, kvHead)[in*hd:][:m*hd]
-		if inOrder {
-			kernel.ReadAll(bytesOf(k))
-		}
-		kernel.AttnScoresGroup(scores[i:(group-1)*n+i+m], n, q, k, group, scale)
-	}
-	for g := range group {
-		p := scores[g*n:][:n]
-		kernel.Scale(p, 1/kernel.SoftmaxExp(p, kernel.Max(p)))
-	}
-	clear(out)
-	for from, m := begin, 0; from < end; from += m {
-		in, i := from%pageTokens, from-begin
-		m = min(pageTokens-in, end-from)
-		v := head(at.cache.pages[from/pageTokens].v, c, d.stages.number, kvHead)[in*hd:][:m*hd]
-		if inOrder {
-			kernel.ReadAll(bytesOf(v))
-		}
-		kernel.AttnMixGroup(out, scores[i:(group-1)*n+i+m], n, v, group)
 	}
 }
 

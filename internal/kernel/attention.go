@@ -1,70 +1,86 @@
 package kernel
 
-// AttnScores computes s[j] = Dot(q, k[j])·scale for the n keys of one head.
+// KeyTile is how many keys make a tile, in which element d of all of them lies together: a vector then holds one
+// element of several keys, no sum runs across lanes, and the memory of a tile is read from its beginning to its end.
+const KeyTile = 32
+
+// AttnScores computes the scores of a tile of keys for several queries, those of a group of heads or of neighbouring
+// tokens:
 //
-//	s  [n], q [hd], k [n, hd] row-major
-func AttnScores(s, q, k []float32, scale float32) {
-	AttnScoresGroup(s, len(s), q, k, 1, scale)
-}
-
-// AttnScoresGroup is AttnScores for several queries that share their keys, as those of a group of heads or of
-// neighbouring tokens do: k is read once.
+//	s[g·stride+j] = (Σ q[g][d]·k[d][j])·scale
 //
-//	s  s[g·stride+j] is the score of query g and key j
-//	q  [queries, hd], k [n, hd]
-func AttnScoresGroup(s []float32, stride int, q, k []float32, queries int, scale float32) {
-	MatMulF32Stride(s, stride, k, q, queries)
-	scaleScores(s, stride, len(q), len(k), queries, scale)
+// in two sums, of even d and of odd d, each from +0 by fused multiply-add in turn, which are added then: one sum alone
+// would round often enough to show.
+//
+//	s  at least (queries-1)·stride + KeyTile long
+//	q  [queries, hd], k [hd, KeyTile]
+func AttnScores(s []float32, stride int, q, k []float32, queries int, scale float32) {
+	checkScores(len(s), stride, len(q), len(k), KeyTile, queries)
+	active.attnScoresF32(s, stride, q, k, queries, scale)
 }
 
-// AttnScoresGroupF16 is AttnScoresGroup for keys in binary16.
-func AttnScoresGroupF16(s []float32, stride int, q []float32, k []uint16, queries int, scale float32) {
-	MatMulF16Stride(s, stride, k, q, queries)
-	scaleScores(s, stride, len(q), len(k), queries, scale)
+// AttnScoresF16 is AttnScores for keys in binary16.
+func AttnScoresF16(s []float32, stride int, q []float32, k []uint16, queries int, scale float32) {
+	checkScores(len(s), stride, len(q), len(k), KeyTile, queries)
+	active.attnScoresF16(s, stride, q, k, queries, scale)
 }
 
-func scaleScores(s []float32, stride, q, k, queries int, scale float32) {
-	if k == 0 {
-		return
+// AttnScoresI8 is AttnScores for keys in int8, key j times scales[j]:
+//
+//	s[g·stride+j] = (Σ q[g][d]·k[d][j])·(scale·scales[j])
+func AttnScoresI8(s []float32, stride int, q []float32, k []int8, scales []float32, queries int, scale float32) {
+	checkScores(len(s), stride, len(q), len(k), len(scales), queries)
+	active.attnScoresI8(s, stride, q, k, scales, queries, scale)
+}
+
+func checkScores(s, stride, q, k, scales, queries int) {
+	if queries <= 0 || q == 0 || q%queries != 0 || k != q/queries*KeyTile || scales != KeyTile ||
+		stride < KeyTile || s < (queries-1)*stride+KeyTile {
+		badLength("AttnScores(s, stride, q, k, scales, queries)", s, stride, q, k, scales, queries)
 	}
-	n := k / (q / queries)
-	for g := range queries {
-		active.scale(s[g*stride:][:n], scale)
-	}
 }
 
-// SoftmaxExp replaces s[j] by Exp(s[j] - max) and returns their canonical sum. A head whose keys lie in
-// several pages has one slice of scores, which AttnScores fills page by page.
+// SoftmaxExp replaces s[j] by Exp(s[j] - max) and returns their canonical sum.
 func SoftmaxExp(s []float32, max float32) (sum float32) { return active.softmaxExp(s, max) }
 
-// AttnMix adds the values weighted by p: out[d] = fma(p[j], v[j][d], out[d]) for j = 0, 1, … in turn.
+// AttnMix adds the values weighted by p, for several queries that share them:
+//
+//	out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for j = 0, 1, … in turn
+//
 // Pages of values give one result, called in order.
 //
-//	out  [hd], p [n], v [n, hd] row-major
-func AttnMix(out, p, v []float32) { AttnMixGroup(out, p, len(p), v, 1) }
-
-// AttnMixGroup is AttnMix for several queries that share their values: v is read once.
-//
-//	out  [queries, hd]
-//	p    p[g·stride+j] is the weight of value j for query g
-//	v    [n, hd]
-func AttnMixGroup(out, p []float32, stride int, v []float32, queries int) {
-	if checkMix(len(out), len(p), stride, len(v), queries) {
+//	out  [queries, hd], v [n, hd] row-major
+func AttnMix(out, p []float32, stride int, v []float32, queries int) {
+	if n := checkMix(len(out), len(p), stride, len(v), queries); n > 0 {
 		active.attnMixF32(out, p, stride, v, queries)
 	}
 }
 
-// AttnMixGroupF16 is AttnMixGroup for values in binary16.
-func AttnMixGroupF16(out, p []float32, stride int, v []uint16, queries int) {
-	if checkMix(len(out), len(p), stride, len(v), queries) {
+// AttnMixF16 is AttnMix for values in binary16.
+func AttnMixF16(out, p []float32, stride int, v []uint16, queries int) {
+	if n := checkMix(len(out), len(p), stride, len(v), queries); n > 0 {
 		active.attnMixF16(out, p, stride, v, queries)
 	}
 }
 
-// checkMix reports whether there is anything to add, and panics when lengths disagree.
-func checkMix(out, p, stride, v, queries int) bool {
+// AttnMixI8 is AttnMix for values in int8, value j times scales[j]: the weight of value j is p[g·stride+j]·scales[j],
+// rounded.
+//
+//	scales  [n]
+func AttnMixI8(out, p []float32, stride int, v []int8, scales []float32, queries int) {
+	n := checkMix(len(out), len(p), stride, len(v), queries)
+	if len(scales) != n {
+		badLength("AttnMixI8(out, p, stride, v, scales, queries)", len(out), len(p), stride, len(v), len(scales), queries)
+	}
+	if n > 0 {
+		active.attnMixI8(out, p, stride, v, scales, queries)
+	}
+}
+
+// checkMix returns the number of values, and panics when lengths disagree.
+func checkMix(out, p, stride, v, queries int) int {
 	if v == 0 {
-		return false
+		return 0
 	}
 	if queries <= 0 || out == 0 || out%queries != 0 || v%(out/queries) != 0 {
 		badLength("AttnMix(out, p, stride, v, queries)", out, p, stride, v, queries)
@@ -73,5 +89,5 @@ func checkMix(out, p, stride, v, queries int) bool {
 	if stride < n || p < (queries-1)*stride+n {
 		badLength("AttnMix(out, p, stride, v, queries)", out, p, stride, v, queries)
 	}
-	return true
+	return n
 }

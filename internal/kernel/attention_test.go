@@ -2,41 +2,65 @@ package kernel
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 )
 
 func TestAttnScores(t *testing.T) {
 	rng := newRand(9)
 	eachTier(t, func(t *testing.T) {
-		for _, hd := range []int{16, 20, 64, 96, 128} {
-			for _, n := range []int{0, 1, 2, 3, 4, 5, 17, 40} {
-				for _, queries := range []int{1, 2, 3, 4, 5} {
-					wild := rng.IntN(4) == 0
-					stride := n + rng.IntN(3)
-					size := (queries-1)*stride + n
-					q := vecOf(t, queries*hd, floats(rng, wild))
-					k := vecOf(t, n*hd, floats(rng, wild))
-					h := vecOf(t, n*hd, halves(rng, F16, wild))
-					got, want := vec[float32](t, size), make([]float32, size)
-					what := fmt.Sprintf("%d queries, %d keys of %d", queries, n, hd)
-					scores := func(f func(g, j int) float32) {
-						clear(want)
-						for g := range queries {
-							for j := range n {
-								want[g*stride+j] = f(g, j) * 0.088
-							}
-						}
-					}
-					scores(func(g, j int) float32 { return dotF32Generic(q[g*hd:(g+1)*hd], k[j*hd:(j+1)*hd]) })
-					AttnScoresGroup(got, stride, q, k, queries, 0.088)
-					equalBits(t, "AttnScoresGroup of "+what, got, want)
-					scores(func(g, j int) float32 { return dotF16Generic(h[j*hd:(j+1)*hd], q[g*hd:(g+1)*hd]) })
+		for _, hd := range []int{1, 3, 16, 20, 64, 96, 128} {
+			for _, queries := range []int{1, 2, 3, 4, 5, 7, 8, 9, 15} {
+				wild := rng.IntN(4) == 0
+				stride := KeyTile + rng.IntN(3)
+				size := (queries-1)*stride + KeyTile
+				q := vecOf(t, queries*hd, floats(rng, wild))
+				got, want := vec[float32](t, size), make([]float32, size)
+				check := func(name string) {
+					t.Helper()
+					equalBits(t, fmt.Sprintf("%s of %d queries of %d", name, queries, hd), got, want)
 					clear(got)
-					AttnScoresGroupF16(got, stride, q, h, queries, 0.088)
-					equalBits(t, "AttnScoresGroupF16 of "+what, got, want)
+					clear(want)
 				}
+				k := vecOf(t, hd*KeyTile, floats(rng, wild))
+				AttnScores(got, stride, q, k, queries, 0.088)
+				attnScoresF32Generic(want, stride, q, k, queries, 0.088)
+				check("AttnScores")
+				h := vecOf(t, hd*KeyTile, halves(rng, F16, wild))
+				AttnScoresF16(got, stride, q, h, queries, 0.088)
+				attnScoresF16Generic(want, stride, q, h, queries, 0.088)
+				check("AttnScoresF16")
+				b, scales := vecOf(t, hd*KeyTile, bytesFrom(rng)), vecOf(t, KeyTile, floats(rng, wild))
+				AttnScoresI8(got, stride, q, b, scales, queries, 0.088)
+				attnScoresI8Generic(want, stride, q, b, scales, queries, 0.088)
+				check("AttnScoresI8")
 			}
 		}
+	})
+}
+
+func bytesFrom(rng *rand.Rand) func(int) int8 {
+	return func(int) int8 { return int8(rng.IntN(256) - 128) }
+}
+
+// The sum of a score is that of its formula, to the last bit.
+func TestAttnScoresAreSums(t *testing.T) {
+	rng := newRand(12)
+	const hd = 48
+	q, k := fill(hd, floats(rng, false)), fill(hd*KeyTile, floats(rng, false))
+	eachTier(t, func(t *testing.T) {
+		got, want := make([]float32, KeyTile), make([]float32, KeyTile)
+		AttnScores(got, KeyTile, q, k, 1, 0.5)
+		for j := range want {
+			var even, odd float32
+			for d := 0; d < hd; d += 2 {
+				even = fma32(q[d], k[d*KeyTile+j], even)
+				odd = fma32(q[d+1], k[(d+1)*KeyTile+j], odd)
+			}
+			want[j] = even + odd
+		}
+		Scale(want, 0.5)
+		equalBits(t, "scores", got, want)
 	})
 }
 
@@ -52,50 +76,53 @@ func TestAttnMix(t *testing.T) {
 					wild := rng.IntN(4) == 0
 					stride := n + rng.IntN(3)
 					p := vecOf(t, (queries-1)*stride+n, floats(rng, wild))
-					v := vecOf(t, n*hd, floats(rng, wild))
-					h := vecOf(t, n*hd, halves(rng, F16, wild))
 					start := fill(queries*hd, floats(rng, false))
 					got, want := vec[float32](t, queries*hd), make([]float32, queries*hd)
-					what := fmt.Sprintf("%d queries, %d values of %d", queries, n, hd)
-					copy(got, start)
-					copy(want, start)
-					AttnMixGroup(got, p, stride, v, queries)
+					begin := func() {
+						copy(got, start)
+						copy(want, start)
+					}
+					check := func(name string) {
+						t.Helper()
+						equalBits(t, fmt.Sprintf("%s of %d queries, %d values of %d", name, queries, n, hd), got, want)
+						begin()
+					}
+					begin()
+					v := vecOf(t, n*hd, floats(rng, wild))
+					AttnMix(got, p, stride, v, queries)
 					attnMixF32Generic(want, p, stride, v, queries)
-					equalBits(t, "AttnMixGroup of "+what, got, want)
-					copy(got, start)
-					copy(want, start)
-					AttnMixGroupF16(got, p, stride, h, queries)
+					check("AttnMix")
+					h := vecOf(t, n*hd, halves(rng, F16, wild))
+					AttnMixF16(got, p, stride, h, queries)
 					attnMixF16Generic(want, p, stride, h, queries)
-					equalBits(t, "AttnMixGroupF16 of "+what, got, want)
+					check("AttnMixF16")
+					b, scales := vecOf(t, n*hd, bytesFrom(rng)), vecOf(t, n, floats(rng, wild))
+					AttnMixI8(got, p, stride, b, scales, queries)
+					attnMixI8Generic(want, p, stride, b, scales, queries)
+					check("AttnMixI8")
 				}
 			}
 		}
 	})
 }
 
-// Pages of keys and values, cut anywhere, give the bits of one piece.
-func TestAttentionOverPages(t *testing.T) {
+// Values in several pieces give the bits of one piece.
+func TestAttnMixInPieces(t *testing.T) {
 	rng := newRand(11)
 	const hd, n = 64, 100
-	q, k, v := fill(hd, floats(rng, false)), fill(n*hd, floats(rng, false)), fill(n*hd, floats(rng, false))
+	p, v := fill(n, floats(rng, false)), fill(n*hd, floats(rng, false))
 	eachTier(t, func(t *testing.T) {
-		attend := func(cuts ...int) []float32 {
-			s, out := make([]float32, n), make([]float32, hd)
+		mix := func(cuts ...int) []float32 {
+			out := make([]float32, hd)
 			lo := 0
 			for _, hi := range append(cuts, n) {
-				AttnScores(s[lo:hi], q, k[lo*hd:hi*hd], 1e-3)
-				lo = hi
-			}
-			Scale(s, 1/SoftmaxExp(s, Max(s)))
-			lo = 0
-			for _, hi := range append(cuts, n) {
-				AttnMix(out, s[lo:hi], v[lo*hd:hi*hd])
+				AttnMix(out, p[lo:hi], hi-lo, v[lo*hd:hi*hd], 1)
 				lo = hi
 			}
 			return out
 		}
-		whole := attend()
-		equalBits(t, "pages of 16", attend(16, 32, 48, 64, 80, 96), whole)
-		equalBits(t, "odd pages", attend(1, 2, 50, 99), whole)
+		whole := mix()
+		equalBits(t, "pieces of 16", mix(16, 32, 48, 64, 80, 96), whole)
+		equalBits(t, "odd pieces", mix(1, 2, 50, 99), whole)
 	})
 }

@@ -141,6 +141,16 @@ func matVecF16AVX2(y *float32, w *uint16, x *float32, cols int, rows int)
 //go:noescape
 func matMulF16AVX2(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
 
+// attnScoresF32VNNI is AttnScoresF32 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresF32VNNI(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32)
+
+// attnScoresF32AVX2 is AttnScoresF32 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresF32AVX2(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32)
+
 // attnMixF32VNNI computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
 // hd is a multiple of 16, n > 0.
 //
@@ -153,6 +163,16 @@ func attnMixF32VNNI(out *float32, p *float32, stride int, v *float32, n int, hd 
 //go:noescape
 func attnMixF32AVX2(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
 
+// attnScoresF16VNNI is AttnScoresF16 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresF16VNNI(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32)
+
+// attnScoresF16AVX2 is AttnScoresF16 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresF16AVX2(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32)
+
 // attnMixF16VNNI computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
 // hd is a multiple of 16, n > 0.
 //
@@ -164,6 +184,28 @@ func attnMixF16VNNI(out *float32, p *float32, stride int, v *uint16, n int, hd i
 //
 //go:noescape
 func attnMixF16AVX2(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
+
+// attnScoresI8VNNI is AttnScoresI8 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresI8VNNI(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32)
+
+// attnScoresI8AVX2 is AttnScoresI8 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresI8AVX2(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32)
+
+// attnMixI8VNNI computes out[g][d] = fma(p[g·stride+j]·scales[j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 16, n > 0.
+//
+//go:noescape
+func attnMixI8VNNI(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int)
+
+// attnMixI8AVX2 computes out[g][d] = fma(p[g·stride+j]·scales[j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 8, n > 0.
+//
+//go:noescape
+func attnMixI8AVX2(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int)
 
 // addAVX2 is Add.
 //

@@ -31,12 +31,6 @@ func matVecF32NEON(y *float32, w *float32, x *float32, cols, rows int)
 //go:noescape
 func matMulF32NEON(y *float32, stride int, w *float32, x *float32, cols, rows, tokens int)
 
-// attnMixF32NEON computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
-//
-//go:noescape
-func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries int)
-
 // matVecBF16NEON computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
 //
 //go:noescape
@@ -59,11 +53,38 @@ func matVecF16NEON(y *float32, w *uint16, x *float32, cols, rows int)
 //go:noescape
 func matMulF16NEON(y *float32, stride int, w *uint16, x *float32, cols, rows, tokens int)
 
+// attnScoresF32NEON is AttnScoresF32 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresF32NEON(s *float32, stride int, q *float32, k *float32, hd, queries int, scale float32)
+
+// attnMixF32NEON computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 8, n > 0.
+//
+//go:noescape
+func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries int)
+
+// attnScoresF16NEON is AttnScoresF16 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresF16NEON(s *float32, stride int, q *float32, k *uint16, hd, queries int, scale float32)
+
 // attnMixF16NEON computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
 // hd is a multiple of 8, n > 0.
 //
 //go:noescape
 func attnMixF16NEON(out, p *float32, stride int, v *uint16, n, hd, queries int)
+
+// attnScoresI8NEON is AttnScoresI8 of a tile; hd > 0.
+//
+//go:noescape
+func attnScoresI8NEON(s *float32, stride int, q *float32, k *int8, scales *float32, hd, queries int, scale float32)
+
+// attnMixI8NEON computes out[g][d] = fma(p[g·stride+j]·scales[j], v[j][d], out[g][d]) for all j < n in turn.
+// hd is a multiple of 8, n > 0.
+//
+//go:noescape
+func attnMixI8NEON(out, p *float32, stride int, v *int8, scales *float32, n, hd, queries int)
 
 // addNEON is Add.
 //

@@ -799,444 +799,6 @@ next:
 done:
 	RET
 
-// func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries int)
-TEXT ·attnMixF32NEON(SB), NOSPLIT, $0-56
-	MOVD out+0(FP), R0
-	MOVD p+8(FP), R1
-	MOVD stride+16(FP), R2
-	MOVD n+32(FP), R4
-	MOVD hd+40(FP), R5
-	MOVD queries+48(FP), R6
-	LSL $2, R2
-	LSL $2, R5, R7
-	LSL $2, R5, R8
-queries4:
-	CMP $4, R6
-	BLT queries4_done
-	MOVD v+24(FP), R3
-	MOVD R0, R9
-	MOVD R5, R10
-queries4_by16:
-	CMP $16, R10
-	BLT queries4_by16_done
-	MOVD R9, R11
-	FMOVQ 0(R11), F0
-	FMOVQ 16(R11), F1
-	FMOVQ 32(R11), F2
-	FMOVQ 48(R11), F3
-	ADD R7, R11
-	FMOVQ 0(R11), F4
-	FMOVQ 16(R11), F5
-	FMOVQ 32(R11), F6
-	FMOVQ 48(R11), F7
-	ADD R7, R11
-	FMOVQ 0(R11), F8
-	FMOVQ 16(R11), F9
-	FMOVQ 32(R11), F10
-	FMOVQ 48(R11), F11
-	ADD R7, R11
-	FMOVQ 0(R11), F12
-	FMOVQ 16(R11), F13
-	FMOVQ 32(R11), F14
-	FMOVQ 48(R11), F15
-	MOVD R1, R12
-	MOVD R3, R13
-	MOVD R4, R14
-	CBZ R14, queries4_by16_row_end
-queries4_by16_row:
-	MOVD R12, R15
-	FMOVS (R15), F28
-	ADD R2, R15
-	FMOVS (R15), F29
-	ADD R2, R15
-	FMOVS (R15), F30
-	ADD R2, R15
-	FMOVS (R15), F31
-	FMOVQ 0(R13), F16
-	FMOVQ 16(R13), F17
-	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
-	WORD $0x4f9d1204 // fmla v4.4s, v16.4s, v29.s[0]
-	WORD $0x4f9d1225 // fmla v5.4s, v17.4s, v29.s[0]
-	WORD $0x4f9e1208 // fmla v8.4s, v16.4s, v30.s[0]
-	WORD $0x4f9e1229 // fmla v9.4s, v17.4s, v30.s[0]
-	WORD $0x4f9f120c // fmla v12.4s, v16.4s, v31.s[0]
-	WORD $0x4f9f122d // fmla v13.4s, v17.4s, v31.s[0]
-	FMOVQ 32(R13), F18
-	FMOVQ 48(R13), F19
-	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
-	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
-	WORD $0x4f9d1246 // fmla v6.4s, v18.4s, v29.s[0]
-	WORD $0x4f9d1267 // fmla v7.4s, v19.4s, v29.s[0]
-	WORD $0x4f9e124a // fmla v10.4s, v18.4s, v30.s[0]
-	WORD $0x4f9e126b // fmla v11.4s, v19.4s, v30.s[0]
-	WORD $0x4f9f124e // fmla v14.4s, v18.4s, v31.s[0]
-	WORD $0x4f9f126f // fmla v15.4s, v19.4s, v31.s[0]
-	ADD $4, R12
-	ADD R8, R13
-	SUB $1, R14
-	CBNZ R14, queries4_by16_row
-queries4_by16_row_end:
-	MOVD R9, R11
-	FMOVQ F0, 0(R11)
-	FMOVQ F1, 16(R11)
-	FMOVQ F2, 32(R11)
-	FMOVQ F3, 48(R11)
-	ADD R7, R11
-	FMOVQ F4, 0(R11)
-	FMOVQ F5, 16(R11)
-	FMOVQ F6, 32(R11)
-	FMOVQ F7, 48(R11)
-	ADD R7, R11
-	FMOVQ F8, 0(R11)
-	FMOVQ F9, 16(R11)
-	FMOVQ F10, 32(R11)
-	FMOVQ F11, 48(R11)
-	ADD R7, R11
-	FMOVQ F12, 0(R11)
-	FMOVQ F13, 16(R11)
-	FMOVQ F14, 32(R11)
-	FMOVQ F15, 48(R11)
-	ADD $64, R3
-	ADD $64, R9
-	SUB $16, R10
-	B queries4_by16
-queries4_by16_done:
-queries4_by8:
-	CMP $8, R10
-	BLT queries4_by8_done
-	MOVD R9, R11
-	FMOVQ 0(R11), F0
-	FMOVQ 16(R11), F1
-	ADD R7, R11
-	FMOVQ 0(R11), F2
-	FMOVQ 16(R11), F3
-	ADD R7, R11
-	FMOVQ 0(R11), F4
-	FMOVQ 16(R11), F5
-	ADD R7, R11
-	FMOVQ 0(R11), F6
-	FMOVQ 16(R11), F7
-	MOVD R1, R12
-	MOVD R3, R13
-	MOVD R4, R14
-	CBZ R14, queries4_by8_row_end
-queries4_by8_row:
-	MOVD R12, R15
-	FMOVS (R15), F28
-	ADD R2, R15
-	FMOVS (R15), F29
-	ADD R2, R15
-	FMOVS (R15), F30
-	ADD R2, R15
-	FMOVS (R15), F31
-	FMOVQ 0(R13), F16
-	FMOVQ 16(R13), F17
-	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
-	WORD $0x4f9d1202 // fmla v2.4s, v16.4s, v29.s[0]
-	WORD $0x4f9d1223 // fmla v3.4s, v17.4s, v29.s[0]
-	WORD $0x4f9e1204 // fmla v4.4s, v16.4s, v30.s[0]
-	WORD $0x4f9e1225 // fmla v5.4s, v17.4s, v30.s[0]
-	WORD $0x4f9f1206 // fmla v6.4s, v16.4s, v31.s[0]
-	WORD $0x4f9f1227 // fmla v7.4s, v17.4s, v31.s[0]
-	ADD $4, R12
-	ADD R8, R13
-	SUB $1, R14
-	CBNZ R14, queries4_by8_row
-queries4_by8_row_end:
-	MOVD R9, R11
-	FMOVQ F0, 0(R11)
-	FMOVQ F1, 16(R11)
-	ADD R7, R11
-	FMOVQ F2, 0(R11)
-	FMOVQ F3, 16(R11)
-	ADD R7, R11
-	FMOVQ F4, 0(R11)
-	FMOVQ F5, 16(R11)
-	ADD R7, R11
-	FMOVQ F6, 0(R11)
-	FMOVQ F7, 16(R11)
-	ADD $32, R3
-	ADD $32, R9
-	SUB $8, R10
-	B queries4_by8
-queries4_by8_done:
-	ADD R7, R0
-	ADD R2, R1
-	ADD R7, R0
-	ADD R2, R1
-	ADD R7, R0
-	ADD R2, R1
-	ADD R7, R0
-	ADD R2, R1
-	SUB $4, R6
-	B queries4
-queries4_done:
-queries2:
-	CMP $2, R6
-	BLT queries2_done
-	MOVD v+24(FP), R3
-	MOVD R0, R9
-	MOVD R5, R10
-queries2_by32:
-	CMP $32, R10
-	BLT queries2_by32_done
-	MOVD R9, R11
-	FMOVQ 0(R11), F0
-	FMOVQ 16(R11), F1
-	FMOVQ 32(R11), F2
-	FMOVQ 48(R11), F3
-	FMOVQ 64(R11), F4
-	FMOVQ 80(R11), F5
-	FMOVQ 96(R11), F6
-	FMOVQ 112(R11), F7
-	ADD R7, R11
-	FMOVQ 0(R11), F8
-	FMOVQ 16(R11), F9
-	FMOVQ 32(R11), F10
-	FMOVQ 48(R11), F11
-	FMOVQ 64(R11), F12
-	FMOVQ 80(R11), F13
-	FMOVQ 96(R11), F14
-	FMOVQ 112(R11), F15
-	MOVD R1, R12
-	MOVD R3, R13
-	MOVD R4, R14
-	CBZ R14, queries2_by32_row_end
-queries2_by32_row:
-	MOVD R12, R15
-	FMOVS (R15), F28
-	ADD R2, R15
-	FMOVS (R15), F29
-	FMOVQ 0(R13), F16
-	FMOVQ 16(R13), F17
-	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
-	WORD $0x4f9d1208 // fmla v8.4s, v16.4s, v29.s[0]
-	WORD $0x4f9d1229 // fmla v9.4s, v17.4s, v29.s[0]
-	FMOVQ 32(R13), F18
-	FMOVQ 48(R13), F19
-	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
-	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
-	WORD $0x4f9d124a // fmla v10.4s, v18.4s, v29.s[0]
-	WORD $0x4f9d126b // fmla v11.4s, v19.4s, v29.s[0]
-	FMOVQ 64(R13), F20
-	FMOVQ 80(R13), F21
-	WORD $0x4f9c1284 // fmla v4.4s, v20.4s, v28.s[0]
-	WORD $0x4f9c12a5 // fmla v5.4s, v21.4s, v28.s[0]
-	WORD $0x4f9d128c // fmla v12.4s, v20.4s, v29.s[0]
-	WORD $0x4f9d12ad // fmla v13.4s, v21.4s, v29.s[0]
-	FMOVQ 96(R13), F22
-	FMOVQ 112(R13), F23
-	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
-	WORD $0x4f9c12e7 // fmla v7.4s, v23.4s, v28.s[0]
-	WORD $0x4f9d12ce // fmla v14.4s, v22.4s, v29.s[0]
-	WORD $0x4f9d12ef // fmla v15.4s, v23.4s, v29.s[0]
-	ADD $4, R12
-	ADD R8, R13
-	SUB $1, R14
-	CBNZ R14, queries2_by32_row
-queries2_by32_row_end:
-	MOVD R9, R11
-	FMOVQ F0, 0(R11)
-	FMOVQ F1, 16(R11)
-	FMOVQ F2, 32(R11)
-	FMOVQ F3, 48(R11)
-	FMOVQ F4, 64(R11)
-	FMOVQ F5, 80(R11)
-	FMOVQ F6, 96(R11)
-	FMOVQ F7, 112(R11)
-	ADD R7, R11
-	FMOVQ F8, 0(R11)
-	FMOVQ F9, 16(R11)
-	FMOVQ F10, 32(R11)
-	FMOVQ F11, 48(R11)
-	FMOVQ F12, 64(R11)
-	FMOVQ F13, 80(R11)
-	FMOVQ F14, 96(R11)
-	FMOVQ F15, 112(R11)
-	ADD $128, R3
-	ADD $128, R9
-	SUB $32, R10
-	B queries2_by32
-queries2_by32_done:
-queries2_by8:
-	CMP $8, R10
-	BLT queries2_by8_done
-	MOVD R9, R11
-	FMOVQ 0(R11), F0
-	FMOVQ 16(R11), F1
-	ADD R7, R11
-	FMOVQ 0(R11), F2
-	FMOVQ 16(R11), F3
-	MOVD R1, R12
-	MOVD R3, R13
-	MOVD R4, R14
-	CBZ R14, queries2_by8_row_end
-queries2_by8_row:
-	MOVD R12, R15
-	FMOVS (R15), F28
-	ADD R2, R15
-	FMOVS (R15), F29
-	FMOVQ 0(R13), F16
-	FMOVQ 16(R13), F17
-	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
-	WORD $0x4f9d1202 // fmla v2.4s, v16.4s, v29.s[0]
-	WORD $0x4f9d1223 // fmla v3.4s, v17.4s, v29.s[0]
-	ADD $4, R12
-	ADD R8, R13
-	SUB $1, R14
-	CBNZ R14, queries2_by8_row
-queries2_by8_row_end:
-	MOVD R9, R11
-	FMOVQ F0, 0(R11)
-	FMOVQ F1, 16(R11)
-	ADD R7, R11
-	FMOVQ F2, 0(R11)
-	FMOVQ F3, 16(R11)
-	ADD $32, R3
-	ADD $32, R9
-	SUB $8, R10
-	B queries2_by8
-queries2_by8_done:
-	ADD R7, R0
-	ADD R2, R1
-	ADD R7, R0
-	ADD R2, R1
-	SUB $2, R6
-	B queries2
-queries2_done:
-queries1:
-	CMP $1, R6
-	BLT queries1_done
-	MOVD v+24(FP), R3
-	MOVD R0, R9
-	MOVD R5, R10
-queries1_by64:
-	CMP $64, R10
-	BLT queries1_by64_done
-	MOVD R9, R11
-	FMOVQ 0(R11), F0
-	FMOVQ 16(R11), F1
-	FMOVQ 32(R11), F2
-	FMOVQ 48(R11), F3
-	FMOVQ 64(R11), F4
-	FMOVQ 80(R11), F5
-	FMOVQ 96(R11), F6
-	FMOVQ 112(R11), F7
-	FMOVQ 128(R11), F8
-	FMOVQ 144(R11), F9
-	FMOVQ 160(R11), F10
-	FMOVQ 176(R11), F11
-	FMOVQ 192(R11), F12
-	FMOVQ 208(R11), F13
-	FMOVQ 224(R11), F14
-	FMOVQ 240(R11), F15
-	MOVD R1, R12
-	MOVD R3, R13
-	MOVD R4, R14
-	CBZ R14, queries1_by64_row_end
-queries1_by64_row:
-	MOVD R12, R15
-	FMOVS (R15), F28
-	FMOVQ 0(R13), F16
-	FMOVQ 16(R13), F17
-	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
-	FMOVQ 32(R13), F18
-	FMOVQ 48(R13), F19
-	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
-	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
-	FMOVQ 64(R13), F20
-	FMOVQ 80(R13), F21
-	WORD $0x4f9c1284 // fmla v4.4s, v20.4s, v28.s[0]
-	WORD $0x4f9c12a5 // fmla v5.4s, v21.4s, v28.s[0]
-	FMOVQ 96(R13), F22
-	FMOVQ 112(R13), F23
-	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
-	WORD $0x4f9c12e7 // fmla v7.4s, v23.4s, v28.s[0]
-	FMOVQ 128(R13), F16
-	FMOVQ 144(R13), F17
-	WORD $0x4f9c1208 // fmla v8.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1229 // fmla v9.4s, v17.4s, v28.s[0]
-	FMOVQ 160(R13), F18
-	FMOVQ 176(R13), F19
-	WORD $0x4f9c124a // fmla v10.4s, v18.4s, v28.s[0]
-	WORD $0x4f9c126b // fmla v11.4s, v19.4s, v28.s[0]
-	FMOVQ 192(R13), F20
-	FMOVQ 208(R13), F21
-	WORD $0x4f9c128c // fmla v12.4s, v20.4s, v28.s[0]
-	WORD $0x4f9c12ad // fmla v13.4s, v21.4s, v28.s[0]
-	FMOVQ 224(R13), F22
-	FMOVQ 240(R13), F23
-	WORD $0x4f9c12ce // fmla v14.4s, v22.4s, v28.s[0]
-	WORD $0x4f9c12ef // fmla v15.4s, v23.4s, v28.s[0]
-	ADD $4, R12
-	ADD R8, R13
-	SUB $1, R14
-	CBNZ R14, queries1_by64_row
-queries1_by64_row_end:
-	MOVD R9, R11
-	FMOVQ F0, 0(R11)
-	FMOVQ F1, 16(R11)
-	FMOVQ F2, 32(R11)
-	FMOVQ F3, 48(R11)
-	FMOVQ F4, 64(R11)
-	FMOVQ F5, 80(R11)
-	FMOVQ F6, 96(R11)
-	FMOVQ F7, 112(R11)
-	FMOVQ F8, 128(R11)
-	FMOVQ F9, 144(R11)
-	FMOVQ F10, 160(R11)
-	FMOVQ F11, 176(R11)
-	FMOVQ F12, 192(R11)
-	FMOVQ F13, 208(R11)
-	FMOVQ F14, 224(R11)
-	FMOVQ F15, 240(R11)
-	ADD $256, R3
-	ADD $256, R9
-	SUB $64, R10
-	B queries1_by64
-queries1_by64_done:
-queries1_by8:
-	CMP $8, R10
-	BLT queries1_by8_done
-	MOVD R9, R11
-	FMOVQ 0(R11), F0
-	FMOVQ 16(R11), F1
-	MOVD R1, R12
-	MOVD R3, R13
-	MOVD R4, R14
-	CBZ R14, queries1_by8_row_end
-queries1_by8_row:
-	MOVD R12, R15
-	FMOVS (R15), F28
-	FMOVQ 0(R13), F16
-	FMOVQ 16(R13), F17
-	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
-	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
-	ADD $4, R12
-	ADD R8, R13
-	SUB $1, R14
-	CBNZ R14, queries1_by8_row
-queries1_by8_row_end:
-	MOVD R9, R11
-	FMOVQ F0, 0(R11)
-	FMOVQ F1, 16(R11)
-	ADD $32, R3
-	ADD $32, R9
-	SUB $8, R10
-	B queries1_by8
-queries1_by8_done:
-	ADD R7, R0
-	ADD R2, R1
-	SUB $1, R6
-	B queries1
-queries1_done:
-	RET
-
 // func matVecBF16NEON(y *float32, w *uint16, x *float32, cols, rows int)
 TEXT ·matVecBF16NEON(SB), NOSPLIT, $256-40
 	MOVD y+0(FP), R0
@@ -2891,6 +2453,1222 @@ next:
 done:
 	RET
 
+// func attnScoresF32NEON(s *float32, stride int, q *float32, k *float32, hd, queries int, scale float32)
+TEXT ·attnScoresF32NEON(SB), NOSPLIT, $0-52
+	MOVD s+0(FP), R0
+	MOVD stride+8(FP), R1
+	MOVD q+16(FP), R2
+	MOVD hd+32(FP), R5
+	MOVD queries+40(FP), R6
+	LSL $2, R1
+	LSL $2, R5, R7
+queries2:
+	CMP $2, R6
+	BLT queries2_done
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	WORD $0x6e281d08 // eor v8.16b, v8.16b, v8.16b
+	WORD $0x6e291d29 // eor v9.16b, v9.16b, v9.16b
+	WORD $0x6e2a1d4a // eor v10.16b, v10.16b, v10.16b
+	WORD $0x6e2b1d6b // eor v11.16b, v11.16b, v11.16b
+	WORD $0x6e2c1d8c // eor v12.16b, v12.16b, v12.16b
+	WORD $0x6e2d1dad // eor v13.16b, v13.16b, v13.16b
+	WORD $0x6e2e1dce // eor v14.16b, v14.16b, v14.16b
+	WORD $0x6e2f1def // eor v15.16b, v15.16b, v15.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries2_from0_pair_end
+queries2_from0_pair:
+	FMOVQ 0(R3), F16
+	FMOVQ 16(R3), F17
+	FMOVQ 32(R3), F18
+	FMOVQ 48(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $128, R3
+	FMOVQ 0(R3), F16
+	FMOVQ 16(R3), F17
+	FMOVQ 32(R3), F18
+	FMOVQ 48(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991209 // fmla v9.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122b // fmla v11.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124d // fmla v13.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126f // fmla v15.4s, v19.4s, v25.s[0]
+	ADD $128, R3
+	SUB $1, R8
+	CBNZ R8, queries2_from0_pair
+queries2_from0_pair_end:
+	TBZ $0, R5, queries2_from0_even
+	FMOVQ 0(R3), F16
+	FMOVQ 16(R3), F17
+	FMOVQ 32(R3), F18
+	FMOVQ 48(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $128, R3
+queries2_from0_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 0(R11)
+	WORD $0x4e29d508 // fadd v8.4s, v8.4s, v9.4s
+	WORD $0x6e3add08 // fmul v8.4s, v8.4s, v26.4s
+	FMOVQ F8, 0(R12)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 16(R11)
+	WORD $0x4e2bd54a // fadd v10.4s, v10.4s, v11.4s
+	WORD $0x6e3add4a // fmul v10.4s, v10.4s, v26.4s
+	FMOVQ F10, 16(R12)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 32(R11)
+	WORD $0x4e2dd58c // fadd v12.4s, v12.4s, v13.4s
+	WORD $0x6e3add8c // fmul v12.4s, v12.4s, v26.4s
+	FMOVQ F12, 32(R12)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 48(R11)
+	WORD $0x4e2fd5ce // fadd v14.4s, v14.4s, v15.4s
+	WORD $0x6e3addce // fmul v14.4s, v14.4s, v26.4s
+	FMOVQ F14, 48(R12)
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	WORD $0x6e281d08 // eor v8.16b, v8.16b, v8.16b
+	WORD $0x6e291d29 // eor v9.16b, v9.16b, v9.16b
+	WORD $0x6e2a1d4a // eor v10.16b, v10.16b, v10.16b
+	WORD $0x6e2b1d6b // eor v11.16b, v11.16b, v11.16b
+	WORD $0x6e2c1d8c // eor v12.16b, v12.16b, v12.16b
+	WORD $0x6e2d1dad // eor v13.16b, v13.16b, v13.16b
+	WORD $0x6e2e1dce // eor v14.16b, v14.16b, v14.16b
+	WORD $0x6e2f1def // eor v15.16b, v15.16b, v15.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries2_from16_pair_end
+queries2_from16_pair:
+	FMOVQ 64(R3), F16
+	FMOVQ 80(R3), F17
+	FMOVQ 96(R3), F18
+	FMOVQ 112(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $128, R3
+	FMOVQ 64(R3), F16
+	FMOVQ 80(R3), F17
+	FMOVQ 96(R3), F18
+	FMOVQ 112(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991209 // fmla v9.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122b // fmla v11.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124d // fmla v13.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126f // fmla v15.4s, v19.4s, v25.s[0]
+	ADD $128, R3
+	SUB $1, R8
+	CBNZ R8, queries2_from16_pair
+queries2_from16_pair_end:
+	TBZ $0, R5, queries2_from16_even
+	FMOVQ 64(R3), F16
+	FMOVQ 80(R3), F17
+	FMOVQ 96(R3), F18
+	FMOVQ 112(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $128, R3
+queries2_from16_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 64(R11)
+	WORD $0x4e29d508 // fadd v8.4s, v8.4s, v9.4s
+	WORD $0x6e3add08 // fmul v8.4s, v8.4s, v26.4s
+	FMOVQ F8, 64(R12)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 80(R11)
+	WORD $0x4e2bd54a // fadd v10.4s, v10.4s, v11.4s
+	WORD $0x6e3add4a // fmul v10.4s, v10.4s, v26.4s
+	FMOVQ F10, 80(R12)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 96(R11)
+	WORD $0x4e2dd58c // fadd v12.4s, v12.4s, v13.4s
+	WORD $0x6e3add8c // fmul v12.4s, v12.4s, v26.4s
+	FMOVQ F12, 96(R12)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 112(R11)
+	WORD $0x4e2fd5ce // fadd v14.4s, v14.4s, v15.4s
+	WORD $0x6e3addce // fmul v14.4s, v14.4s, v26.4s
+	FMOVQ F14, 112(R12)
+	ADD R1, R0
+	ADD R7, R2
+	ADD R1, R0
+	ADD R7, R2
+	SUB $2, R6
+	B queries2
+queries2_done:
+queries1:
+	CMP $1, R6
+	BLT queries1_done
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries1_from0_pair_end
+queries1_from0_pair:
+	FMOVQ 0(R3), F16
+	FMOVQ 16(R3), F17
+	FMOVQ 32(R3), F18
+	FMOVQ 48(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $128, R3
+	FMOVQ 0(R3), F16
+	FMOVQ 16(R3), F17
+	FMOVQ 32(R3), F18
+	FMOVQ 48(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	ADD $128, R3
+	SUB $1, R8
+	CBNZ R8, queries1_from0_pair
+queries1_from0_pair_end:
+	TBZ $0, R5, queries1_from0_even
+	FMOVQ 0(R3), F16
+	FMOVQ 16(R3), F17
+	FMOVQ 32(R3), F18
+	FMOVQ 48(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $128, R3
+queries1_from0_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 0(R11)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 16(R11)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 32(R11)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 48(R11)
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries1_from16_pair_end
+queries1_from16_pair:
+	FMOVQ 64(R3), F16
+	FMOVQ 80(R3), F17
+	FMOVQ 96(R3), F18
+	FMOVQ 112(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $128, R3
+	FMOVQ 64(R3), F16
+	FMOVQ 80(R3), F17
+	FMOVQ 96(R3), F18
+	FMOVQ 112(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	ADD $128, R3
+	SUB $1, R8
+	CBNZ R8, queries1_from16_pair
+queries1_from16_pair_end:
+	TBZ $0, R5, queries1_from16_even
+	FMOVQ 64(R3), F16
+	FMOVQ 80(R3), F17
+	FMOVQ 96(R3), F18
+	FMOVQ 112(R3), F19
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $128, R3
+queries1_from16_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 64(R11)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 80(R11)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 96(R11)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 112(R11)
+	ADD R1, R0
+	ADD R7, R2
+	SUB $1, R6
+	B queries1
+queries1_done:
+	RET
+
+// func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries int)
+TEXT ·attnMixF32NEON(SB), NOSPLIT, $0-56
+	MOVD out+0(FP), R0
+	MOVD p+8(FP), R1
+	MOVD stride+16(FP), R2
+	MOVD n+32(FP), R4
+	MOVD hd+40(FP), R5
+	MOVD queries+48(FP), R6
+	LSL $2, R2
+	LSL $2, R5, R7
+	LSL $2, R5, R8
+queries4:
+	CMP $4, R6
+	BLT queries4_done
+	MOVD v+24(FP), R3
+	MOVD R0, R9
+	MOVD R5, R10
+queries4_by16:
+	CMP $16, R10
+	BLT queries4_by16_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	FMOVQ 32(R11), F2
+	FMOVQ 48(R11), F3
+	ADD R7, R11
+	FMOVQ 0(R11), F4
+	FMOVQ 16(R11), F5
+	FMOVQ 32(R11), F6
+	FMOVQ 48(R11), F7
+	ADD R7, R11
+	FMOVQ 0(R11), F8
+	FMOVQ 16(R11), F9
+	FMOVQ 32(R11), F10
+	FMOVQ 48(R11), F11
+	ADD R7, R11
+	FMOVQ 0(R11), F12
+	FMOVQ 16(R11), F13
+	FMOVQ 32(R11), F14
+	FMOVQ 48(R11), F15
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	CBZ R14, queries4_by16_row_end
+queries4_by16_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	ADD R2, R15
+	FMOVS (R15), F30
+	ADD R2, R15
+	FMOVS (R15), F31
+	FMOVQ 0(R13), F16
+	FMOVQ 16(R13), F17
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1204 // fmla v4.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1225 // fmla v5.4s, v17.4s, v29.s[0]
+	WORD $0x4f9e1208 // fmla v8.4s, v16.4s, v30.s[0]
+	WORD $0x4f9e1229 // fmla v9.4s, v17.4s, v30.s[0]
+	WORD $0x4f9f120c // fmla v12.4s, v16.4s, v31.s[0]
+	WORD $0x4f9f122d // fmla v13.4s, v17.4s, v31.s[0]
+	FMOVQ 32(R13), F18
+	FMOVQ 48(R13), F19
+	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
+	WORD $0x4f9d1246 // fmla v6.4s, v18.4s, v29.s[0]
+	WORD $0x4f9d1267 // fmla v7.4s, v19.4s, v29.s[0]
+	WORD $0x4f9e124a // fmla v10.4s, v18.4s, v30.s[0]
+	WORD $0x4f9e126b // fmla v11.4s, v19.4s, v30.s[0]
+	WORD $0x4f9f124e // fmla v14.4s, v18.4s, v31.s[0]
+	WORD $0x4f9f126f // fmla v15.4s, v19.4s, v31.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries4_by16_row
+queries4_by16_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	FMOVQ F2, 32(R11)
+	FMOVQ F3, 48(R11)
+	ADD R7, R11
+	FMOVQ F4, 0(R11)
+	FMOVQ F5, 16(R11)
+	FMOVQ F6, 32(R11)
+	FMOVQ F7, 48(R11)
+	ADD R7, R11
+	FMOVQ F8, 0(R11)
+	FMOVQ F9, 16(R11)
+	FMOVQ F10, 32(R11)
+	FMOVQ F11, 48(R11)
+	ADD R7, R11
+	FMOVQ F12, 0(R11)
+	FMOVQ F13, 16(R11)
+	FMOVQ F14, 32(R11)
+	FMOVQ F15, 48(R11)
+	ADD $64, R3
+	ADD $64, R9
+	SUB $16, R10
+	B queries4_by16
+queries4_by16_done:
+queries4_by8:
+	CMP $8, R10
+	BLT queries4_by8_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	ADD R7, R11
+	FMOVQ 0(R11), F2
+	FMOVQ 16(R11), F3
+	ADD R7, R11
+	FMOVQ 0(R11), F4
+	FMOVQ 16(R11), F5
+	ADD R7, R11
+	FMOVQ 0(R11), F6
+	FMOVQ 16(R11), F7
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	CBZ R14, queries4_by8_row_end
+queries4_by8_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	ADD R2, R15
+	FMOVS (R15), F30
+	ADD R2, R15
+	FMOVS (R15), F31
+	FMOVQ 0(R13), F16
+	FMOVQ 16(R13), F17
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1202 // fmla v2.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1223 // fmla v3.4s, v17.4s, v29.s[0]
+	WORD $0x4f9e1204 // fmla v4.4s, v16.4s, v30.s[0]
+	WORD $0x4f9e1225 // fmla v5.4s, v17.4s, v30.s[0]
+	WORD $0x4f9f1206 // fmla v6.4s, v16.4s, v31.s[0]
+	WORD $0x4f9f1227 // fmla v7.4s, v17.4s, v31.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries4_by8_row
+queries4_by8_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	ADD R7, R11
+	FMOVQ F2, 0(R11)
+	FMOVQ F3, 16(R11)
+	ADD R7, R11
+	FMOVQ F4, 0(R11)
+	FMOVQ F5, 16(R11)
+	ADD R7, R11
+	FMOVQ F6, 0(R11)
+	FMOVQ F7, 16(R11)
+	ADD $32, R3
+	ADD $32, R9
+	SUB $8, R10
+	B queries4_by8
+queries4_by8_done:
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	SUB $4, R6
+	B queries4
+queries4_done:
+queries2:
+	CMP $2, R6
+	BLT queries2_done
+	MOVD v+24(FP), R3
+	MOVD R0, R9
+	MOVD R5, R10
+queries2_by32:
+	CMP $32, R10
+	BLT queries2_by32_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	FMOVQ 32(R11), F2
+	FMOVQ 48(R11), F3
+	FMOVQ 64(R11), F4
+	FMOVQ 80(R11), F5
+	FMOVQ 96(R11), F6
+	FMOVQ 112(R11), F7
+	ADD R7, R11
+	FMOVQ 0(R11), F8
+	FMOVQ 16(R11), F9
+	FMOVQ 32(R11), F10
+	FMOVQ 48(R11), F11
+	FMOVQ 64(R11), F12
+	FMOVQ 80(R11), F13
+	FMOVQ 96(R11), F14
+	FMOVQ 112(R11), F15
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	CBZ R14, queries2_by32_row_end
+queries2_by32_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	FMOVQ 0(R13), F16
+	FMOVQ 16(R13), F17
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1208 // fmla v8.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1229 // fmla v9.4s, v17.4s, v29.s[0]
+	FMOVQ 32(R13), F18
+	FMOVQ 48(R13), F19
+	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
+	WORD $0x4f9d124a // fmla v10.4s, v18.4s, v29.s[0]
+	WORD $0x4f9d126b // fmla v11.4s, v19.4s, v29.s[0]
+	FMOVQ 64(R13), F20
+	FMOVQ 80(R13), F21
+	WORD $0x4f9c1284 // fmla v4.4s, v20.4s, v28.s[0]
+	WORD $0x4f9c12a5 // fmla v5.4s, v21.4s, v28.s[0]
+	WORD $0x4f9d128c // fmla v12.4s, v20.4s, v29.s[0]
+	WORD $0x4f9d12ad // fmla v13.4s, v21.4s, v29.s[0]
+	FMOVQ 96(R13), F22
+	FMOVQ 112(R13), F23
+	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c12e7 // fmla v7.4s, v23.4s, v28.s[0]
+	WORD $0x4f9d12ce // fmla v14.4s, v22.4s, v29.s[0]
+	WORD $0x4f9d12ef // fmla v15.4s, v23.4s, v29.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries2_by32_row
+queries2_by32_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	FMOVQ F2, 32(R11)
+	FMOVQ F3, 48(R11)
+	FMOVQ F4, 64(R11)
+	FMOVQ F5, 80(R11)
+	FMOVQ F6, 96(R11)
+	FMOVQ F7, 112(R11)
+	ADD R7, R11
+	FMOVQ F8, 0(R11)
+	FMOVQ F9, 16(R11)
+	FMOVQ F10, 32(R11)
+	FMOVQ F11, 48(R11)
+	FMOVQ F12, 64(R11)
+	FMOVQ F13, 80(R11)
+	FMOVQ F14, 96(R11)
+	FMOVQ F15, 112(R11)
+	ADD $128, R3
+	ADD $128, R9
+	SUB $32, R10
+	B queries2_by32
+queries2_by32_done:
+queries2_by8:
+	CMP $8, R10
+	BLT queries2_by8_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	ADD R7, R11
+	FMOVQ 0(R11), F2
+	FMOVQ 16(R11), F3
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	CBZ R14, queries2_by8_row_end
+queries2_by8_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	FMOVQ 0(R13), F16
+	FMOVQ 16(R13), F17
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1202 // fmla v2.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1223 // fmla v3.4s, v17.4s, v29.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries2_by8_row
+queries2_by8_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	ADD R7, R11
+	FMOVQ F2, 0(R11)
+	FMOVQ F3, 16(R11)
+	ADD $32, R3
+	ADD $32, R9
+	SUB $8, R10
+	B queries2_by8
+queries2_by8_done:
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	SUB $2, R6
+	B queries2
+queries2_done:
+queries1:
+	CMP $1, R6
+	BLT queries1_done
+	MOVD v+24(FP), R3
+	MOVD R0, R9
+	MOVD R5, R10
+queries1_by64:
+	CMP $64, R10
+	BLT queries1_by64_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	FMOVQ 32(R11), F2
+	FMOVQ 48(R11), F3
+	FMOVQ 64(R11), F4
+	FMOVQ 80(R11), F5
+	FMOVQ 96(R11), F6
+	FMOVQ 112(R11), F7
+	FMOVQ 128(R11), F8
+	FMOVQ 144(R11), F9
+	FMOVQ 160(R11), F10
+	FMOVQ 176(R11), F11
+	FMOVQ 192(R11), F12
+	FMOVQ 208(R11), F13
+	FMOVQ 224(R11), F14
+	FMOVQ 240(R11), F15
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	CBZ R14, queries1_by64_row_end
+queries1_by64_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	FMOVQ 0(R13), F16
+	FMOVQ 16(R13), F17
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	FMOVQ 32(R13), F18
+	FMOVQ 48(R13), F19
+	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
+	FMOVQ 64(R13), F20
+	FMOVQ 80(R13), F21
+	WORD $0x4f9c1284 // fmla v4.4s, v20.4s, v28.s[0]
+	WORD $0x4f9c12a5 // fmla v5.4s, v21.4s, v28.s[0]
+	FMOVQ 96(R13), F22
+	FMOVQ 112(R13), F23
+	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c12e7 // fmla v7.4s, v23.4s, v28.s[0]
+	FMOVQ 128(R13), F16
+	FMOVQ 144(R13), F17
+	WORD $0x4f9c1208 // fmla v8.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1229 // fmla v9.4s, v17.4s, v28.s[0]
+	FMOVQ 160(R13), F18
+	FMOVQ 176(R13), F19
+	WORD $0x4f9c124a // fmla v10.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c126b // fmla v11.4s, v19.4s, v28.s[0]
+	FMOVQ 192(R13), F20
+	FMOVQ 208(R13), F21
+	WORD $0x4f9c128c // fmla v12.4s, v20.4s, v28.s[0]
+	WORD $0x4f9c12ad // fmla v13.4s, v21.4s, v28.s[0]
+	FMOVQ 224(R13), F22
+	FMOVQ 240(R13), F23
+	WORD $0x4f9c12ce // fmla v14.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c12ef // fmla v15.4s, v23.4s, v28.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries1_by64_row
+queries1_by64_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	FMOVQ F2, 32(R11)
+	FMOVQ F3, 48(R11)
+	FMOVQ F4, 64(R11)
+	FMOVQ F5, 80(R11)
+	FMOVQ F6, 96(R11)
+	FMOVQ F7, 112(R11)
+	FMOVQ F8, 128(R11)
+	FMOVQ F9, 144(R11)
+	FMOVQ F10, 160(R11)
+	FMOVQ F11, 176(R11)
+	FMOVQ F12, 192(R11)
+	FMOVQ F13, 208(R11)
+	FMOVQ F14, 224(R11)
+	FMOVQ F15, 240(R11)
+	ADD $256, R3
+	ADD $256, R9
+	SUB $64, R10
+	B queries1_by64
+queries1_by64_done:
+queries1_by8:
+	CMP $8, R10
+	BLT queries1_by8_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	CBZ R14, queries1_by8_row_end
+queries1_by8_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	FMOVQ 0(R13), F16
+	FMOVQ 16(R13), F17
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries1_by8_row
+queries1_by8_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	ADD $32, R3
+	ADD $32, R9
+	SUB $8, R10
+	B queries1_by8
+queries1_by8_done:
+	ADD R7, R0
+	ADD R2, R1
+	SUB $1, R6
+	B queries1
+queries1_done:
+	RET
+
+// func attnScoresF16NEON(s *float32, stride int, q *float32, k *uint16, hd, queries int, scale float32)
+TEXT ·attnScoresF16NEON(SB), NOSPLIT, $0-52
+	MOVD s+0(FP), R0
+	MOVD stride+8(FP), R1
+	MOVD q+16(FP), R2
+	MOVD hd+32(FP), R5
+	MOVD queries+40(FP), R6
+	LSL $2, R1
+	LSL $2, R5, R7
+queries2:
+	CMP $2, R6
+	BLT queries2_done
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	WORD $0x6e281d08 // eor v8.16b, v8.16b, v8.16b
+	WORD $0x6e291d29 // eor v9.16b, v9.16b, v9.16b
+	WORD $0x6e2a1d4a // eor v10.16b, v10.16b, v10.16b
+	WORD $0x6e2b1d6b // eor v11.16b, v11.16b, v11.16b
+	WORD $0x6e2c1d8c // eor v12.16b, v12.16b, v12.16b
+	WORD $0x6e2d1dad // eor v13.16b, v13.16b, v13.16b
+	WORD $0x6e2e1dce // eor v14.16b, v14.16b, v14.16b
+	WORD $0x6e2f1def // eor v15.16b, v15.16b, v15.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries2_from0_pair_end
+queries2_from0_pair:
+	FMOVQ 0(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 16(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $64, R3
+	FMOVQ 0(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 16(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991209 // fmla v9.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122b // fmla v11.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124d // fmla v13.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126f // fmla v15.4s, v19.4s, v25.s[0]
+	ADD $64, R3
+	SUB $1, R8
+	CBNZ R8, queries2_from0_pair
+queries2_from0_pair_end:
+	TBZ $0, R5, queries2_from0_even
+	FMOVQ 0(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 16(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $64, R3
+queries2_from0_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 0(R11)
+	WORD $0x4e29d508 // fadd v8.4s, v8.4s, v9.4s
+	WORD $0x6e3add08 // fmul v8.4s, v8.4s, v26.4s
+	FMOVQ F8, 0(R12)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 16(R11)
+	WORD $0x4e2bd54a // fadd v10.4s, v10.4s, v11.4s
+	WORD $0x6e3add4a // fmul v10.4s, v10.4s, v26.4s
+	FMOVQ F10, 16(R12)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 32(R11)
+	WORD $0x4e2dd58c // fadd v12.4s, v12.4s, v13.4s
+	WORD $0x6e3add8c // fmul v12.4s, v12.4s, v26.4s
+	FMOVQ F12, 32(R12)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 48(R11)
+	WORD $0x4e2fd5ce // fadd v14.4s, v14.4s, v15.4s
+	WORD $0x6e3addce // fmul v14.4s, v14.4s, v26.4s
+	FMOVQ F14, 48(R12)
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	WORD $0x6e281d08 // eor v8.16b, v8.16b, v8.16b
+	WORD $0x6e291d29 // eor v9.16b, v9.16b, v9.16b
+	WORD $0x6e2a1d4a // eor v10.16b, v10.16b, v10.16b
+	WORD $0x6e2b1d6b // eor v11.16b, v11.16b, v11.16b
+	WORD $0x6e2c1d8c // eor v12.16b, v12.16b, v12.16b
+	WORD $0x6e2d1dad // eor v13.16b, v13.16b, v13.16b
+	WORD $0x6e2e1dce // eor v14.16b, v14.16b, v14.16b
+	WORD $0x6e2f1def // eor v15.16b, v15.16b, v15.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries2_from16_pair_end
+queries2_from16_pair:
+	FMOVQ 32(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 48(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $64, R3
+	FMOVQ 32(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 48(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991209 // fmla v9.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122b // fmla v11.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124d // fmla v13.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126f // fmla v15.4s, v19.4s, v25.s[0]
+	ADD $64, R3
+	SUB $1, R8
+	CBNZ R8, queries2_from16_pair
+queries2_from16_pair_end:
+	TBZ $0, R5, queries2_from16_even
+	FMOVQ 32(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 48(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $64, R3
+queries2_from16_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 64(R11)
+	WORD $0x4e29d508 // fadd v8.4s, v8.4s, v9.4s
+	WORD $0x6e3add08 // fmul v8.4s, v8.4s, v26.4s
+	FMOVQ F8, 64(R12)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 80(R11)
+	WORD $0x4e2bd54a // fadd v10.4s, v10.4s, v11.4s
+	WORD $0x6e3add4a // fmul v10.4s, v10.4s, v26.4s
+	FMOVQ F10, 80(R12)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 96(R11)
+	WORD $0x4e2dd58c // fadd v12.4s, v12.4s, v13.4s
+	WORD $0x6e3add8c // fmul v12.4s, v12.4s, v26.4s
+	FMOVQ F12, 96(R12)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 112(R11)
+	WORD $0x4e2fd5ce // fadd v14.4s, v14.4s, v15.4s
+	WORD $0x6e3addce // fmul v14.4s, v14.4s, v26.4s
+	FMOVQ F14, 112(R12)
+	ADD R1, R0
+	ADD R7, R2
+	ADD R1, R0
+	ADD R7, R2
+	SUB $2, R6
+	B queries2
+queries2_done:
+queries1:
+	CMP $1, R6
+	BLT queries1_done
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries1_from0_pair_end
+queries1_from0_pair:
+	FMOVQ 0(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 16(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $64, R3
+	FMOVQ 0(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 16(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	ADD $64, R3
+	SUB $1, R8
+	CBNZ R8, queries1_from0_pair
+queries1_from0_pair_end:
+	TBZ $0, R5, queries1_from0_even
+	FMOVQ 0(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 16(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $64, R3
+queries1_from0_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 0(R11)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 16(R11)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 32(R11)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 48(R11)
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries1_from16_pair_end
+queries1_from16_pair:
+	FMOVQ 32(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 48(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $64, R3
+	FMOVQ 32(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 48(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	ADD $64, R3
+	SUB $1, R8
+	CBNZ R8, queries1_from16_pair
+queries1_from16_pair_end:
+	TBZ $0, R5, queries1_from16_even
+	FMOVQ 32(R3), F16
+	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	FMOVQ 48(R3), F18
+	WORD $0x4e217a53 // fcvtl2 v19.4s, v18.8h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $64, R3
+queries1_from16_even:
+	MOVW scale+48(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3adc00 // fmul v0.4s, v0.4s, v26.4s
+	FMOVQ F0, 64(R11)
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3adc42 // fmul v2.4s, v2.4s, v26.4s
+	FMOVQ F2, 80(R11)
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3adc84 // fmul v4.4s, v4.4s, v26.4s
+	FMOVQ F4, 96(R11)
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3adcc6 // fmul v6.4s, v6.4s, v26.4s
+	FMOVQ F6, 112(R11)
+	ADD R1, R0
+	ADD R7, R2
+	SUB $1, R6
+	B queries1
+queries1_done:
+	RET
+
 // func attnMixF16NEON(out, p *float32, stride int, v *uint16, n, hd, queries int)
 TEXT ·attnMixF16NEON(SB), NOSPLIT, $0-56
 	MOVD out+0(FP), R0
@@ -3335,6 +4113,1053 @@ queries1_by8_row_end:
 	FMOVQ F0, 0(R11)
 	FMOVQ F1, 16(R11)
 	ADD $16, R3
+	ADD $32, R9
+	SUB $8, R10
+	B queries1_by8
+queries1_by8_done:
+	ADD R7, R0
+	ADD R2, R1
+	SUB $1, R6
+	B queries1
+queries1_done:
+	RET
+
+// func attnScoresI8NEON(s *float32, stride int, q *float32, k *int8, scales *float32, hd, queries int, scale float32)
+TEXT ·attnScoresI8NEON(SB), NOSPLIT, $0-60
+	MOVD s+0(FP), R0
+	MOVD stride+8(FP), R1
+	MOVD q+16(FP), R2
+	MOVD hd+40(FP), R5
+	MOVD queries+48(FP), R6
+	LSL $2, R1
+	LSL $2, R5, R7
+queries2:
+	CMP $2, R6
+	BLT queries2_done
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	WORD $0x6e281d08 // eor v8.16b, v8.16b, v8.16b
+	WORD $0x6e291d29 // eor v9.16b, v9.16b, v9.16b
+	WORD $0x6e2a1d4a // eor v10.16b, v10.16b, v10.16b
+	WORD $0x6e2b1d6b // eor v11.16b, v11.16b, v11.16b
+	WORD $0x6e2c1d8c // eor v12.16b, v12.16b, v12.16b
+	WORD $0x6e2d1dad // eor v13.16b, v13.16b, v13.16b
+	WORD $0x6e2e1dce // eor v14.16b, v14.16b, v14.16b
+	WORD $0x6e2f1def // eor v15.16b, v15.16b, v15.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries2_from0_pair_end
+queries2_from0_pair:
+	FMOVD 0(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 8(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $32, R3
+	FMOVD 0(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 8(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991209 // fmla v9.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122b // fmla v11.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124d // fmla v13.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126f // fmla v15.4s, v19.4s, v25.s[0]
+	ADD $32, R3
+	SUB $1, R8
+	CBNZ R8, queries2_from0_pair
+queries2_from0_pair_end:
+	TBZ $0, R5, queries2_from0_even
+	FMOVD 0(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 8(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $32, R3
+queries2_from0_even:
+	MOVW scale+56(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD scales+32(FP), R8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	FMOVQ 0(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3bdc00 // fmul v0.4s, v0.4s, v27.4s
+	FMOVQ F0, 0(R11)
+	WORD $0x4e29d508 // fadd v8.4s, v8.4s, v9.4s
+	WORD $0x6e3bdd08 // fmul v8.4s, v8.4s, v27.4s
+	FMOVQ F8, 0(R12)
+	FMOVQ 16(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3bdc42 // fmul v2.4s, v2.4s, v27.4s
+	FMOVQ F2, 16(R11)
+	WORD $0x4e2bd54a // fadd v10.4s, v10.4s, v11.4s
+	WORD $0x6e3bdd4a // fmul v10.4s, v10.4s, v27.4s
+	FMOVQ F10, 16(R12)
+	FMOVQ 32(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3bdc84 // fmul v4.4s, v4.4s, v27.4s
+	FMOVQ F4, 32(R11)
+	WORD $0x4e2dd58c // fadd v12.4s, v12.4s, v13.4s
+	WORD $0x6e3bdd8c // fmul v12.4s, v12.4s, v27.4s
+	FMOVQ F12, 32(R12)
+	FMOVQ 48(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3bdcc6 // fmul v6.4s, v6.4s, v27.4s
+	FMOVQ F6, 48(R11)
+	WORD $0x4e2fd5ce // fadd v14.4s, v14.4s, v15.4s
+	WORD $0x6e3bddce // fmul v14.4s, v14.4s, v27.4s
+	FMOVQ F14, 48(R12)
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	WORD $0x6e281d08 // eor v8.16b, v8.16b, v8.16b
+	WORD $0x6e291d29 // eor v9.16b, v9.16b, v9.16b
+	WORD $0x6e2a1d4a // eor v10.16b, v10.16b, v10.16b
+	WORD $0x6e2b1d6b // eor v11.16b, v11.16b, v11.16b
+	WORD $0x6e2c1d8c // eor v12.16b, v12.16b, v12.16b
+	WORD $0x6e2d1dad // eor v13.16b, v13.16b, v13.16b
+	WORD $0x6e2e1dce // eor v14.16b, v14.16b, v14.16b
+	WORD $0x6e2f1def // eor v15.16b, v15.16b, v15.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries2_from16_pair_end
+queries2_from16_pair:
+	FMOVD 16(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 24(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $32, R3
+	FMOVD 16(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 24(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991209 // fmla v9.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122b // fmla v11.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124d // fmla v13.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126f // fmla v15.4s, v19.4s, v25.s[0]
+	ADD $32, R3
+	SUB $1, R8
+	CBNZ R8, queries2_from16_pair
+queries2_from16_pair_end:
+	TBZ $0, R5, queries2_from16_even
+	FMOVD 16(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 24(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	FMOVS (R10), F25
+	ADD $4, R10
+	WORD $0x4f991208 // fmla v8.4s, v16.4s, v25.s[0]
+	WORD $0x4f99122a // fmla v10.4s, v17.4s, v25.s[0]
+	WORD $0x4f99124c // fmla v12.4s, v18.4s, v25.s[0]
+	WORD $0x4f99126e // fmla v14.4s, v19.4s, v25.s[0]
+	ADD $32, R3
+queries2_from16_even:
+	MOVW scale+56(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD scales+32(FP), R8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	FMOVQ 64(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3bdc00 // fmul v0.4s, v0.4s, v27.4s
+	FMOVQ F0, 64(R11)
+	WORD $0x4e29d508 // fadd v8.4s, v8.4s, v9.4s
+	WORD $0x6e3bdd08 // fmul v8.4s, v8.4s, v27.4s
+	FMOVQ F8, 64(R12)
+	FMOVQ 80(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3bdc42 // fmul v2.4s, v2.4s, v27.4s
+	FMOVQ F2, 80(R11)
+	WORD $0x4e2bd54a // fadd v10.4s, v10.4s, v11.4s
+	WORD $0x6e3bdd4a // fmul v10.4s, v10.4s, v27.4s
+	FMOVQ F10, 80(R12)
+	FMOVQ 96(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3bdc84 // fmul v4.4s, v4.4s, v27.4s
+	FMOVQ F4, 96(R11)
+	WORD $0x4e2dd58c // fadd v12.4s, v12.4s, v13.4s
+	WORD $0x6e3bdd8c // fmul v12.4s, v12.4s, v27.4s
+	FMOVQ F12, 96(R12)
+	FMOVQ 112(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3bdcc6 // fmul v6.4s, v6.4s, v27.4s
+	FMOVQ F6, 112(R11)
+	WORD $0x4e2fd5ce // fadd v14.4s, v14.4s, v15.4s
+	WORD $0x6e3bddce // fmul v14.4s, v14.4s, v27.4s
+	FMOVQ F14, 112(R12)
+	ADD R1, R0
+	ADD R7, R2
+	ADD R1, R0
+	ADD R7, R2
+	SUB $2, R6
+	B queries2
+queries2_done:
+queries1:
+	CMP $1, R6
+	BLT queries1_done
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries1_from0_pair_end
+queries1_from0_pair:
+	FMOVD 0(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 8(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $32, R3
+	FMOVD 0(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 8(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	ADD $32, R3
+	SUB $1, R8
+	CBNZ R8, queries1_from0_pair
+queries1_from0_pair_end:
+	TBZ $0, R5, queries1_from0_even
+	FMOVD 0(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 8(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $32, R3
+queries1_from0_even:
+	MOVW scale+56(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD scales+32(FP), R8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	FMOVQ 0(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3bdc00 // fmul v0.4s, v0.4s, v27.4s
+	FMOVQ F0, 0(R11)
+	FMOVQ 16(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3bdc42 // fmul v2.4s, v2.4s, v27.4s
+	FMOVQ F2, 16(R11)
+	FMOVQ 32(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3bdc84 // fmul v4.4s, v4.4s, v27.4s
+	FMOVQ F4, 32(R11)
+	FMOVQ 48(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3bdcc6 // fmul v6.4s, v6.4s, v27.4s
+	FMOVQ F6, 48(R11)
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	WORD $0x6e241c84 // eor v4.16b, v4.16b, v4.16b
+	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
+	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
+	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
+	MOVD k+24(FP), R3
+	MOVD R2, R9
+	ADD R7, R2, R10
+	LSR $1, R5, R8
+	CBZ R8, queries1_from16_pair_end
+queries1_from16_pair:
+	FMOVD 16(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 24(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $32, R3
+	FMOVD 16(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 24(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981201 // fmla v1.4s, v16.4s, v24.s[0]
+	WORD $0x4f981223 // fmla v3.4s, v17.4s, v24.s[0]
+	WORD $0x4f981245 // fmla v5.4s, v18.4s, v24.s[0]
+	WORD $0x4f981267 // fmla v7.4s, v19.4s, v24.s[0]
+	ADD $32, R3
+	SUB $1, R8
+	CBNZ R8, queries1_from16_pair
+queries1_from16_pair_end:
+	TBZ $0, R5, queries1_from16_even
+	FMOVD 16(R3), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	FMOVD 24(R3), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	FMOVS (R9), F24
+	ADD $4, R9
+	WORD $0x4f981200 // fmla v0.4s, v16.4s, v24.s[0]
+	WORD $0x4f981222 // fmla v2.4s, v17.4s, v24.s[0]
+	WORD $0x4f981244 // fmla v4.4s, v18.4s, v24.s[0]
+	WORD $0x4f981266 // fmla v6.4s, v19.4s, v24.s[0]
+	ADD $32, R3
+queries1_from16_even:
+	MOVW scale+56(FP), R8
+	WORD $0x4e040d1a // dup v26.4s, w8
+	MOVD scales+32(FP), R8
+	MOVD R0, R11
+	ADD R1, R0, R12
+	FMOVQ 64(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e3bdc00 // fmul v0.4s, v0.4s, v27.4s
+	FMOVQ F0, 64(R11)
+	FMOVQ 80(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
+	WORD $0x6e3bdc42 // fmul v2.4s, v2.4s, v27.4s
+	FMOVQ F2, 80(R11)
+	FMOVQ 96(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x6e3bdc84 // fmul v4.4s, v4.4s, v27.4s
+	FMOVQ F4, 96(R11)
+	FMOVQ 112(R8), F27
+	WORD $0x6e3adf7b // fmul v27.4s, v27.4s, v26.4s
+	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
+	WORD $0x6e3bdcc6 // fmul v6.4s, v6.4s, v27.4s
+	FMOVQ F6, 112(R11)
+	ADD R1, R0
+	ADD R7, R2
+	SUB $1, R6
+	B queries1
+queries1_done:
+	RET
+
+// func attnMixI8NEON(out, p *float32, stride int, v *int8, scales *float32, n, hd, queries int)
+TEXT ·attnMixI8NEON(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD p+8(FP), R1
+	MOVD stride+16(FP), R2
+	MOVD n+40(FP), R4
+	MOVD hd+48(FP), R5
+	MOVD queries+56(FP), R6
+	LSL $2, R2
+	LSL $2, R5, R7
+	LSL $0, R5, R8
+queries4:
+	CMP $4, R6
+	BLT queries4_done
+	MOVD v+24(FP), R3
+	MOVD R0, R9
+	MOVD R5, R10
+queries4_by16:
+	CMP $16, R10
+	BLT queries4_by16_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	FMOVQ 32(R11), F2
+	FMOVQ 48(R11), F3
+	ADD R7, R11
+	FMOVQ 0(R11), F4
+	FMOVQ 16(R11), F5
+	FMOVQ 32(R11), F6
+	FMOVQ 48(R11), F7
+	ADD R7, R11
+	FMOVQ 0(R11), F8
+	FMOVQ 16(R11), F9
+	FMOVQ 32(R11), F10
+	FMOVQ 48(R11), F11
+	ADD R7, R11
+	FMOVQ 0(R11), F12
+	FMOVQ 16(R11), F13
+	FMOVQ 32(R11), F14
+	FMOVQ 48(R11), F15
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD scales+32(FP), R19
+	CBZ R14, queries4_by16_row_end
+queries4_by16_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	ADD R2, R15
+	FMOVS (R15), F30
+	ADD R2, R15
+	FMOVS (R15), F31
+	FMOVS (R19), F24
+	FMULS F24, F28
+	FMULS F24, F29
+	FMULS F24, F30
+	FMULS F24, F31
+	ADD $4, R19
+	FMOVD 0(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1204 // fmla v4.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1225 // fmla v5.4s, v17.4s, v29.s[0]
+	WORD $0x4f9e1208 // fmla v8.4s, v16.4s, v30.s[0]
+	WORD $0x4f9e1229 // fmla v9.4s, v17.4s, v30.s[0]
+	WORD $0x4f9f120c // fmla v12.4s, v16.4s, v31.s[0]
+	WORD $0x4f9f122d // fmla v13.4s, v17.4s, v31.s[0]
+	FMOVD 8(R13), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
+	WORD $0x4f9d1246 // fmla v6.4s, v18.4s, v29.s[0]
+	WORD $0x4f9d1267 // fmla v7.4s, v19.4s, v29.s[0]
+	WORD $0x4f9e124a // fmla v10.4s, v18.4s, v30.s[0]
+	WORD $0x4f9e126b // fmla v11.4s, v19.4s, v30.s[0]
+	WORD $0x4f9f124e // fmla v14.4s, v18.4s, v31.s[0]
+	WORD $0x4f9f126f // fmla v15.4s, v19.4s, v31.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries4_by16_row
+queries4_by16_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	FMOVQ F2, 32(R11)
+	FMOVQ F3, 48(R11)
+	ADD R7, R11
+	FMOVQ F4, 0(R11)
+	FMOVQ F5, 16(R11)
+	FMOVQ F6, 32(R11)
+	FMOVQ F7, 48(R11)
+	ADD R7, R11
+	FMOVQ F8, 0(R11)
+	FMOVQ F9, 16(R11)
+	FMOVQ F10, 32(R11)
+	FMOVQ F11, 48(R11)
+	ADD R7, R11
+	FMOVQ F12, 0(R11)
+	FMOVQ F13, 16(R11)
+	FMOVQ F14, 32(R11)
+	FMOVQ F15, 48(R11)
+	ADD $16, R3
+	ADD $64, R9
+	SUB $16, R10
+	B queries4_by16
+queries4_by16_done:
+queries4_by8:
+	CMP $8, R10
+	BLT queries4_by8_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	ADD R7, R11
+	FMOVQ 0(R11), F2
+	FMOVQ 16(R11), F3
+	ADD R7, R11
+	FMOVQ 0(R11), F4
+	FMOVQ 16(R11), F5
+	ADD R7, R11
+	FMOVQ 0(R11), F6
+	FMOVQ 16(R11), F7
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD scales+32(FP), R19
+	CBZ R14, queries4_by8_row_end
+queries4_by8_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	ADD R2, R15
+	FMOVS (R15), F30
+	ADD R2, R15
+	FMOVS (R15), F31
+	FMOVS (R19), F24
+	FMULS F24, F28
+	FMULS F24, F29
+	FMULS F24, F30
+	FMULS F24, F31
+	ADD $4, R19
+	FMOVD 0(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1202 // fmla v2.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1223 // fmla v3.4s, v17.4s, v29.s[0]
+	WORD $0x4f9e1204 // fmla v4.4s, v16.4s, v30.s[0]
+	WORD $0x4f9e1225 // fmla v5.4s, v17.4s, v30.s[0]
+	WORD $0x4f9f1206 // fmla v6.4s, v16.4s, v31.s[0]
+	WORD $0x4f9f1227 // fmla v7.4s, v17.4s, v31.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries4_by8_row
+queries4_by8_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	ADD R7, R11
+	FMOVQ F2, 0(R11)
+	FMOVQ F3, 16(R11)
+	ADD R7, R11
+	FMOVQ F4, 0(R11)
+	FMOVQ F5, 16(R11)
+	ADD R7, R11
+	FMOVQ F6, 0(R11)
+	FMOVQ F7, 16(R11)
+	ADD $8, R3
+	ADD $32, R9
+	SUB $8, R10
+	B queries4_by8
+queries4_by8_done:
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	SUB $4, R6
+	B queries4
+queries4_done:
+queries2:
+	CMP $2, R6
+	BLT queries2_done
+	MOVD v+24(FP), R3
+	MOVD R0, R9
+	MOVD R5, R10
+queries2_by32:
+	CMP $32, R10
+	BLT queries2_by32_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	FMOVQ 32(R11), F2
+	FMOVQ 48(R11), F3
+	FMOVQ 64(R11), F4
+	FMOVQ 80(R11), F5
+	FMOVQ 96(R11), F6
+	FMOVQ 112(R11), F7
+	ADD R7, R11
+	FMOVQ 0(R11), F8
+	FMOVQ 16(R11), F9
+	FMOVQ 32(R11), F10
+	FMOVQ 48(R11), F11
+	FMOVQ 64(R11), F12
+	FMOVQ 80(R11), F13
+	FMOVQ 96(R11), F14
+	FMOVQ 112(R11), F15
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD scales+32(FP), R19
+	CBZ R14, queries2_by32_row_end
+queries2_by32_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	FMOVS (R19), F24
+	FMULS F24, F28
+	FMULS F24, F29
+	ADD $4, R19
+	FMOVD 0(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1208 // fmla v8.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1229 // fmla v9.4s, v17.4s, v29.s[0]
+	FMOVD 8(R13), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
+	WORD $0x4f9d124a // fmla v10.4s, v18.4s, v29.s[0]
+	WORD $0x4f9d126b // fmla v11.4s, v19.4s, v29.s[0]
+	FMOVD 16(R13), F20
+	WORD $0x0f08a694 // sxtl v20.8h, v20.8b
+	WORD $0x4f10a695 // sxtl2 v21.4s, v20.8h
+	WORD $0x0f10a694 // sxtl v20.4s, v20.4h
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4f9c1284 // fmla v4.4s, v20.4s, v28.s[0]
+	WORD $0x4f9c12a5 // fmla v5.4s, v21.4s, v28.s[0]
+	WORD $0x4f9d128c // fmla v12.4s, v20.4s, v29.s[0]
+	WORD $0x4f9d12ad // fmla v13.4s, v21.4s, v29.s[0]
+	FMOVD 24(R13), F22
+	WORD $0x0f08a6d6 // sxtl v22.8h, v22.8b
+	WORD $0x4f10a6d7 // sxtl2 v23.4s, v22.8h
+	WORD $0x0f10a6d6 // sxtl v22.4s, v22.4h
+	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c12e7 // fmla v7.4s, v23.4s, v28.s[0]
+	WORD $0x4f9d12ce // fmla v14.4s, v22.4s, v29.s[0]
+	WORD $0x4f9d12ef // fmla v15.4s, v23.4s, v29.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries2_by32_row
+queries2_by32_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	FMOVQ F2, 32(R11)
+	FMOVQ F3, 48(R11)
+	FMOVQ F4, 64(R11)
+	FMOVQ F5, 80(R11)
+	FMOVQ F6, 96(R11)
+	FMOVQ F7, 112(R11)
+	ADD R7, R11
+	FMOVQ F8, 0(R11)
+	FMOVQ F9, 16(R11)
+	FMOVQ F10, 32(R11)
+	FMOVQ F11, 48(R11)
+	FMOVQ F12, 64(R11)
+	FMOVQ F13, 80(R11)
+	FMOVQ F14, 96(R11)
+	FMOVQ F15, 112(R11)
+	ADD $32, R3
+	ADD $128, R9
+	SUB $32, R10
+	B queries2_by32
+queries2_by32_done:
+queries2_by8:
+	CMP $8, R10
+	BLT queries2_by8_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	ADD R7, R11
+	FMOVQ 0(R11), F2
+	FMOVQ 16(R11), F3
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD scales+32(FP), R19
+	CBZ R14, queries2_by8_row_end
+queries2_by8_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	ADD R2, R15
+	FMOVS (R15), F29
+	FMOVS (R19), F24
+	FMULS F24, F28
+	FMULS F24, F29
+	ADD $4, R19
+	FMOVD 0(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	WORD $0x4f9d1202 // fmla v2.4s, v16.4s, v29.s[0]
+	WORD $0x4f9d1223 // fmla v3.4s, v17.4s, v29.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries2_by8_row
+queries2_by8_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	ADD R7, R11
+	FMOVQ F2, 0(R11)
+	FMOVQ F3, 16(R11)
+	ADD $8, R3
+	ADD $32, R9
+	SUB $8, R10
+	B queries2_by8
+queries2_by8_done:
+	ADD R7, R0
+	ADD R2, R1
+	ADD R7, R0
+	ADD R2, R1
+	SUB $2, R6
+	B queries2
+queries2_done:
+queries1:
+	CMP $1, R6
+	BLT queries1_done
+	MOVD v+24(FP), R3
+	MOVD R0, R9
+	MOVD R5, R10
+queries1_by64:
+	CMP $64, R10
+	BLT queries1_by64_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	FMOVQ 32(R11), F2
+	FMOVQ 48(R11), F3
+	FMOVQ 64(R11), F4
+	FMOVQ 80(R11), F5
+	FMOVQ 96(R11), F6
+	FMOVQ 112(R11), F7
+	FMOVQ 128(R11), F8
+	FMOVQ 144(R11), F9
+	FMOVQ 160(R11), F10
+	FMOVQ 176(R11), F11
+	FMOVQ 192(R11), F12
+	FMOVQ 208(R11), F13
+	FMOVQ 224(R11), F14
+	FMOVQ 240(R11), F15
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD scales+32(FP), R19
+	CBZ R14, queries1_by64_row_end
+queries1_by64_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	FMOVS (R19), F24
+	FMULS F24, F28
+	ADD $4, R19
+	FMOVD 0(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	FMOVD 8(R13), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4f9c1242 // fmla v2.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c1263 // fmla v3.4s, v19.4s, v28.s[0]
+	FMOVD 16(R13), F20
+	WORD $0x0f08a694 // sxtl v20.8h, v20.8b
+	WORD $0x4f10a695 // sxtl2 v21.4s, v20.8h
+	WORD $0x0f10a694 // sxtl v20.4s, v20.4h
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4f9c1284 // fmla v4.4s, v20.4s, v28.s[0]
+	WORD $0x4f9c12a5 // fmla v5.4s, v21.4s, v28.s[0]
+	FMOVD 24(R13), F22
+	WORD $0x0f08a6d6 // sxtl v22.8h, v22.8b
+	WORD $0x4f10a6d7 // sxtl2 v23.4s, v22.8h
+	WORD $0x0f10a6d6 // sxtl v22.4s, v22.4h
+	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c12e7 // fmla v7.4s, v23.4s, v28.s[0]
+	FMOVD 32(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1208 // fmla v8.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1229 // fmla v9.4s, v17.4s, v28.s[0]
+	FMOVD 40(R13), F18
+	WORD $0x0f08a652 // sxtl v18.8h, v18.8b
+	WORD $0x4f10a653 // sxtl2 v19.4s, v18.8h
+	WORD $0x0f10a652 // sxtl v18.4s, v18.4h
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4f9c124a // fmla v10.4s, v18.4s, v28.s[0]
+	WORD $0x4f9c126b // fmla v11.4s, v19.4s, v28.s[0]
+	FMOVD 48(R13), F20
+	WORD $0x0f08a694 // sxtl v20.8h, v20.8b
+	WORD $0x4f10a695 // sxtl2 v21.4s, v20.8h
+	WORD $0x0f10a694 // sxtl v20.4s, v20.4h
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4f9c128c // fmla v12.4s, v20.4s, v28.s[0]
+	WORD $0x4f9c12ad // fmla v13.4s, v21.4s, v28.s[0]
+	FMOVD 56(R13), F22
+	WORD $0x0f08a6d6 // sxtl v22.8h, v22.8b
+	WORD $0x4f10a6d7 // sxtl2 v23.4s, v22.8h
+	WORD $0x0f10a6d6 // sxtl v22.4s, v22.4h
+	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4f9c12ce // fmla v14.4s, v22.4s, v28.s[0]
+	WORD $0x4f9c12ef // fmla v15.4s, v23.4s, v28.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries1_by64_row
+queries1_by64_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	FMOVQ F2, 32(R11)
+	FMOVQ F3, 48(R11)
+	FMOVQ F4, 64(R11)
+	FMOVQ F5, 80(R11)
+	FMOVQ F6, 96(R11)
+	FMOVQ F7, 112(R11)
+	FMOVQ F8, 128(R11)
+	FMOVQ F9, 144(R11)
+	FMOVQ F10, 160(R11)
+	FMOVQ F11, 176(R11)
+	FMOVQ F12, 192(R11)
+	FMOVQ F13, 208(R11)
+	FMOVQ F14, 224(R11)
+	FMOVQ F15, 240(R11)
+	ADD $64, R3
+	ADD $256, R9
+	SUB $64, R10
+	B queries1_by64
+queries1_by64_done:
+queries1_by8:
+	CMP $8, R10
+	BLT queries1_by8_done
+	MOVD R9, R11
+	FMOVQ 0(R11), F0
+	FMOVQ 16(R11), F1
+	MOVD R1, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD scales+32(FP), R19
+	CBZ R14, queries1_by8_row_end
+queries1_by8_row:
+	MOVD R12, R15
+	FMOVS (R15), F28
+	FMOVS (R19), F24
+	FMULS F24, F28
+	ADD $4, R19
+	FMOVD 0(R13), F16
+	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
+	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
+	WORD $0x0f10a610 // sxtl v16.4s, v16.4h
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f9c1200 // fmla v0.4s, v16.4s, v28.s[0]
+	WORD $0x4f9c1221 // fmla v1.4s, v17.4s, v28.s[0]
+	ADD $4, R12
+	ADD R8, R13
+	SUB $1, R14
+	CBNZ R14, queries1_by8_row
+queries1_by8_row_end:
+	MOVD R9, R11
+	FMOVQ F0, 0(R11)
+	FMOVQ F1, 16(R11)
+	ADD $8, R3
 	ADD $32, R9
 	SUB $8, R10
 	B queries1_by8

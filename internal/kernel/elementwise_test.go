@@ -171,7 +171,9 @@ func TestRowLengthsPanic(t *testing.T) {
 	mustPanic(t, "ScaleRow", func() { ScaleRow(f, make([]int32, 63), 1) })
 	mustPanic(t, "RMSNorm", func() { RMSNorm(f, f, f[1:], 0) })
 	mustPanic(t, "QuantizeRow", func() { QuantizeRow(make([]int8, 63), f) })
-	mustPanic(t, "AttnScores", func() { AttnScores(f[:3], f[:16], f, 1) })
-	mustPanic(t, "AttnMix", func() { AttnMix(f[:16], f[:3], f) })
-	mustPanic(t, "AttnMix of odd rows", func() { AttnMix(f[:15], f[:4], f) })
+	mustPanic(t, "AttnScores", func() { AttnScores(f[:31], 32, f[:2], f, 1, 1) })
+	mustPanic(t, "AttnMix", func() { AttnMix(f[:16], f[:3], 3, f, 1) })
+	mustPanic(t, "AttnMix of odd rows", func() { AttnMix(f[:15], f[:4], 4, f, 1) })
+	mustPanic(t, "AttnScoresI8 with few scales", func() { AttnScoresI8(f[:32], 32, f[:2], make([]int8, 64), f[:31], 1, 1) })
+	mustPanic(t, "AttnMixI8 with many scales", func() { AttnMixI8(f[:16], f[:4], 4, make([]int8, 64), f[:5], 1) })
 }

@@ -221,13 +221,13 @@ func (b *bench) products(t *tier) {
 			return func() { t.matMulBF16(y, rows, as[uint16](take(rows*D*2)), x, tokens) }
 		})
 	}
-	const hd, n, group = 128, 32, 4                    // a page of one head's keys or values, and the heads that share it
+	const hd, n, group = 128, KeyTile, 4               // a page of one head's keys or values, and the heads that share it
 	for _, queries := range []int{group, 16 * group} { // one token, and the rows of a prompt
 		shape, macs := fmt.Sprintf("[%d, %d] × %d queries", n, hd, queries), float64(n*hd*queries)
 		buffers := func() (q, s []float32) { return make([]float32, hd*queries), make([]float32, n*queries) }
 		b.add(t, "attention, keys float32", shape, macs, n*hd*4, true, func(take func(int) []byte) func() {
 			q, s := buffers()
-			return func() { t.matMulF32(s, n, as[float32](take(n*hd*4)), q, queries) }
+			return func() { t.attnScoresF32(s, n, q, as[float32](take(n*hd*4)), queries, 0.1) }
 		})
 		b.add(t, "attention, values float32", shape, macs, n*hd*4, true, func(take func(int) []byte) func() {
 			out, p := buffers()
@@ -235,11 +235,20 @@ func (b *bench) products(t *tier) {
 		})
 		b.add(t, "attention, keys float16", shape, macs, n*hd*2, true, func(take func(int) []byte) func() {
 			q, s := buffers()
-			return func() { t.matMulF16(s, n, as[uint16](take(n*hd*2)), q, queries) }
+			return func() { t.attnScoresF16(s, n, q, as[uint16](take(n*hd*2)), queries, 0.1) }
 		})
 		b.add(t, "attention, values float16", shape, macs, n*hd*2, true, func(take func(int) []byte) func() {
 			out, p := buffers()
 			return func() { t.attnMixF16(out, p, n, as[uint16](take(n*hd*2)), queries) }
+		})
+		scales := make([]float32, n)
+		b.add(t, "attention, keys int8", shape, macs, n*hd, true, func(take func(int) []byte) func() {
+			q, s := buffers()
+			return func() { t.attnScoresI8(s, n, q, as[int8](take(n*hd)), scales, queries, 0.1) }
+		})
+		b.add(t, "attention, values int8", shape, macs, n*hd, true, func(take func(int) []byte) func() {
+			out, p := buffers()
+			return func() { t.attnMixI8(out, p, n, as[int8](take(n*hd)), scales, queries) }
 		})
 	}
 }
@@ -252,7 +261,7 @@ func plural(n int, thing string) string {
 }
 
 // as sees bytes, aligned, as numbers.
-func as[T uint16 | float32](b []byte) []T {
+func as[T int8 | uint16 | float32](b []byte) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), len(b)/int(unsafe.Sizeof(*new(T))))
 }
 

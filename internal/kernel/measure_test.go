@@ -174,42 +174,32 @@ func TestMeasureSparse(t *testing.T) {
 	}
 }
 
-// A page of 64 keys or values of one head of 128, from L2, for the heads that share it.
+// A page of keys or values of one head of 128, from L2, for the heads that share it and for a prompt's rows.
 func TestMeasureAttention(t *testing.T) {
 	measuring(t)
-	const hd, n, pages = 128, 64, 16
+	const hd, n, pages = 128, KeyTile, 32
 	k := fill(pages*n*hd, func(i int) float32 { return float32(i % 7) })
 	h := fill(pages*n*hd, func(i int) uint16 { return uint16(0x3c00 + i%7) })
+	b := fill(pages*n*hd, func(i int) int8 { return int8(i) })
 	for _, tier := range available[1:] {
-		restoreTier(tier.name)
 		list := []entrant{{tier.name + " f32 peak", float64(2000 * tier.peak.f32Turn), "GMAC/s", func() { tier.peak.f32(2000) }}}
 		next := 0
 		page := func() int { next = (next + 1) % pages; return next * n * hd }
-		for _, group := range []int{1, 2, 4} {
+		for _, group := range []int{1, 2, 4, 8, 32} {
 			q, s := fill(hd*group, func(i int) float32 { return float32(i % 5) }), make([]float32, n*group)
-			out := make([]float32, hd*group)
-			macs := float64(n * hd * group)
-			list = append(list,
-				entrant{fmt.Sprintf("%s %d heads, one by one: scores", tier.name, group), macs, "GMAC/s", func() {
-					p := k[page():][:n*hd]
-					for g := range group {
-						AttnScores(s[g*n:][:n], q[g*hd:][:hd], p, 0.1)
-					}
-				}},
-				entrant{fmt.Sprintf("%s %d heads, together: scores", tier.name, group), macs, "GMAC/s", func() { AttnScoresGroup(s, n, q, k[page():][:n*hd], group, 0.1) }},
-				entrant{fmt.Sprintf("%s %d heads, together: scores of F16", tier.name, group), macs, "GMAC/s", func() { AttnScoresGroupF16(s, n, q, h[page():][:n*hd], group, 0.1) }},
-				entrant{fmt.Sprintf("%s %d heads, one by one: mix", tier.name, group), macs, "GMAC/s", func() {
-					p := k[page():][:n*hd]
-					for g := range group {
-						AttnMix(out[g*hd:][:hd], s[g*n:][:n], p)
-					}
-				}},
-				entrant{fmt.Sprintf("%s %d heads, together: mix", tier.name, group), macs, "GMAC/s", func() { AttnMixGroup(out, s, n, k[page():][:n*hd], group) }},
-				entrant{fmt.Sprintf("%s %d heads, together: mix of F16", tier.name, group), macs, "GMAC/s", func() { AttnMixGroupF16(out, s, n, h[page():][:n*hd], group) }})
+			out, scales := make([]float32, hd*group), make([]float32, n)
+			add := func(what string, f func()) {
+				list = append(list, entrant{fmt.Sprintf("%s %d heads: %s", tier.name, group, what), float64(n * hd * group), "GMAC/s", f})
+			}
+			add("scores", func() { tier.attnScoresF32(s, n, q, k[page():][:n*hd], group, 0.1) })
+			add("scores of F16", func() { tier.attnScoresF16(s, n, q, h[page():][:n*hd], group, 0.1) })
+			add("scores of int8", func() { tier.attnScoresI8(s, n, q, b[page():][:n*hd], scales, group, 0.1) })
+			add("mix", func() { tier.attnMixF32(out, s, n, k[page():][:n*hd], group) })
+			add("mix of F16", func() { tier.attnMixF16(out, s, n, h[page():][:n*hd], group) })
+			add("mix of int8", func() { tier.attnMixI8(out, s, n, b[page():][:n*hd], scales, group) })
 		}
 		race(t, list)
 	}
-	restoreTier(available[len(available)-1].name)
 }
 
 func TestMeasureRows(t *testing.T) {

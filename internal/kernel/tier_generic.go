@@ -25,8 +25,13 @@ var generic = tier{
 	matMulF16:  matMulF16Generic,
 
 	softmaxExp: softmaxExpGeneric,
-	attnMixF32: attnMixF32Generic,
-	attnMixF16: attnMixF16Generic,
+
+	attnScoresF32: attnScoresF32Generic,
+	attnScoresF16: attnScoresF16Generic,
+	attnScoresI8:  attnScoresI8Generic,
+	attnMixF32:    attnMixF32Generic,
+	attnMixF16:    attnMixF16Generic,
+	attnMixI8:     attnMixI8Generic,
 
 	max:      maxGeneric,
 	sum:      sumGeneric,

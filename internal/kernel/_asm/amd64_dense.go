@@ -26,6 +26,9 @@ func (k kind) load(a *asm, m Mem, dst reg.VecVirtual) {
 		a.VPSLLD(Imm(16), dst, dst)
 	case "F16":
 		a.VCVTPH2PS(m, dst)
+	case "I8":
+		a.VPMOVSXBD(m, dst)
+		a.VCVTDQ2PS(dst, dst)
 	}
 }
 

@@ -126,6 +126,12 @@ func (a *arm) sqxtn8b(d, n int)   { a.two(0x0e214800, "sqxtn", "8b", "8h", d, n)
 func (a *arm) sqxtn16b(d, n int)  { a.two(0x4e214800, "sqxtn2", "16b", "8h", d, n) }
 func (a *arm) shll16(d, n int)    { a.w(0x2e613800|uint32(n<<5|d), "shll v%d.4s, v%d.4h, #16", d, n) }
 
+// sxtl8h, sxtl4s and sxtl4sHi widen signed integers: 8 bytes, the first 4 and the last 4 of 8 halfwords.
+func (a *arm) sxtl8h(d, n int) { a.two(0x0f08a400, "sxtl", "8h", "8b", d, n) }
+
+func (a *arm) sxtl4s(d, n int)   { a.two(0x0f10a400, "sxtl", "4s", "4h", d, n) }
+func (a *arm) sxtl4sHi(d, n int) { a.two(0x4f10a400, "sxtl2", "4s", "8h", d, n) }
+
 func (a *arm) shll16hi(d, n int) { a.w(0x6e613800|uint32(n<<5|d), "shll2 v%d.4s, v%d.8h, #16", d, n) }
 
 func (a *arm) shl4s(d, n, s int) {

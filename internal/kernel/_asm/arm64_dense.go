@@ -6,15 +6,16 @@ func denseARM(a *arm) {
 	for _, k := range kinds {
 		matVecNEON(a, k)
 		matMulNEON(a, k)
-		if k.name != "BF16" {
-			attnMixNEON(a, k)
-		}
+	}
+	for _, k := range kvKinds {
+		attnScoresNEON(a, k)
+		attnMixNEON(a, k)
 	}
 }
 
 // loadPair loads 8 weights at base + off into lo and hi, as float32.
 func (k kind) loadPair(a *arm, lo, hi int, base string, off int) {
-	a.ld(lo, base, off)
+	a.ldBits(lo, base, off, min(8*k.size, 16))
 	switch k.name {
 	case "F32":
 		a.ld(hi, base, off+16)
@@ -24,6 +25,12 @@ func (k kind) loadPair(a *arm, lo, hi int, base string, off int) {
 	case "F16":
 		a.fcvtl2(hi, lo)
 		a.fcvtl(lo, lo)
+	case "I8":
+		a.sxtl8h(lo, lo)
+		a.sxtl4sHi(hi, lo)
+		a.sxtl4s(lo, lo)
+		a.scvtf(hi, hi)
+		a.scvtf(lo, lo)
 	}
 }
 
@@ -209,11 +216,99 @@ func matMulNEON(a *arm, k kind) {
 	a.p("RET")
 }
 
+// See attnScores for amd64; half a tile at a time.
+func attnScoresNEON(a *arm, k kind) {
+	name, scales := "attnScores"+k.name+"NEON", ""
+	if k.size == 1 {
+		scales = "scales *float32, "
+	}
+	a.fn(name, "(s *float32, stride int, q *float32, k *"+k.typ+", "+scales+"hd, queries int, scale float32)", 0,
+		name+" is AttnScores"+k.name+" of a tile; hd > 0.")
+	const regs = attnKeyTile / 8
+	a.arg("s", "R0")
+	a.arg("stride", "R1")
+	a.arg("q", "R2")
+	a.arg("hd", "R5")
+	a.arg("queries", "R6")
+	a.p("LSL $2, R1")
+	a.p("LSL $2, R5, R7") // bytes of a query
+	for _, queries := range []int{2, 1} {
+		acc := func(g, i, chain int) int { return (g*regs+i)*2 + chain }
+		label := fmt.Sprintf("queries%d", queries)
+		a.p("%s:", label)
+		a.p("CMP $%d, R6", queries)
+		a.p("BLT %s_done", label)
+		for first := 0; first < attnKeyTile; first += 4 * regs {
+			l := fmt.Sprintf("%s_from%d", label, first)
+			for i := range queries * regs * 2 {
+				a.zero(i)
+			}
+			a.arg("k", "R3")
+			a.p("MOVD R2, R9")
+			a.p("ADD R7, R2, R10")
+			a.p("LSR $1, R5, R8")
+			element := func(chain int) {
+				for i := 0; i < regs; i += 2 {
+					k.loadPair(a, 16+i, 17+i, "R3", (first+4*i)*k.size)
+				}
+				for g := range queries {
+					a.p("FMOVS (R%d), F%d", 9+g, 24+g)
+					a.p("ADD $4, R%d", 9+g)
+					for i := range regs {
+						a.fmlaBy(acc(g, i, chain), 16+i, 24+g, 0)
+					}
+				}
+				a.p("ADD $%d, R3", attnKeyTile*k.size)
+			}
+			a.loop(l+"_pair", "R8", func() {
+				element(0)
+				element(1)
+			})
+			a.p("TBZ $0, R5, %s_even", l)
+			element(0)
+			a.p("%s_even:", l)
+			a.argW("scale", "R8")
+			a.dupW(26, 8)
+			if k.size == 1 {
+				a.arg("scales", "R8")
+			}
+			a.p("MOVD R0, R11")
+			a.p("ADD R1, R0, R12")
+			for i := range regs {
+				by := 26
+				if k.size == 1 {
+					by = 27
+					a.ld(by, "R8", 4*first+16*i)
+					a.fmul(by, by, 26)
+				}
+				for g := range queries {
+					sum := acc(g, i, 0)
+					a.fadd(sum, sum, acc(g, i, 1))
+					a.fmul(sum, sum, by)
+					a.st(sum, fmt.Sprintf("R%d", 11+g), 4*first+16*i)
+				}
+			}
+		}
+		for range queries {
+			a.p("ADD R1, R0")
+			a.p("ADD R7, R2")
+		}
+		a.p("SUB $%d, R6", queries)
+		a.p("B %s", label)
+		a.p("%s_done:", label)
+	}
+	a.p("RET")
+}
+
 // See attnMix for amd64.
 func attnMixNEON(a *arm, k kind) {
 	name := "attnMix" + k.name + "NEON"
-	a.fn(name, "(out, p *float32, stride int, v *"+k.typ+", n, hd, queries int)", 0,
-		name+" computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.",
+	scales, by := "", "p[g·stride+j]"
+	if k.size == 1 {
+		scales, by = "scales *float32, ", "p[g·stride+j]·scales[j]"
+	}
+	a.fn(name, "(out, p *float32, stride int, v *"+k.typ+", "+scales+"n, hd, queries int)", 0,
+		name+" computes out[g][d] = fma("+by+", v[j][d], out[g][d]) for all j < n in turn.",
 		"hd is a multiple of 8, n > 0.")
 	a.arg("out", "R0")
 	a.arg("p", "R1")
@@ -256,6 +351,9 @@ func attnMixNEON(a *arm, k kind) {
 			a.p("MOVD R1, R12")
 			a.p("MOVD R3, R13")
 			a.p("MOVD R4, R14")
+			if k.size == 1 {
+				a.arg("scales", "R19")
+			}
 			a.loop(l+"_row", "R14", func() {
 				a.p("MOVD R12, R15")
 				for g := range queries {
@@ -263,6 +361,13 @@ func attnMixNEON(a *arm, k kind) {
 					if g+1 < queries {
 						a.p("ADD R2, R15")
 					}
+				}
+				if k.size == 1 {
+					a.p("FMOVS (R19), F24")
+					for g := range queries {
+						a.p("FMULS F24, F%d", 28+g)
+					}
+					a.p("ADD $4, R19")
 				}
 				for d := 0; d < regs; d += 2 {
 					lo, hi := 16+d%8, 17+d%8
