@@ -144,10 +144,20 @@ func (d *decoder) attend(i, worker int) {
 		}
 	}
 	scores := t.scores[:queries*stride]
+	page := func(from int) pageHead {
+		if from >= end {
+			return pageHead{}
+		}
+		return at.cache.pages[from/pageTokens].of(layer, kvHead)
+	}
 	for from := first; from < end; from += pageTokens {
 		r := max(0, from-at.pos) // rows before it do not see this page
 		g := r * group
-		at.cache.pages[from/pageTokens].of(layer, kvHead).scores(scores[g*stride+from-first:], stride, q[g*hd:], queries-g, scale)
+		next := page(from + pageTokens).k
+		if next == nil {
+			next = page(first).v
+		}
+		page(from).scores(scores[g*stride+from-first:], stride, q[g*hd:], queries-g, scale, next)
 	}
 	for r := range tile.n {
 		begin, end := sees(r)
@@ -163,9 +173,9 @@ func (d *decoder) attend(i, worker int) {
 		_, firstEnd = sees(0)
 	}
 	for from := first; from < end; from += pageTokens {
-		kv := at.cache.pages[from/pageTokens].of(layer, kvHead)
+		kv, next := page(from), page(from+pageTokens).v
 		if from >= lastBegin && from+pageTokens <= firstEnd { // all rows see the whole page
-			kv.mix(out, scores[from-first:], stride, 0, pageTokens, queries)
+			kv.mix(out, scores[from-first:], stride, 0, pageTokens, queries, next)
 			continue
 		}
 		for r := range tile.n {
@@ -173,7 +183,7 @@ func (d *decoder) attend(i, worker int) {
 			lo, hi := max(begin, from), min(end, from+pageTokens)
 			if lo < hi {
 				g := r * group
-				kv.mix(out[g*hd:(g+group)*hd], scores[g*stride+lo-first:], stride, lo-from, hi-from, group)
+				kv.mix(out[g*hd:(g+group)*hd], scores[g*stride+lo-first:], stride, lo-from, hi-from, group, next)
 			}
 		}
 	}

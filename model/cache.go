@@ -164,34 +164,35 @@ func (h pageHead) scales(tile []byte) []float32 {
 	return as[float32](tile[pageTokens*h.pool.hd:])
 }
 
-// scores computes those of all the page's tokens: see kernel.AttnScores.
-func (h pageHead) scores(s []float32, stride int, q []float32, queries int, scale float32) {
+// scores computes those of all the page's tokens: see kernel.AttnScores. What is read next is the keys or values of
+// another page, nil when nothing is.
+func (h pageHead) scores(s []float32, stride int, q []float32, queries int, scale float32, next []byte) {
 	switch h.pool.kv {
 	case KVFloat32:
-		kernel.AttnScores(s, stride, q, as[float32](h.k), queries, scale)
+		kernel.AttnScores(s, stride, q, as[float32](h.k), queries, scale, as[float32](next))
 	case KVFloat16:
-		kernel.AttnScoresF16(s, stride, q, as[uint16](h.k), queries, scale)
+		kernel.AttnScoresF16(s, stride, q, as[uint16](h.k), queries, scale, as[uint16](next))
 	case KVInt8:
-		kernel.AttnScoresI8(s, stride, q, h.codes(h.k), h.scales(h.k), queries, scale)
+		kernel.AttnScoresI8(s, stride, q, h.codes(h.k), h.scales(h.k), queries, scale, as[int8](next))
 	}
 }
 
 // mix adds the values of tokens [lo, hi) of the page: see kernel.AttnMix.
-func (h pageHead) mix(out, p []float32, stride, lo, hi, queries int) {
+func (h pageHead) mix(out, p []float32, stride, lo, hi, queries int, next []byte) {
 	n := h.pool.hd
 	switch h.pool.kv {
 	case KVFloat32:
-		kernel.AttnMix(out, p, stride, as[float32](h.v)[lo*n:hi*n], queries)
+		kernel.AttnMix(out, p, stride, as[float32](h.v)[lo*n:hi*n], queries, as[float32](next))
 	case KVFloat16:
-		kernel.AttnMixF16(out, p, stride, as[uint16](h.v)[lo*n:hi*n], queries)
+		kernel.AttnMixF16(out, p, stride, as[uint16](h.v)[lo*n:hi*n], queries, as[uint16](next))
 	case KVInt8:
-		kernel.AttnMixI8(out, p, stride, h.codes(h.v)[lo*n:hi*n], h.scales(h.v)[lo:hi], queries)
+		kernel.AttnMixI8(out, p, stride, h.codes(h.v)[lo*n:hi*n], h.scales(h.v)[lo:hi], queries, as[int8](next))
 	}
 }
 
 // as sees bytes, aligned, as numbers.
 func as[T int8 | uint16 | float32](b []byte) []T {
-	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), len(b)/int(unsafe.Sizeof(*new(T))))
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(T))))
 }
 
 // kvCache is the paged cache of one sequence.

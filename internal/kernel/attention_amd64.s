@@ -4,15 +4,16 @@
 
 #include "textflag.h"
 
-// func attnScoresF32VNNI(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32)
-// Requires: AVX, AVX512F
-TEXT ·attnScoresF32VNNI(SB), NOSPLIT, $0-52
+// func attnScoresF32VNNI(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·attnScoresF32VNNI(SB), NOSPLIT, $0-64
 	MOVQ s+0(FP), AX
 	MOVQ q+16(FP), CX
 	MOVQ hd+32(FP), DX
 	SHLQ $0x02, DX
 	MOVQ stride+8(FP), BX
 	SHLQ $0x02, BX
+	MOVQ ahead+56(FP), DI
 	LEAQ (DX)(DX*2), SI
 
 queries4:
@@ -34,154 +35,162 @@ queries4:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DI
+	MOVQ   CX, R8
+	MOVQ   k+24(FP), R9
+	MOVQ   hd+32(FP), R10
+	SHRQ   $0x01, R10
+	TESTQ  R10, R10
+	JZ     queries4_from0_pair_end
+
+queries4_from0_pair:
+	PREFETCHT0   (R9)(DI*1)
+	PREFETCHT0   64(R9)(DI*1)
+	PREFETCHT0   128(R9)(DI*1)
+	PREFETCHT0   192(R9)(DI*1)
+	VMOVUPS      (R9), Z16
+	VMOVUPS      64(R9), Z17
+	VBROADCASTSS (R8), Z18
+	VFMADD231PS  Z18, Z16, Z0
+	VFMADD231PS  Z18, Z17, Z2
+	VBROADCASTSS (R8)(DX*1), Z18
+	VFMADD231PS  Z18, Z16, Z4
+	VFMADD231PS  Z18, Z17, Z6
+	VBROADCASTSS (R8)(DX*2), Z18
+	VFMADD231PS  Z18, Z16, Z8
+	VFMADD231PS  Z18, Z17, Z10
+	VBROADCASTSS (R8)(SI*1), Z18
+	VFMADD231PS  Z18, Z16, Z12
+	VFMADD231PS  Z18, Z17, Z14
+	VMOVUPS      128(R9), Z16
+	VMOVUPS      192(R9), Z17
+	VBROADCASTSS 4(R8), Z18
+	VFMADD231PS  Z18, Z16, Z1
+	VFMADD231PS  Z18, Z17, Z3
+	VBROADCASTSS 4(R8)(DX*1), Z18
+	VFMADD231PS  Z18, Z16, Z5
+	VFMADD231PS  Z18, Z17, Z7
+	VBROADCASTSS 4(R8)(DX*2), Z18
+	VFMADD231PS  Z18, Z16, Z9
+	VFMADD231PS  Z18, Z17, Z11
+	VBROADCASTSS 4(R8)(SI*1), Z18
+	VFMADD231PS  Z18, Z16, Z13
+	VFMADD231PS  Z18, Z17, Z15
+	ADDQ         $0x00000100, R9
+	ADDQ         $0x00000008, R8
+	DECQ         R10
+	JNZ          queries4_from0_pair
+
+queries4_from0_pair_end:
+	TESTQ        $0x00000004, DX
+	JZ           queries4_from0_even
+	VMOVUPS      (R9), Z16
+	VMOVUPS      64(R9), Z17
+	VBROADCASTSS (R8), Z18
+	VFMADD231PS  Z18, Z16, Z0
+	VFMADD231PS  Z18, Z17, Z2
+	VBROADCASTSS (R8)(DX*1), Z18
+	VFMADD231PS  Z18, Z16, Z4
+	VFMADD231PS  Z18, Z17, Z6
+	VBROADCASTSS (R8)(DX*2), Z18
+	VFMADD231PS  Z18, Z16, Z8
+	VFMADD231PS  Z18, Z17, Z10
+	VBROADCASTSS (R8)(SI*1), Z18
+	VFMADD231PS  Z18, Z16, Z12
+	VFMADD231PS  Z18, Z17, Z14
+
+queries4_from0_even:
+	VBROADCASTSS scale+48(FP), Z16
+	VBROADCASTSS scale+48(FP), Z17
+	MOVQ         AX, R8
+	VADDPS       Z1, Z0, Z0
+	VMULPS       Z16, Z0, Z0
+	VMOVUPS      Z0, (R8)
+	VADDPS       Z3, Z2, Z2
+	VMULPS       Z17, Z2, Z2
+	VMOVUPS      Z2, 64(R8)
+	ADDQ         BX, R8
+	VADDPS       Z5, Z4, Z4
+	VMULPS       Z16, Z4, Z4
+	VMOVUPS      Z4, (R8)
+	VADDPS       Z7, Z6, Z6
+	VMULPS       Z17, Z6, Z6
+	VMOVUPS      Z6, 64(R8)
+	ADDQ         BX, R8
+	VADDPS       Z9, Z8, Z8
+	VMULPS       Z16, Z8, Z8
+	VMOVUPS      Z8, (R8)
+	VADDPS       Z11, Z10, Z10
+	VMULPS       Z17, Z10, Z10
+	VMOVUPS      Z10, 64(R8)
+	ADDQ         BX, R8
+	VADDPS       Z13, Z12, Z12
+	VMULPS       Z16, Z12, Z12
+	VMOVUPS      Z12, (R8)
+	VADDPS       Z15, Z14, Z14
+	VMULPS       Z17, Z14, Z14
+	VMOVUPS      Z14, 64(R8)
+	ADDQ         BX, R8
+	ADDQ         BX, AX
+	ADDQ         DX, CX
+	ADDQ         BX, AX
+	ADDQ         DX, CX
+	ADDQ         BX, AX
+	ADDQ         DX, CX
+	ADDQ         BX, AX
+	ADDQ         DX, CX
+	SUBQ         $0x04, queries+40(FP)
+	JMP          queries4
+
+queries4_end:
+queries2:
+	CMPQ   queries+40(FP), $0x02
+	JL     queries2_end
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   CX, SI
 	MOVQ   k+24(FP), R8
 	MOVQ   hd+32(FP), R9
 	SHRQ   $0x01, R9
 	TESTQ  R9, R9
-	JZ     queries4_from0_pair_end
+	JZ     queries2_from0_pair_end
 
-queries4_from0_pair:
-	VMOVUPS      (R8), Z16
-	VMOVUPS      64(R8), Z17
-	VBROADCASTSS (DI), Z18
-	VFMADD231PS  Z18, Z16, Z0
-	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (DI)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z4
-	VFMADD231PS  Z18, Z17, Z6
-	VBROADCASTSS (DI)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z8
-	VFMADD231PS  Z18, Z17, Z10
-	VBROADCASTSS (DI)(SI*1), Z18
-	VFMADD231PS  Z18, Z16, Z12
-	VFMADD231PS  Z18, Z17, Z14
-	VMOVUPS      128(R8), Z16
-	VMOVUPS      192(R8), Z17
-	VBROADCASTSS 4(DI), Z18
-	VFMADD231PS  Z18, Z16, Z1
-	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS 4(DI)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z5
-	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS 4(DI)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z9
-	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS 4(DI)(SI*1), Z18
-	VFMADD231PS  Z18, Z16, Z13
-	VFMADD231PS  Z18, Z17, Z15
+queries2_from0_pair:
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	PREFETCHT0   128(R8)(DI*1)
+	PREFETCHT0   192(R8)(DI*1)
+	VMOVUPS      (R8), Z8
+	VMOVUPS      64(R8), Z9
+	VBROADCASTSS (SI), Z10
+	VFMADD231PS  Z10, Z8, Z0
+	VFMADD231PS  Z10, Z9, Z2
+	VBROADCASTSS (SI)(DX*1), Z10
+	VFMADD231PS  Z10, Z8, Z4
+	VFMADD231PS  Z10, Z9, Z6
+	VMOVUPS      128(R8), Z8
+	VMOVUPS      192(R8), Z9
+	VBROADCASTSS 4(SI), Z10
+	VFMADD231PS  Z10, Z8, Z1
+	VFMADD231PS  Z10, Z9, Z3
+	VBROADCASTSS 4(SI)(DX*1), Z10
+	VFMADD231PS  Z10, Z8, Z5
+	VFMADD231PS  Z10, Z9, Z7
 	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000008, DI
-	DECQ         R9
-	JNZ          queries4_from0_pair
-
-queries4_from0_pair_end:
-	TESTQ        $0x00000004, DX
-	JZ           queries4_from0_even
-	VMOVUPS      (R8), Z16
-	VMOVUPS      64(R8), Z17
-	VBROADCASTSS (DI), Z18
-	VFMADD231PS  Z18, Z16, Z0
-	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (DI)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z4
-	VFMADD231PS  Z18, Z17, Z6
-	VBROADCASTSS (DI)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z8
-	VFMADD231PS  Z18, Z17, Z10
-	VBROADCASTSS (DI)(SI*1), Z18
-	VFMADD231PS  Z18, Z16, Z12
-	VFMADD231PS  Z18, Z17, Z14
-
-queries4_from0_even:
-	VBROADCASTSS scale+48(FP), Z16
-	VBROADCASTSS scale+48(FP), Z17
-	MOVQ         AX, DI
-	VADDPS       Z1, Z0, Z0
-	VMULPS       Z16, Z0, Z0
-	VMOVUPS      Z0, (DI)
-	VADDPS       Z3, Z2, Z2
-	VMULPS       Z17, Z2, Z2
-	VMOVUPS      Z2, 64(DI)
-	ADDQ         BX, DI
-	VADDPS       Z5, Z4, Z4
-	VMULPS       Z16, Z4, Z4
-	VMOVUPS      Z4, (DI)
-	VADDPS       Z7, Z6, Z6
-	VMULPS       Z17, Z6, Z6
-	VMOVUPS      Z6, 64(DI)
-	ADDQ         BX, DI
-	VADDPS       Z9, Z8, Z8
-	VMULPS       Z16, Z8, Z8
-	VMOVUPS      Z8, (DI)
-	VADDPS       Z11, Z10, Z10
-	VMULPS       Z17, Z10, Z10
-	VMOVUPS      Z10, 64(DI)
-	ADDQ         BX, DI
-	VADDPS       Z13, Z12, Z12
-	VMULPS       Z16, Z12, Z12
-	VMOVUPS      Z12, (DI)
-	VADDPS       Z15, Z14, Z14
-	VMULPS       Z17, Z14, Z14
-	VMOVUPS      Z14, 64(DI)
-	ADDQ         BX, DI
-	ADDQ         BX, AX
-	ADDQ         DX, CX
-	ADDQ         BX, AX
-	ADDQ         DX, CX
-	ADDQ         BX, AX
-	ADDQ         DX, CX
-	ADDQ         BX, AX
-	ADDQ         DX, CX
-	SUBQ         $0x04, queries+40(FP)
-	JMP          queries4
-
-queries4_end:
-queries2:
-	CMPQ   queries+40(FP), $0x02
-	JL     queries2_end
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, SI
-	MOVQ   k+24(FP), DI
-	MOVQ   hd+32(FP), R8
-	SHRQ   $0x01, R8
-	TESTQ  R8, R8
-	JZ     queries2_from0_pair_end
-
-queries2_from0_pair:
-	VMOVUPS      (DI), Z8
-	VMOVUPS      64(DI), Z9
-	VBROADCASTSS (SI), Z10
-	VFMADD231PS  Z10, Z8, Z0
-	VFMADD231PS  Z10, Z9, Z2
-	VBROADCASTSS (SI)(DX*1), Z10
-	VFMADD231PS  Z10, Z8, Z4
-	VFMADD231PS  Z10, Z9, Z6
-	VMOVUPS      128(DI), Z8
-	VMOVUPS      192(DI), Z9
-	VBROADCASTSS 4(SI), Z10
-	VFMADD231PS  Z10, Z8, Z1
-	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS 4(SI)(DX*1), Z10
-	VFMADD231PS  Z10, Z8, Z5
-	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         $0x00000100, DI
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from0_pair
 
 queries2_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from0_even
-	VMOVUPS      (DI), Z8
-	VMOVUPS      64(DI), Z9
+	VMOVUPS      (R8), Z8
+	VMOVUPS      64(R8), Z9
 	VBROADCASTSS (SI), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
@@ -223,33 +232,37 @@ queries1:
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	MOVQ   CX, SI
-	MOVQ   k+24(FP), DI
-	MOVQ   hd+32(FP), R8
-	SHRQ   $0x01, R8
-	TESTQ  R8, R8
+	MOVQ   k+24(FP), R8
+	MOVQ   hd+32(FP), R9
+	SHRQ   $0x01, R9
+	TESTQ  R9, R9
 	JZ     queries1_from0_pair_end
 
 queries1_from0_pair:
-	VMOVUPS      (DI), Z4
-	VMOVUPS      64(DI), Z5
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	PREFETCHT0   128(R8)(DI*1)
+	PREFETCHT0   192(R8)(DI*1)
+	VMOVUPS      (R8), Z4
+	VMOVUPS      64(R8), Z5
 	VBROADCASTSS (SI), Z6
 	VFMADD231PS  Z6, Z4, Z0
 	VFMADD231PS  Z6, Z5, Z2
-	VMOVUPS      128(DI), Z4
-	VMOVUPS      192(DI), Z5
+	VMOVUPS      128(R8), Z4
+	VMOVUPS      192(R8), Z5
 	VBROADCASTSS 4(SI), Z6
 	VFMADD231PS  Z6, Z4, Z1
 	VFMADD231PS  Z6, Z5, Z3
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from0_pair
 
 queries1_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from0_even
-	VMOVUPS      (DI), Z4
-	VMOVUPS      64(DI), Z5
+	VMOVUPS      (R8), Z4
+	VMOVUPS      64(R8), Z5
 	VBROADCASTSS (SI), Z6
 	VFMADD231PS  Z6, Z4, Z0
 	VFMADD231PS  Z6, Z5, Z2
@@ -274,15 +287,16 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnScoresF32AVX2(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·attnScoresF32AVX2(SB), NOSPLIT, $0-52
+// func attnScoresF32AVX2(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32, ahead int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·attnScoresF32AVX2(SB), NOSPLIT, $0-64
 	MOVQ s+0(FP), AX
 	MOVQ q+16(FP), CX
 	MOVQ hd+32(FP), DX
 	SHLQ $0x02, DX
 	MOVQ stride+8(FP), BX
 	SHLQ $0x02, BX
+	MOVQ ahead+56(FP), DI
 	LEAQ (DX)(DX*2), SI
 
 queries3:
@@ -303,15 +317,19 @@ queries3:
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+32(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+32(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries3_from0_pair_end
 
 queries3_from0_pair:
-	VMOVUPS      (DI), Y12
-	VMOVUPS      32(DI), Y13
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	PREFETCHT0   128(R8)(DI*1)
+	PREFETCHT0   192(R8)(DI*1)
+	VMOVUPS      (R8), Y12
+	VMOVUPS      32(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -321,8 +339,8 @@ queries3_from0_pair:
 	VBROADCASTSS (SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y10
-	VMOVUPS      128(DI), Y12
-	VMOVUPS      160(DI), Y13
+	VMOVUPS      128(R8), Y12
+	VMOVUPS      160(R8), Y13
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y14, Y12, Y1
 	VFMADD231PS  Y14, Y13, Y3
@@ -332,16 +350,16 @@ queries3_from0_pair:
 	VBROADCASTSS 4(SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y9
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries3_from0_pair
 
 queries3_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries3_from0_even
-	VMOVUPS      (DI), Y12
-	VMOVUPS      32(DI), Y13
+	VMOVUPS      (R8), Y12
+	VMOVUPS      32(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -390,15 +408,15 @@ queries3_from0_even:
 	VPXOR        Y10, Y10, Y10
 	VPXOR        Y11, Y11, Y11
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+32(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+32(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries3_from16_pair_end
 
 queries3_from16_pair:
-	VMOVUPS      64(DI), Y12
-	VMOVUPS      96(DI), Y13
+	VMOVUPS      64(R8), Y12
+	VMOVUPS      96(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -408,8 +426,8 @@ queries3_from16_pair:
 	VBROADCASTSS (SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y10
-	VMOVUPS      192(DI), Y12
-	VMOVUPS      224(DI), Y13
+	VMOVUPS      192(R8), Y12
+	VMOVUPS      224(R8), Y13
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y14, Y12, Y1
 	VFMADD231PS  Y14, Y13, Y3
@@ -419,16 +437,16 @@ queries3_from16_pair:
 	VBROADCASTSS 4(SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y9
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries3_from16_pair
 
 queries3_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries3_from16_even
-	VMOVUPS      64(DI), Y12
-	VMOVUPS      96(DI), Y13
+	VMOVUPS      64(R8), Y12
+	VMOVUPS      96(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -486,39 +504,43 @@ queries2:
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+32(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+32(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries2_from0_pair_end
 
 queries2_from0_pair:
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	PREFETCHT0   128(R8)(DI*1)
+	PREFETCHT0   192(R8)(DI*1)
+	VMOVUPS      (R8), Y8
+	VMOVUPS      32(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
 	VBROADCASTSS (SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y6
-	VMOVUPS      128(DI), Y8
-	VMOVUPS      160(DI), Y9
+	VMOVUPS      128(R8), Y8
+	VMOVUPS      160(R8), Y9
 	VBROADCASTSS 4(SI), Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y3
 	VBROADCASTSS 4(SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y5
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from0_pair
 
 queries2_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from0_even
-	VMOVUPS      (DI), Y8
-	VMOVUPS      32(DI), Y9
+	VMOVUPS      (R8), Y8
+	VMOVUPS      32(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
@@ -553,39 +575,39 @@ queries2_from0_even:
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+32(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+32(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries2_from16_pair_end
 
 queries2_from16_pair:
-	VMOVUPS      64(DI), Y8
-	VMOVUPS      96(DI), Y9
+	VMOVUPS      64(R8), Y8
+	VMOVUPS      96(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
 	VBROADCASTSS (SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y6
-	VMOVUPS      192(DI), Y8
-	VMOVUPS      224(DI), Y9
+	VMOVUPS      192(R8), Y8
+	VMOVUPS      224(R8), Y9
 	VBROADCASTSS 4(SI), Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y3
 	VBROADCASTSS 4(SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y5
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from16_pair
 
 queries2_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from16_even
-	VMOVUPS      64(DI), Y8
-	VMOVUPS      96(DI), Y9
+	VMOVUPS      64(R8), Y8
+	VMOVUPS      96(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
@@ -627,33 +649,37 @@ queries1:
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+32(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+32(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries1_from0_pair_end
 
 queries1_from0_pair:
-	VMOVUPS      (DI), Y4
-	VMOVUPS      32(DI), Y5
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	PREFETCHT0   128(R8)(DI*1)
+	PREFETCHT0   192(R8)(DI*1)
+	VMOVUPS      (R8), Y4
+	VMOVUPS      32(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
-	VMOVUPS      128(DI), Y4
-	VMOVUPS      160(DI), Y5
+	VMOVUPS      128(R8), Y4
+	VMOVUPS      160(R8), Y5
 	VBROADCASTSS 4(SI), Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from0_pair
 
 queries1_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from0_even
-	VMOVUPS      (DI), Y4
-	VMOVUPS      32(DI), Y5
+	VMOVUPS      (R8), Y4
+	VMOVUPS      32(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
@@ -674,33 +700,33 @@ queries1_from0_even:
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+32(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+32(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries1_from16_pair_end
 
 queries1_from16_pair:
-	VMOVUPS      64(DI), Y4
-	VMOVUPS      96(DI), Y5
+	VMOVUPS      64(R8), Y4
+	VMOVUPS      96(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
-	VMOVUPS      192(DI), Y4
-	VMOVUPS      224(DI), Y5
+	VMOVUPS      192(R8), Y4
+	VMOVUPS      224(R8), Y5
 	VBROADCASTSS 4(SI), Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from16_pair
 
 queries1_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from16_even
-	VMOVUPS      64(DI), Y4
-	VMOVUPS      96(DI), Y5
+	VMOVUPS      64(R8), Y4
+	VMOVUPS      96(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
@@ -725,9 +751,9 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnMixF32VNNI(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
-// Requires: AVX, AVX512F
-TEXT ·attnMixF32VNNI(SB), NOSPLIT, $0-56
+// func attnMixF32VNNI(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·attnMixF32VNNI(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ p+8(FP), CX
 	MOVQ hd+40(FP), DX
@@ -736,130 +762,135 @@ TEXT ·attnMixF32VNNI(SB), NOSPLIT, $0-56
 	SHLQ $0x02, DX
 	MOVQ stride+16(FP), SI
 	SHLQ $0x02, SI
+	MOVQ ahead+56(FP), R9
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
 
 queries4:
 	CMPQ queries+48(FP), $0x04
 	JL   queries4_end
-	MOVQ v+24(FP), R9
-	MOVQ AX, R10
-	MOVQ hd+40(FP), R11
+	MOVQ v+24(FP), R10
+	MOVQ AX, R11
+	MOVQ hd+40(FP), R12
 
 queries4_by4:
-	CMPQ    R11, $0x00000040
+	CMPQ    R12, $0x00000040
 	JL      queries4_by4_end
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	VMOVUPS (R10)(DX*1), Z4
-	VMOVUPS 64(R10)(DX*1), Z5
-	VMOVUPS 128(R10)(DX*1), Z6
-	VMOVUPS 192(R10)(DX*1), Z7
-	VMOVUPS (R10)(DX*2), Z8
-	VMOVUPS 64(R10)(DX*2), Z9
-	VMOVUPS 128(R10)(DX*2), Z10
-	VMOVUPS 192(R10)(DX*2), Z11
-	VMOVUPS (R10)(DI*1), Z12
-	VMOVUPS 64(R10)(DI*1), Z13
-	VMOVUPS 128(R10)(DI*1), Z14
-	VMOVUPS 192(R10)(DI*1), Z15
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Z0
+	VMOVUPS 64(R11), Z1
+	VMOVUPS 128(R11), Z2
+	VMOVUPS 192(R11), Z3
+	VMOVUPS (R11)(DX*1), Z4
+	VMOVUPS 64(R11)(DX*1), Z5
+	VMOVUPS 128(R11)(DX*1), Z6
+	VMOVUPS 192(R11)(DX*1), Z7
+	VMOVUPS (R11)(DX*2), Z8
+	VMOVUPS 64(R11)(DX*2), Z9
+	VMOVUPS 128(R11)(DX*2), Z10
+	VMOVUPS 192(R11)(DX*2), Z11
+	VMOVUPS (R11)(DI*1), Z12
+	VMOVUPS 64(R11)(DI*1), Z13
+	VMOVUPS 128(R11)(DI*1), Z14
+	VMOVUPS 192(R11)(DI*1), Z15
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by4_row_end
 
 queries4_by4_row:
-	VBROADCASTSS (R12), Z16
-	VBROADCASTSS (R12)(SI*1), Z17
-	VBROADCASTSS (R12)(SI*2), Z18
-	VBROADCASTSS (R12)(R8*1), Z19
-	VMOVUPS      (R13), Z20
+	PREFETCHT0   (R14)(R9*1)
+	PREFETCHT0   64(R14)(R9*1)
+	PREFETCHT0   128(R14)(R9*1)
+	PREFETCHT0   192(R14)(R9*1)
+	VBROADCASTSS (R13), Z16
+	VBROADCASTSS (R13)(SI*1), Z17
+	VBROADCASTSS (R13)(SI*2), Z18
+	VBROADCASTSS (R13)(R8*1), Z19
+	VMOVUPS      (R14), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z4
 	VFMADD231PS  Z20, Z18, Z8
 	VFMADD231PS  Z20, Z19, Z12
-	VMOVUPS      64(R13), Z20
+	VMOVUPS      64(R14), Z20
 	VFMADD231PS  Z20, Z16, Z1
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z9
 	VFMADD231PS  Z20, Z19, Z13
-	VMOVUPS      128(R13), Z20
+	VMOVUPS      128(R14), Z20
 	VFMADD231PS  Z20, Z16, Z2
 	VFMADD231PS  Z20, Z17, Z6
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z14
-	VMOVUPS      192(R13), Z20
+	VMOVUPS      192(R14), Z20
 	VFMADD231PS  Z20, Z16, Z3
 	VFMADD231PS  Z20, Z17, Z7
 	VFMADD231PS  Z20, Z18, Z11
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by4_row
 
 queries4_by4_row_end:
-	VMOVUPS Z0, (R10)
-	VMOVUPS Z1, 64(R10)
-	VMOVUPS Z2, 128(R10)
-	VMOVUPS Z3, 192(R10)
-	VMOVUPS Z4, (R10)(DX*1)
-	VMOVUPS Z5, 64(R10)(DX*1)
-	VMOVUPS Z6, 128(R10)(DX*1)
-	VMOVUPS Z7, 192(R10)(DX*1)
-	VMOVUPS Z8, (R10)(DX*2)
-	VMOVUPS Z9, 64(R10)(DX*2)
-	VMOVUPS Z10, 128(R10)(DX*2)
-	VMOVUPS Z11, 192(R10)(DX*2)
-	VMOVUPS Z12, (R10)(DI*1)
-	VMOVUPS Z13, 64(R10)(DI*1)
-	VMOVUPS Z14, 128(R10)(DI*1)
-	VMOVUPS Z15, 192(R10)(DI*1)
-	ADDQ    $0x00000100, R9
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, 64(R11)
+	VMOVUPS Z2, 128(R11)
+	VMOVUPS Z3, 192(R11)
+	VMOVUPS Z4, (R11)(DX*1)
+	VMOVUPS Z5, 64(R11)(DX*1)
+	VMOVUPS Z6, 128(R11)(DX*1)
+	VMOVUPS Z7, 192(R11)(DX*1)
+	VMOVUPS Z8, (R11)(DX*2)
+	VMOVUPS Z9, 64(R11)(DX*2)
+	VMOVUPS Z10, 128(R11)(DX*2)
+	VMOVUPS Z11, 192(R11)(DX*2)
+	VMOVUPS Z12, (R11)(DI*1)
+	VMOVUPS Z13, 64(R11)(DI*1)
+	VMOVUPS Z14, 128(R11)(DI*1)
+	VMOVUPS Z15, 192(R11)(DI*1)
 	ADDQ    $0x00000100, R10
-	SUBQ    $0x00000040, R11
+	ADDQ    $0x00000100, R11
+	SUBQ    $0x00000040, R12
 	JMP     queries4_by4
 
 queries4_by4_end:
 queries4_by1:
-	CMPQ    R11, $0x00000010
+	CMPQ    R12, $0x00000010
 	JL      queries4_by1_end
-	VMOVUPS (R10), Z0
-	VMOVUPS (R10)(DX*1), Z1
-	VMOVUPS (R10)(DX*2), Z2
-	VMOVUPS (R10)(DI*1), Z3
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Z0
+	VMOVUPS (R11)(DX*1), Z1
+	VMOVUPS (R11)(DX*2), Z2
+	VMOVUPS (R11)(DI*1), Z3
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by1_row_end
 
 queries4_by1_row:
-	VBROADCASTSS (R12), Z4
-	VBROADCASTSS (R12)(SI*1), Z5
-	VBROADCASTSS (R12)(SI*2), Z6
-	VBROADCASTSS (R12)(R8*1), Z7
-	VMOVUPS      (R13), Z8
+	VBROADCASTSS (R13), Z4
+	VBROADCASTSS (R13)(SI*1), Z5
+	VBROADCASTSS (R13)(SI*2), Z6
+	VBROADCASTSS (R13)(R8*1), Z7
+	VMOVUPS      (R14), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by1_row
 
 queries4_by1_row_end:
-	VMOVUPS Z0, (R10)
-	VMOVUPS Z1, (R10)(DX*1)
-	VMOVUPS Z2, (R10)(DX*2)
-	VMOVUPS Z3, (R10)(DI*1)
-	ADDQ    $0x00000040, R9
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, (R11)(DX*1)
+	VMOVUPS Z2, (R11)(DX*2)
+	VMOVUPS Z3, (R11)(DI*1)
 	ADDQ    $0x00000040, R10
-	SUBQ    $0x00000010, R11
+	ADDQ    $0x00000040, R11
+	SUBQ    $0x00000010, R12
 	JMP     queries4_by1
 
 queries4_by1_end:
@@ -880,10 +911,10 @@ queries2:
 	JL   queries2_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries2_by8:
-	CMPQ    R9, $0x00000080
+	CMPQ    R10, $0x00000080
 	JL      queries2_by8_end
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
@@ -901,42 +932,50 @@ queries2_by8:
 	VMOVUPS 320(R8)(DX*1), Z13
 	VMOVUPS 384(R8)(DX*1), Z14
 	VMOVUPS 448(R8)(DX*1), Z15
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by8_row_end
 
 queries2_by8_row:
-	VBROADCASTSS (R10), Z16
-	VBROADCASTSS (R10)(SI*1), Z17
-	VMOVUPS      (R11), Z18
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	PREFETCHT0   128(R12)(R9*1)
+	PREFETCHT0   192(R12)(R9*1)
+	PREFETCHT0   256(R12)(R9*1)
+	PREFETCHT0   320(R12)(R9*1)
+	PREFETCHT0   384(R12)(R9*1)
+	PREFETCHT0   448(R12)(R9*1)
+	VBROADCASTSS (R11), Z16
+	VBROADCASTSS (R11)(SI*1), Z17
+	VMOVUPS      (R12), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z8
-	VMOVUPS      64(R11), Z18
+	VMOVUPS      64(R12), Z18
 	VFMADD231PS  Z18, Z16, Z1
 	VFMADD231PS  Z18, Z17, Z9
-	VMOVUPS      128(R11), Z18
+	VMOVUPS      128(R12), Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z10
-	VMOVUPS      192(R11), Z18
+	VMOVUPS      192(R12), Z18
 	VFMADD231PS  Z18, Z16, Z3
 	VFMADD231PS  Z18, Z17, Z11
-	VMOVUPS      256(R11), Z18
+	VMOVUPS      256(R12), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z12
-	VMOVUPS      320(R11), Z18
+	VMOVUPS      320(R12), Z18
 	VFMADD231PS  Z18, Z16, Z5
 	VFMADD231PS  Z18, Z17, Z13
-	VMOVUPS      384(R11), Z18
+	VMOVUPS      384(R12), Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z14
-	VMOVUPS      448(R11), Z18
+	VMOVUPS      448(R12), Z18
 	VFMADD231PS  Z18, Z16, Z7
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by8_row
 
 queries2_by8_row_end:
@@ -958,30 +997,30 @@ queries2_by8_row_end:
 	VMOVUPS Z15, 448(R8)(DX*1)
 	ADDQ    $0x00000200, DI
 	ADDQ    $0x00000200, R8
-	SUBQ    $0x00000080, R9
+	SUBQ    $0x00000080, R10
 	JMP     queries2_by8
 
 queries2_by8_end:
 queries2_by1:
-	CMPQ    R9, $0x00000010
+	CMPQ    R10, $0x00000010
 	JL      queries2_by1_end
 	VMOVUPS (R8), Z0
 	VMOVUPS (R8)(DX*1), Z1
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by1_row_end
 
 queries2_by1_row:
-	VBROADCASTSS (R10), Z2
-	VBROADCASTSS (R10)(SI*1), Z3
-	VMOVUPS      (R11), Z4
+	VBROADCASTSS (R11), Z2
+	VBROADCASTSS (R11)(SI*1), Z3
+	VMOVUPS      (R12), Z4
 	VFMADD231PS  Z4, Z2, Z0
 	VFMADD231PS  Z4, Z3, Z1
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by1_row
 
 queries2_by1_row_end:
@@ -989,7 +1028,7 @@ queries2_by1_row_end:
 	VMOVUPS Z1, (R8)(DX*1)
 	ADDQ    $0x00000040, DI
 	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000010, R9
+	SUBQ    $0x00000010, R10
 	JMP     queries2_by1
 
 queries2_by1_end:
@@ -1006,10 +1045,10 @@ queries1:
 	JL   queries1_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries1_by8:
-	CMPQ    R9, $0x00000080
+	CMPQ    R10, $0x00000080
 	JL      queries1_by8_end
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
@@ -1019,25 +1058,33 @@ queries1_by8:
 	VMOVUPS 320(R8), Z5
 	VMOVUPS 384(R8), Z6
 	VMOVUPS 448(R8), Z7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by8_row_end
 
 queries1_by8_row:
-	VBROADCASTSS (R10), Z8
-	VFMADD231PS  (R11), Z8, Z0
-	VFMADD231PS  64(R11), Z8, Z1
-	VFMADD231PS  128(R11), Z8, Z2
-	VFMADD231PS  192(R11), Z8, Z3
-	VFMADD231PS  256(R11), Z8, Z4
-	VFMADD231PS  320(R11), Z8, Z5
-	VFMADD231PS  384(R11), Z8, Z6
-	VFMADD231PS  448(R11), Z8, Z7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	PREFETCHT0   128(R12)(R9*1)
+	PREFETCHT0   192(R12)(R9*1)
+	PREFETCHT0   256(R12)(R9*1)
+	PREFETCHT0   320(R12)(R9*1)
+	PREFETCHT0   384(R12)(R9*1)
+	PREFETCHT0   448(R12)(R9*1)
+	VBROADCASTSS (R11), Z8
+	VFMADD231PS  (R12), Z8, Z0
+	VFMADD231PS  64(R12), Z8, Z1
+	VFMADD231PS  128(R12), Z8, Z2
+	VFMADD231PS  192(R12), Z8, Z3
+	VFMADD231PS  256(R12), Z8, Z4
+	VFMADD231PS  320(R12), Z8, Z5
+	VFMADD231PS  384(R12), Z8, Z6
+	VFMADD231PS  448(R12), Z8, Z7
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by8_row
 
 queries1_by8_row_end:
@@ -1051,33 +1098,33 @@ queries1_by8_row_end:
 	VMOVUPS Z7, 448(R8)
 	ADDQ    $0x00000200, DI
 	ADDQ    $0x00000200, R8
-	SUBQ    $0x00000080, R9
+	SUBQ    $0x00000080, R10
 	JMP     queries1_by8
 
 queries1_by8_end:
 queries1_by1:
-	CMPQ    R9, $0x00000010
+	CMPQ    R10, $0x00000010
 	JL      queries1_by1_end
 	VMOVUPS (R8), Z0
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by1_row_end
 
 queries1_by1_row:
-	VBROADCASTSS (R10), Z1
-	VFMADD231PS  (R11), Z1, Z0
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	VBROADCASTSS (R11), Z1
+	VFMADD231PS  (R12), Z1, Z0
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by1_row
 
 queries1_by1_row_end:
 	VMOVUPS Z0, (R8)
 	ADDQ    $0x00000040, DI
 	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000010, R9
+	SUBQ    $0x00000010, R10
 	JMP     queries1_by1
 
 queries1_by1_end:
@@ -1090,9 +1137,9 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnMixF32AVX2(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
-// Requires: AVX, FMA3
-TEXT ·attnMixF32AVX2(SB), NOSPLIT, $0-56
+// func attnMixF32AVX2(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int, ahead int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·attnMixF32AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ p+8(FP), CX
 	MOVQ hd+40(FP), DX
@@ -1101,104 +1148,106 @@ TEXT ·attnMixF32AVX2(SB), NOSPLIT, $0-56
 	SHLQ $0x02, DX
 	MOVQ stride+16(FP), SI
 	SHLQ $0x02, SI
+	MOVQ ahead+56(FP), R9
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
 
 queries4:
 	CMPQ queries+48(FP), $0x04
 	JL   queries4_end
-	MOVQ v+24(FP), R9
-	MOVQ AX, R10
-	MOVQ hd+40(FP), R11
+	MOVQ v+24(FP), R10
+	MOVQ AX, R11
+	MOVQ hd+40(FP), R12
 
 queries4_by2:
-	CMPQ    R11, $0x00000010
+	CMPQ    R12, $0x00000010
 	JL      queries4_by2_end
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	VMOVUPS (R10)(DX*1), Y2
-	VMOVUPS 32(R10)(DX*1), Y3
-	VMOVUPS (R10)(DX*2), Y4
-	VMOVUPS 32(R10)(DX*2), Y5
-	VMOVUPS (R10)(DI*1), Y6
-	VMOVUPS 32(R10)(DI*1), Y7
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(DX*1), Y2
+	VMOVUPS 32(R11)(DX*1), Y3
+	VMOVUPS (R11)(DX*2), Y4
+	VMOVUPS 32(R11)(DX*2), Y5
+	VMOVUPS (R11)(DI*1), Y6
+	VMOVUPS 32(R11)(DI*1), Y7
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by2_row_end
 
 queries4_by2_row:
-	VBROADCASTSS (R12), Y8
-	VBROADCASTSS (R12)(SI*1), Y9
-	VBROADCASTSS (R12)(SI*2), Y10
-	VBROADCASTSS (R12)(R8*1), Y11
-	VMOVUPS      (R13), Y12
+	PREFETCHT0   (R14)(R9*1)
+	VBROADCASTSS (R13), Y8
+	VBROADCASTSS (R13)(SI*1), Y9
+	VBROADCASTSS (R13)(SI*2), Y10
+	VBROADCASTSS (R13)(R8*1), Y11
+	VMOVUPS      (R14), Y12
 	VFMADD231PS  Y12, Y8, Y0
 	VFMADD231PS  Y12, Y9, Y2
 	VFMADD231PS  Y12, Y10, Y4
 	VFMADD231PS  Y12, Y11, Y6
-	VMOVUPS      32(R13), Y12
+	VMOVUPS      32(R14), Y12
 	VFMADD231PS  Y12, Y8, Y1
 	VFMADD231PS  Y12, Y9, Y3
 	VFMADD231PS  Y12, Y10, Y5
 	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by2_row
 
 queries4_by2_row_end:
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, 32(R10)
-	VMOVUPS Y2, (R10)(DX*1)
-	VMOVUPS Y3, 32(R10)(DX*1)
-	VMOVUPS Y4, (R10)(DX*2)
-	VMOVUPS Y5, 32(R10)(DX*2)
-	VMOVUPS Y6, (R10)(DI*1)
-	VMOVUPS Y7, 32(R10)(DI*1)
-	ADDQ    $0x00000040, R9
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(DX*1)
+	VMOVUPS Y3, 32(R11)(DX*1)
+	VMOVUPS Y4, (R11)(DX*2)
+	VMOVUPS Y5, 32(R11)(DX*2)
+	VMOVUPS Y6, (R11)(DI*1)
+	VMOVUPS Y7, 32(R11)(DI*1)
 	ADDQ    $0x00000040, R10
-	SUBQ    $0x00000010, R11
+	ADDQ    $0x00000040, R11
+	SUBQ    $0x00000010, R12
 	JMP     queries4_by2
 
 queries4_by2_end:
 queries4_by1:
-	CMPQ    R11, $0x00000008
+	CMPQ    R12, $0x00000008
 	JL      queries4_by1_end
-	VMOVUPS (R10), Y0
-	VMOVUPS (R10)(DX*1), Y1
-	VMOVUPS (R10)(DX*2), Y2
-	VMOVUPS (R10)(DI*1), Y3
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Y0
+	VMOVUPS (R11)(DX*1), Y1
+	VMOVUPS (R11)(DX*2), Y2
+	VMOVUPS (R11)(DI*1), Y3
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by1_row_end
 
 queries4_by1_row:
-	VBROADCASTSS (R12), Y4
-	VBROADCASTSS (R12)(SI*1), Y5
-	VBROADCASTSS (R12)(SI*2), Y6
-	VBROADCASTSS (R12)(R8*1), Y7
-	VMOVUPS      (R13), Y8
+	VBROADCASTSS (R13), Y4
+	VBROADCASTSS (R13)(SI*1), Y5
+	VBROADCASTSS (R13)(SI*2), Y6
+	VBROADCASTSS (R13)(R8*1), Y7
+	VMOVUPS      (R14), Y8
 	VFMADD231PS  Y8, Y4, Y0
 	VFMADD231PS  Y8, Y5, Y1
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by1_row
 
 queries4_by1_row_end:
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, (R10)(DX*1)
-	VMOVUPS Y2, (R10)(DX*2)
-	VMOVUPS Y3, (R10)(DI*1)
-	ADDQ    $0x00000020, R9
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, (R11)(DX*1)
+	VMOVUPS Y2, (R11)(DX*2)
+	VMOVUPS Y3, (R11)(DI*1)
 	ADDQ    $0x00000020, R10
-	SUBQ    $0x00000008, R11
+	ADDQ    $0x00000020, R11
+	SUBQ    $0x00000008, R12
 	JMP     queries4_by1
 
 queries4_by1_end:
@@ -1219,10 +1268,10 @@ queries2:
 	JL   queries2_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries2_by4:
-	CMPQ    R9, $0x00000020
+	CMPQ    R10, $0x00000020
 	JL      queries2_by4_end
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
@@ -1232,30 +1281,32 @@ queries2_by4:
 	VMOVUPS 32(R8)(DX*1), Y5
 	VMOVUPS 64(R8)(DX*1), Y6
 	VMOVUPS 96(R8)(DX*1), Y7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by4_row_end
 
 queries2_by4_row:
-	VBROADCASTSS (R10), Y8
-	VBROADCASTSS (R10)(SI*1), Y9
-	VMOVUPS      (R11), Y10
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	VBROADCASTSS (R11), Y8
+	VBROADCASTSS (R11)(SI*1), Y9
+	VMOVUPS      (R12), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y4
-	VMOVUPS      32(R11), Y10
+	VMOVUPS      32(R12), Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      64(R11), Y10
+	VMOVUPS      64(R12), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y6
-	VMOVUPS      96(R11), Y10
+	VMOVUPS      96(R12), Y10
 	VFMADD231PS  Y10, Y8, Y3
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by4_row
 
 queries2_by4_row_end:
@@ -1269,30 +1320,30 @@ queries2_by4_row_end:
 	VMOVUPS Y7, 96(R8)(DX*1)
 	ADDQ    $0x00000080, DI
 	ADDQ    $0x00000080, R8
-	SUBQ    $0x00000020, R9
+	SUBQ    $0x00000020, R10
 	JMP     queries2_by4
 
 queries2_by4_end:
 queries2_by1:
-	CMPQ    R9, $0x00000008
+	CMPQ    R10, $0x00000008
 	JL      queries2_by1_end
 	VMOVUPS (R8), Y0
 	VMOVUPS (R8)(DX*1), Y1
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by1_row_end
 
 queries2_by1_row:
-	VBROADCASTSS (R10), Y2
-	VBROADCASTSS (R10)(SI*1), Y3
-	VMOVUPS      (R11), Y4
+	VBROADCASTSS (R11), Y2
+	VBROADCASTSS (R11)(SI*1), Y3
+	VMOVUPS      (R12), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by1_row
 
 queries2_by1_row_end:
@@ -1300,7 +1351,7 @@ queries2_by1_row_end:
 	VMOVUPS Y1, (R8)(DX*1)
 	ADDQ    $0x00000020, DI
 	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000008, R9
+	SUBQ    $0x00000008, R10
 	JMP     queries2_by1
 
 queries2_by1_end:
@@ -1317,10 +1368,10 @@ queries1:
 	JL   queries1_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries1_by8:
-	CMPQ    R9, $0x00000040
+	CMPQ    R10, $0x00000040
 	JL      queries1_by8_end
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
@@ -1330,25 +1381,29 @@ queries1_by8:
 	VMOVUPS 160(R8), Y5
 	VMOVUPS 192(R8), Y6
 	VMOVUPS 224(R8), Y7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by8_row_end
 
 queries1_by8_row:
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  (R11), Y8, Y0
-	VFMADD231PS  32(R11), Y8, Y1
-	VFMADD231PS  64(R11), Y8, Y2
-	VFMADD231PS  96(R11), Y8, Y3
-	VFMADD231PS  128(R11), Y8, Y4
-	VFMADD231PS  160(R11), Y8, Y5
-	VFMADD231PS  192(R11), Y8, Y6
-	VFMADD231PS  224(R11), Y8, Y7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	PREFETCHT0   128(R12)(R9*1)
+	PREFETCHT0   192(R12)(R9*1)
+	VBROADCASTSS (R11), Y8
+	VFMADD231PS  (R12), Y8, Y0
+	VFMADD231PS  32(R12), Y8, Y1
+	VFMADD231PS  64(R12), Y8, Y2
+	VFMADD231PS  96(R12), Y8, Y3
+	VFMADD231PS  128(R12), Y8, Y4
+	VFMADD231PS  160(R12), Y8, Y5
+	VFMADD231PS  192(R12), Y8, Y6
+	VFMADD231PS  224(R12), Y8, Y7
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by8_row
 
 queries1_by8_row_end:
@@ -1362,33 +1417,33 @@ queries1_by8_row_end:
 	VMOVUPS Y7, 224(R8)
 	ADDQ    $0x00000100, DI
 	ADDQ    $0x00000100, R8
-	SUBQ    $0x00000040, R9
+	SUBQ    $0x00000040, R10
 	JMP     queries1_by8
 
 queries1_by8_end:
 queries1_by1:
-	CMPQ    R9, $0x00000008
+	CMPQ    R10, $0x00000008
 	JL      queries1_by1_end
 	VMOVUPS (R8), Y0
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by1_row_end
 
 queries1_by1_row:
-	VBROADCASTSS (R10), Y1
-	VFMADD231PS  (R11), Y1, Y0
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	VBROADCASTSS (R11), Y1
+	VFMADD231PS  (R12), Y1, Y0
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by1_row
 
 queries1_by1_row_end:
 	VMOVUPS Y0, (R8)
 	ADDQ    $0x00000020, DI
 	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000008, R9
+	SUBQ    $0x00000008, R10
 	JMP     queries1_by1
 
 queries1_by1_end:
@@ -1401,15 +1456,16 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnScoresF16VNNI(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32)
-// Requires: AVX, AVX512F
-TEXT ·attnScoresF16VNNI(SB), NOSPLIT, $0-52
+// func attnScoresF16VNNI(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·attnScoresF16VNNI(SB), NOSPLIT, $0-64
 	MOVQ s+0(FP), AX
 	MOVQ q+16(FP), CX
 	MOVQ hd+32(FP), DX
 	SHLQ $0x02, DX
 	MOVQ stride+8(FP), BX
 	SHLQ $0x02, BX
+	MOVQ ahead+56(FP), DI
 	LEAQ (DX)(DX*2), SI
 
 queries4:
@@ -1431,97 +1487,99 @@ queries4:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DI
-	MOVQ   k+24(FP), R8
-	MOVQ   hd+32(FP), R9
-	SHRQ   $0x01, R9
-	TESTQ  R9, R9
+	MOVQ   CX, R8
+	MOVQ   k+24(FP), R9
+	MOVQ   hd+32(FP), R10
+	SHRQ   $0x01, R10
+	TESTQ  R10, R10
 	JZ     queries4_from0_pair_end
 
 queries4_from0_pair:
-	VCVTPH2PS    (R8), Z16
-	VCVTPH2PS    32(R8), Z17
-	VBROADCASTSS (DI), Z18
+	PREFETCHT0   (R9)(DI*1)
+	PREFETCHT0   64(R9)(DI*1)
+	VCVTPH2PS    (R9), Z16
+	VCVTPH2PS    32(R9), Z17
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (DI)(DX*1), Z18
+	VBROADCASTSS (R8)(DX*1), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z6
-	VBROADCASTSS (DI)(DX*2), Z18
+	VBROADCASTSS (R8)(DX*2), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z10
-	VBROADCASTSS (DI)(SI*1), Z18
+	VBROADCASTSS (R8)(SI*1), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z14
-	VCVTPH2PS    64(R8), Z16
-	VCVTPH2PS    96(R8), Z17
-	VBROADCASTSS 4(DI), Z18
+	VCVTPH2PS    64(R9), Z16
+	VCVTPH2PS    96(R9), Z17
+	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z18, Z16, Z1
 	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS 4(DI)(DX*1), Z18
+	VBROADCASTSS 4(R8)(DX*1), Z18
 	VFMADD231PS  Z18, Z16, Z5
 	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS 4(DI)(DX*2), Z18
+	VBROADCASTSS 4(R8)(DX*2), Z18
 	VFMADD231PS  Z18, Z16, Z9
 	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS 4(DI)(SI*1), Z18
+	VBROADCASTSS 4(R8)(SI*1), Z18
 	VFMADD231PS  Z18, Z16, Z13
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x00000080, R8
-	ADDQ         $0x00000008, DI
-	DECQ         R9
+	ADDQ         $0x00000080, R9
+	ADDQ         $0x00000008, R8
+	DECQ         R10
 	JNZ          queries4_from0_pair
 
 queries4_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries4_from0_even
-	VCVTPH2PS    (R8), Z16
-	VCVTPH2PS    32(R8), Z17
-	VBROADCASTSS (DI), Z18
+	VCVTPH2PS    (R9), Z16
+	VCVTPH2PS    32(R9), Z17
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (DI)(DX*1), Z18
+	VBROADCASTSS (R8)(DX*1), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z6
-	VBROADCASTSS (DI)(DX*2), Z18
+	VBROADCASTSS (R8)(DX*2), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z10
-	VBROADCASTSS (DI)(SI*1), Z18
+	VBROADCASTSS (R8)(SI*1), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z14
 
 queries4_from0_even:
 	VBROADCASTSS scale+48(FP), Z16
 	VBROADCASTSS scale+48(FP), Z17
-	MOVQ         AX, DI
+	MOVQ         AX, R8
 	VADDPS       Z1, Z0, Z0
 	VMULPS       Z16, Z0, Z0
-	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z0, (R8)
 	VADDPS       Z3, Z2, Z2
 	VMULPS       Z17, Z2, Z2
-	VMOVUPS      Z2, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z2, 64(R8)
+	ADDQ         BX, R8
 	VADDPS       Z5, Z4, Z4
 	VMULPS       Z16, Z4, Z4
-	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z4, (R8)
 	VADDPS       Z7, Z6, Z6
 	VMULPS       Z17, Z6, Z6
-	VMOVUPS      Z6, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z6, 64(R8)
+	ADDQ         BX, R8
 	VADDPS       Z9, Z8, Z8
 	VMULPS       Z16, Z8, Z8
-	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z8, (R8)
 	VADDPS       Z11, Z10, Z10
 	VMULPS       Z17, Z10, Z10
-	VMOVUPS      Z10, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z10, 64(R8)
+	ADDQ         BX, R8
 	VADDPS       Z13, Z12, Z12
 	VMULPS       Z16, Z12, Z12
-	VMOVUPS      Z12, (DI)
+	VMOVUPS      Z12, (R8)
 	VADDPS       Z15, Z14, Z14
 	VMULPS       Z17, Z14, Z14
-	VMOVUPS      Z14, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z14, 64(R8)
+	ADDQ         BX, R8
 	ADDQ         BX, AX
 	ADDQ         DX, CX
 	ADDQ         BX, AX
@@ -1546,39 +1604,41 @@ queries2:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	MOVQ   CX, SI
-	MOVQ   k+24(FP), DI
-	MOVQ   hd+32(FP), R8
-	SHRQ   $0x01, R8
-	TESTQ  R8, R8
+	MOVQ   k+24(FP), R8
+	MOVQ   hd+32(FP), R9
+	SHRQ   $0x01, R9
+	TESTQ  R9, R9
 	JZ     queries2_from0_pair_end
 
 queries2_from0_pair:
-	VCVTPH2PS    (DI), Z8
-	VCVTPH2PS    32(DI), Z9
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	VCVTPH2PS    (R8), Z8
+	VCVTPH2PS    32(R8), Z9
 	VBROADCASTSS (SI), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
 	VBROADCASTSS (SI)(DX*1), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VCVTPH2PS    64(DI), Z8
-	VCVTPH2PS    96(DI), Z9
+	VCVTPH2PS    64(R8), Z8
+	VCVTPH2PS    96(R8), Z9
 	VBROADCASTSS 4(SI), Z10
 	VFMADD231PS  Z10, Z8, Z1
 	VFMADD231PS  Z10, Z9, Z3
 	VBROADCASTSS 4(SI)(DX*1), Z10
 	VFMADD231PS  Z10, Z8, Z5
 	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from0_pair
 
 queries2_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from0_even
-	VCVTPH2PS    (DI), Z8
-	VCVTPH2PS    32(DI), Z9
+	VCVTPH2PS    (R8), Z8
+	VCVTPH2PS    32(R8), Z9
 	VBROADCASTSS (SI), Z10
 	VFMADD231PS  Z10, Z8, Z0
 	VFMADD231PS  Z10, Z9, Z2
@@ -1620,33 +1680,35 @@ queries1:
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	MOVQ   CX, SI
-	MOVQ   k+24(FP), DI
-	MOVQ   hd+32(FP), R8
-	SHRQ   $0x01, R8
-	TESTQ  R8, R8
+	MOVQ   k+24(FP), R8
+	MOVQ   hd+32(FP), R9
+	SHRQ   $0x01, R9
+	TESTQ  R9, R9
 	JZ     queries1_from0_pair_end
 
 queries1_from0_pair:
-	VCVTPH2PS    (DI), Z4
-	VCVTPH2PS    32(DI), Z5
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	VCVTPH2PS    (R8), Z4
+	VCVTPH2PS    32(R8), Z5
 	VBROADCASTSS (SI), Z6
 	VFMADD231PS  Z6, Z4, Z0
 	VFMADD231PS  Z6, Z5, Z2
-	VCVTPH2PS    64(DI), Z4
-	VCVTPH2PS    96(DI), Z5
+	VCVTPH2PS    64(R8), Z4
+	VCVTPH2PS    96(R8), Z5
 	VBROADCASTSS 4(SI), Z6
 	VFMADD231PS  Z6, Z4, Z1
 	VFMADD231PS  Z6, Z5, Z3
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from0_pair
 
 queries1_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from0_even
-	VCVTPH2PS    (DI), Z4
-	VCVTPH2PS    32(DI), Z5
+	VCVTPH2PS    (R8), Z4
+	VCVTPH2PS    32(R8), Z5
 	VBROADCASTSS (SI), Z6
 	VFMADD231PS  Z6, Z4, Z0
 	VFMADD231PS  Z6, Z5, Z2
@@ -1671,15 +1733,16 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnScoresF16AVX2(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·attnScoresF16AVX2(SB), NOSPLIT, $0-52
+// func attnScoresF16AVX2(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32, ahead int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·attnScoresF16AVX2(SB), NOSPLIT, $0-64
 	MOVQ s+0(FP), AX
 	MOVQ q+16(FP), CX
 	MOVQ hd+32(FP), DX
 	SHLQ $0x02, DX
 	MOVQ stride+8(FP), BX
 	SHLQ $0x02, BX
+	MOVQ ahead+56(FP), DI
 	LEAQ (DX)(DX*2), SI
 
 queries3:
@@ -1700,15 +1763,17 @@ queries3:
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+32(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+32(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries3_from0_pair_end
 
 queries3_from0_pair:
-	VCVTPH2PS    (DI), Y12
-	VCVTPH2PS    16(DI), Y13
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	VCVTPH2PS    (R8), Y12
+	VCVTPH2PS    16(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -1718,8 +1783,8 @@ queries3_from0_pair:
 	VBROADCASTSS (SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y10
-	VCVTPH2PS    64(DI), Y12
-	VCVTPH2PS    80(DI), Y13
+	VCVTPH2PS    64(R8), Y12
+	VCVTPH2PS    80(R8), Y13
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y14, Y12, Y1
 	VFMADD231PS  Y14, Y13, Y3
@@ -1729,16 +1794,16 @@ queries3_from0_pair:
 	VBROADCASTSS 4(SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y9
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries3_from0_pair
 
 queries3_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries3_from0_even
-	VCVTPH2PS    (DI), Y12
-	VCVTPH2PS    16(DI), Y13
+	VCVTPH2PS    (R8), Y12
+	VCVTPH2PS    16(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -1787,15 +1852,15 @@ queries3_from0_even:
 	VPXOR        Y10, Y10, Y10
 	VPXOR        Y11, Y11, Y11
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+32(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+32(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries3_from16_pair_end
 
 queries3_from16_pair:
-	VCVTPH2PS    32(DI), Y12
-	VCVTPH2PS    48(DI), Y13
+	VCVTPH2PS    32(R8), Y12
+	VCVTPH2PS    48(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -1805,8 +1870,8 @@ queries3_from16_pair:
 	VBROADCASTSS (SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y10
-	VCVTPH2PS    96(DI), Y12
-	VCVTPH2PS    112(DI), Y13
+	VCVTPH2PS    96(R8), Y12
+	VCVTPH2PS    112(R8), Y13
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y14, Y12, Y1
 	VFMADD231PS  Y14, Y13, Y3
@@ -1816,16 +1881,16 @@ queries3_from16_pair:
 	VBROADCASTSS 4(SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y9
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries3_from16_pair
 
 queries3_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries3_from16_even
-	VCVTPH2PS    32(DI), Y12
-	VCVTPH2PS    48(DI), Y13
+	VCVTPH2PS    32(R8), Y12
+	VCVTPH2PS    48(R8), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y2
@@ -1883,39 +1948,41 @@ queries2:
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+32(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+32(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries2_from0_pair_end
 
 queries2_from0_pair:
-	VCVTPH2PS    (DI), Y8
-	VCVTPH2PS    16(DI), Y9
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	VCVTPH2PS    (R8), Y8
+	VCVTPH2PS    16(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
 	VBROADCASTSS (SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y6
-	VCVTPH2PS    64(DI), Y8
-	VCVTPH2PS    80(DI), Y9
+	VCVTPH2PS    64(R8), Y8
+	VCVTPH2PS    80(R8), Y9
 	VBROADCASTSS 4(SI), Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y3
 	VBROADCASTSS 4(SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y5
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from0_pair
 
 queries2_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from0_even
-	VCVTPH2PS    (DI), Y8
-	VCVTPH2PS    16(DI), Y9
+	VCVTPH2PS    (R8), Y8
+	VCVTPH2PS    16(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
@@ -1950,39 +2017,39 @@ queries2_from0_even:
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+32(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+32(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries2_from16_pair_end
 
 queries2_from16_pair:
-	VCVTPH2PS    32(DI), Y8
-	VCVTPH2PS    48(DI), Y9
+	VCVTPH2PS    32(R8), Y8
+	VCVTPH2PS    48(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
 	VBROADCASTSS (SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y6
-	VCVTPH2PS    96(DI), Y8
-	VCVTPH2PS    112(DI), Y9
+	VCVTPH2PS    96(R8), Y8
+	VCVTPH2PS    112(R8), Y9
 	VBROADCASTSS 4(SI), Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y3
 	VBROADCASTSS 4(SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y5
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from16_pair
 
 queries2_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from16_even
-	VCVTPH2PS    32(DI), Y8
-	VCVTPH2PS    48(DI), Y9
+	VCVTPH2PS    32(R8), Y8
+	VCVTPH2PS    48(R8), Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y2
@@ -2024,33 +2091,35 @@ queries1:
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+32(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+32(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries1_from0_pair_end
 
 queries1_from0_pair:
-	VCVTPH2PS    (DI), Y4
-	VCVTPH2PS    16(DI), Y5
+	PREFETCHT0   (R8)(DI*1)
+	PREFETCHT0   64(R8)(DI*1)
+	VCVTPH2PS    (R8), Y4
+	VCVTPH2PS    16(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
-	VCVTPH2PS    64(DI), Y4
-	VCVTPH2PS    80(DI), Y5
+	VCVTPH2PS    64(R8), Y4
+	VCVTPH2PS    80(R8), Y5
 	VBROADCASTSS 4(SI), Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from0_pair
 
 queries1_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from0_even
-	VCVTPH2PS    (DI), Y4
-	VCVTPH2PS    16(DI), Y5
+	VCVTPH2PS    (R8), Y4
+	VCVTPH2PS    16(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
@@ -2071,33 +2140,33 @@ queries1_from0_even:
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+32(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+32(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries1_from16_pair_end
 
 queries1_from16_pair:
-	VCVTPH2PS    32(DI), Y4
-	VCVTPH2PS    48(DI), Y5
+	VCVTPH2PS    32(R8), Y4
+	VCVTPH2PS    48(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
-	VCVTPH2PS    96(DI), Y4
-	VCVTPH2PS    112(DI), Y5
+	VCVTPH2PS    96(R8), Y4
+	VCVTPH2PS    112(R8), Y5
 	VBROADCASTSS 4(SI), Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from16_pair
 
 queries1_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from16_even
-	VCVTPH2PS    32(DI), Y4
-	VCVTPH2PS    48(DI), Y5
+	VCVTPH2PS    32(R8), Y4
+	VCVTPH2PS    48(R8), Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
@@ -2122,9 +2191,9 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnMixF16VNNI(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
-// Requires: AVX, AVX512F
-TEXT ·attnMixF16VNNI(SB), NOSPLIT, $0-56
+// func attnMixF16VNNI(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·attnMixF16VNNI(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ p+8(FP), CX
 	MOVQ hd+40(FP), DX
@@ -2133,130 +2202,133 @@ TEXT ·attnMixF16VNNI(SB), NOSPLIT, $0-56
 	SHLQ $0x02, DX
 	MOVQ stride+16(FP), SI
 	SHLQ $0x02, SI
+	MOVQ ahead+56(FP), R9
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
 
 queries4:
 	CMPQ queries+48(FP), $0x04
 	JL   queries4_end
-	MOVQ v+24(FP), R9
-	MOVQ AX, R10
-	MOVQ hd+40(FP), R11
+	MOVQ v+24(FP), R10
+	MOVQ AX, R11
+	MOVQ hd+40(FP), R12
 
 queries4_by4:
-	CMPQ    R11, $0x00000040
+	CMPQ    R12, $0x00000040
 	JL      queries4_by4_end
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	VMOVUPS (R10)(DX*1), Z4
-	VMOVUPS 64(R10)(DX*1), Z5
-	VMOVUPS 128(R10)(DX*1), Z6
-	VMOVUPS 192(R10)(DX*1), Z7
-	VMOVUPS (R10)(DX*2), Z8
-	VMOVUPS 64(R10)(DX*2), Z9
-	VMOVUPS 128(R10)(DX*2), Z10
-	VMOVUPS 192(R10)(DX*2), Z11
-	VMOVUPS (R10)(DI*1), Z12
-	VMOVUPS 64(R10)(DI*1), Z13
-	VMOVUPS 128(R10)(DI*1), Z14
-	VMOVUPS 192(R10)(DI*1), Z15
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Z0
+	VMOVUPS 64(R11), Z1
+	VMOVUPS 128(R11), Z2
+	VMOVUPS 192(R11), Z3
+	VMOVUPS (R11)(DX*1), Z4
+	VMOVUPS 64(R11)(DX*1), Z5
+	VMOVUPS 128(R11)(DX*1), Z6
+	VMOVUPS 192(R11)(DX*1), Z7
+	VMOVUPS (R11)(DX*2), Z8
+	VMOVUPS 64(R11)(DX*2), Z9
+	VMOVUPS 128(R11)(DX*2), Z10
+	VMOVUPS 192(R11)(DX*2), Z11
+	VMOVUPS (R11)(DI*1), Z12
+	VMOVUPS 64(R11)(DI*1), Z13
+	VMOVUPS 128(R11)(DI*1), Z14
+	VMOVUPS 192(R11)(DI*1), Z15
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by4_row_end
 
 queries4_by4_row:
-	VBROADCASTSS (R12), Z16
-	VBROADCASTSS (R12)(SI*1), Z17
-	VBROADCASTSS (R12)(SI*2), Z18
-	VBROADCASTSS (R12)(R8*1), Z19
-	VCVTPH2PS    (R13), Z20
+	PREFETCHT0   (R14)(R9*1)
+	PREFETCHT0   64(R14)(R9*1)
+	VBROADCASTSS (R13), Z16
+	VBROADCASTSS (R13)(SI*1), Z17
+	VBROADCASTSS (R13)(SI*2), Z18
+	VBROADCASTSS (R13)(R8*1), Z19
+	VCVTPH2PS    (R14), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z4
 	VFMADD231PS  Z20, Z18, Z8
 	VFMADD231PS  Z20, Z19, Z12
-	VCVTPH2PS    32(R13), Z20
+	VCVTPH2PS    32(R14), Z20
 	VFMADD231PS  Z20, Z16, Z1
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z9
 	VFMADD231PS  Z20, Z19, Z13
-	VCVTPH2PS    64(R13), Z20
+	VCVTPH2PS    64(R14), Z20
 	VFMADD231PS  Z20, Z16, Z2
 	VFMADD231PS  Z20, Z17, Z6
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z14
-	VCVTPH2PS    96(R13), Z20
+	VCVTPH2PS    96(R14), Z20
 	VFMADD231PS  Z20, Z16, Z3
 	VFMADD231PS  Z20, Z17, Z7
 	VFMADD231PS  Z20, Z18, Z11
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by4_row
 
 queries4_by4_row_end:
-	VMOVUPS Z0, (R10)
-	VMOVUPS Z1, 64(R10)
-	VMOVUPS Z2, 128(R10)
-	VMOVUPS Z3, 192(R10)
-	VMOVUPS Z4, (R10)(DX*1)
-	VMOVUPS Z5, 64(R10)(DX*1)
-	VMOVUPS Z6, 128(R10)(DX*1)
-	VMOVUPS Z7, 192(R10)(DX*1)
-	VMOVUPS Z8, (R10)(DX*2)
-	VMOVUPS Z9, 64(R10)(DX*2)
-	VMOVUPS Z10, 128(R10)(DX*2)
-	VMOVUPS Z11, 192(R10)(DX*2)
-	VMOVUPS Z12, (R10)(DI*1)
-	VMOVUPS Z13, 64(R10)(DI*1)
-	VMOVUPS Z14, 128(R10)(DI*1)
-	VMOVUPS Z15, 192(R10)(DI*1)
-	ADDQ    $0x00000080, R9
-	ADDQ    $0x00000100, R10
-	SUBQ    $0x00000040, R11
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, 64(R11)
+	VMOVUPS Z2, 128(R11)
+	VMOVUPS Z3, 192(R11)
+	VMOVUPS Z4, (R11)(DX*1)
+	VMOVUPS Z5, 64(R11)(DX*1)
+	VMOVUPS Z6, 128(R11)(DX*1)
+	VMOVUPS Z7, 192(R11)(DX*1)
+	VMOVUPS Z8, (R11)(DX*2)
+	VMOVUPS Z9, 64(R11)(DX*2)
+	VMOVUPS Z10, 128(R11)(DX*2)
+	VMOVUPS Z11, 192(R11)(DX*2)
+	VMOVUPS Z12, (R11)(DI*1)
+	VMOVUPS Z13, 64(R11)(DI*1)
+	VMOVUPS Z14, 128(R11)(DI*1)
+	VMOVUPS Z15, 192(R11)(DI*1)
+	ADDQ    $0x00000080, R10
+	ADDQ    $0x00000100, R11
+	SUBQ    $0x00000040, R12
 	JMP     queries4_by4
 
 queries4_by4_end:
 queries4_by1:
-	CMPQ    R11, $0x00000010
+	CMPQ    R12, $0x00000010
 	JL      queries4_by1_end
-	VMOVUPS (R10), Z0
-	VMOVUPS (R10)(DX*1), Z1
-	VMOVUPS (R10)(DX*2), Z2
-	VMOVUPS (R10)(DI*1), Z3
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Z0
+	VMOVUPS (R11)(DX*1), Z1
+	VMOVUPS (R11)(DX*2), Z2
+	VMOVUPS (R11)(DI*1), Z3
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by1_row_end
 
 queries4_by1_row:
-	VBROADCASTSS (R12), Z4
-	VBROADCASTSS (R12)(SI*1), Z5
-	VBROADCASTSS (R12)(SI*2), Z6
-	VBROADCASTSS (R12)(R8*1), Z7
-	VCVTPH2PS    (R13), Z8
+	VBROADCASTSS (R13), Z4
+	VBROADCASTSS (R13)(SI*1), Z5
+	VBROADCASTSS (R13)(SI*2), Z6
+	VBROADCASTSS (R13)(R8*1), Z7
+	VCVTPH2PS    (R14), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by1_row
 
 queries4_by1_row_end:
-	VMOVUPS Z0, (R10)
-	VMOVUPS Z1, (R10)(DX*1)
-	VMOVUPS Z2, (R10)(DX*2)
-	VMOVUPS Z3, (R10)(DI*1)
-	ADDQ    $0x00000020, R9
-	ADDQ    $0x00000040, R10
-	SUBQ    $0x00000010, R11
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, (R11)(DX*1)
+	VMOVUPS Z2, (R11)(DX*2)
+	VMOVUPS Z3, (R11)(DI*1)
+	ADDQ    $0x00000020, R10
+	ADDQ    $0x00000040, R11
+	SUBQ    $0x00000010, R12
 	JMP     queries4_by1
 
 queries4_by1_end:
@@ -2277,10 +2349,10 @@ queries2:
 	JL   queries2_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries2_by8:
-	CMPQ    R9, $0x00000080
+	CMPQ    R10, $0x00000080
 	JL      queries2_by8_end
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
@@ -2298,42 +2370,46 @@ queries2_by8:
 	VMOVUPS 320(R8)(DX*1), Z13
 	VMOVUPS 384(R8)(DX*1), Z14
 	VMOVUPS 448(R8)(DX*1), Z15
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by8_row_end
 
 queries2_by8_row:
-	VBROADCASTSS (R10), Z16
-	VBROADCASTSS (R10)(SI*1), Z17
-	VCVTPH2PS    (R11), Z18
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	PREFETCHT0   128(R12)(R9*1)
+	PREFETCHT0   192(R12)(R9*1)
+	VBROADCASTSS (R11), Z16
+	VBROADCASTSS (R11)(SI*1), Z17
+	VCVTPH2PS    (R12), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z8
-	VCVTPH2PS    32(R11), Z18
+	VCVTPH2PS    32(R12), Z18
 	VFMADD231PS  Z18, Z16, Z1
 	VFMADD231PS  Z18, Z17, Z9
-	VCVTPH2PS    64(R11), Z18
+	VCVTPH2PS    64(R12), Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z10
-	VCVTPH2PS    96(R11), Z18
+	VCVTPH2PS    96(R12), Z18
 	VFMADD231PS  Z18, Z16, Z3
 	VFMADD231PS  Z18, Z17, Z11
-	VCVTPH2PS    128(R11), Z18
+	VCVTPH2PS    128(R12), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z12
-	VCVTPH2PS    160(R11), Z18
+	VCVTPH2PS    160(R12), Z18
 	VFMADD231PS  Z18, Z16, Z5
 	VFMADD231PS  Z18, Z17, Z13
-	VCVTPH2PS    192(R11), Z18
+	VCVTPH2PS    192(R12), Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z14
-	VCVTPH2PS    224(R11), Z18
+	VCVTPH2PS    224(R12), Z18
 	VFMADD231PS  Z18, Z16, Z7
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by8_row
 
 queries2_by8_row_end:
@@ -2355,30 +2431,30 @@ queries2_by8_row_end:
 	VMOVUPS Z15, 448(R8)(DX*1)
 	ADDQ    $0x00000100, DI
 	ADDQ    $0x00000200, R8
-	SUBQ    $0x00000080, R9
+	SUBQ    $0x00000080, R10
 	JMP     queries2_by8
 
 queries2_by8_end:
 queries2_by1:
-	CMPQ    R9, $0x00000010
+	CMPQ    R10, $0x00000010
 	JL      queries2_by1_end
 	VMOVUPS (R8), Z0
 	VMOVUPS (R8)(DX*1), Z1
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by1_row_end
 
 queries2_by1_row:
-	VBROADCASTSS (R10), Z2
-	VBROADCASTSS (R10)(SI*1), Z3
-	VCVTPH2PS    (R11), Z4
+	VBROADCASTSS (R11), Z2
+	VBROADCASTSS (R11)(SI*1), Z3
+	VCVTPH2PS    (R12), Z4
 	VFMADD231PS  Z4, Z2, Z0
 	VFMADD231PS  Z4, Z3, Z1
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by1_row
 
 queries2_by1_row_end:
@@ -2386,7 +2462,7 @@ queries2_by1_row_end:
 	VMOVUPS Z1, (R8)(DX*1)
 	ADDQ    $0x00000020, DI
 	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000010, R9
+	SUBQ    $0x00000010, R10
 	JMP     queries2_by1
 
 queries2_by1_end:
@@ -2403,10 +2479,10 @@ queries1:
 	JL   queries1_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries1_by8:
-	CMPQ    R9, $0x00000080
+	CMPQ    R10, $0x00000080
 	JL      queries1_by8_end
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
@@ -2416,33 +2492,37 @@ queries1_by8:
 	VMOVUPS 320(R8), Z5
 	VMOVUPS 384(R8), Z6
 	VMOVUPS 448(R8), Z7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by8_row_end
 
 queries1_by8_row:
-	VBROADCASTSS (R10), Z8
-	VCVTPH2PS    (R11), Z9
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	PREFETCHT0   128(R12)(R9*1)
+	PREFETCHT0   192(R12)(R9*1)
+	VBROADCASTSS (R11), Z8
+	VCVTPH2PS    (R12), Z9
 	VFMADD231PS  Z9, Z8, Z0
-	VCVTPH2PS    32(R11), Z9
+	VCVTPH2PS    32(R12), Z9
 	VFMADD231PS  Z9, Z8, Z1
-	VCVTPH2PS    64(R11), Z9
+	VCVTPH2PS    64(R12), Z9
 	VFMADD231PS  Z9, Z8, Z2
-	VCVTPH2PS    96(R11), Z9
+	VCVTPH2PS    96(R12), Z9
 	VFMADD231PS  Z9, Z8, Z3
-	VCVTPH2PS    128(R11), Z9
+	VCVTPH2PS    128(R12), Z9
 	VFMADD231PS  Z9, Z8, Z4
-	VCVTPH2PS    160(R11), Z9
+	VCVTPH2PS    160(R12), Z9
 	VFMADD231PS  Z9, Z8, Z5
-	VCVTPH2PS    192(R11), Z9
+	VCVTPH2PS    192(R12), Z9
 	VFMADD231PS  Z9, Z8, Z6
-	VCVTPH2PS    224(R11), Z9
+	VCVTPH2PS    224(R12), Z9
 	VFMADD231PS  Z9, Z8, Z7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by8_row
 
 queries1_by8_row_end:
@@ -2456,34 +2536,34 @@ queries1_by8_row_end:
 	VMOVUPS Z7, 448(R8)
 	ADDQ    $0x00000100, DI
 	ADDQ    $0x00000200, R8
-	SUBQ    $0x00000080, R9
+	SUBQ    $0x00000080, R10
 	JMP     queries1_by8
 
 queries1_by8_end:
 queries1_by1:
-	CMPQ    R9, $0x00000010
+	CMPQ    R10, $0x00000010
 	JL      queries1_by1_end
 	VMOVUPS (R8), Z0
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by1_row_end
 
 queries1_by1_row:
-	VBROADCASTSS (R10), Z1
-	VCVTPH2PS    (R11), Z2
+	VBROADCASTSS (R11), Z1
+	VCVTPH2PS    (R12), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by1_row
 
 queries1_by1_row_end:
 	VMOVUPS Z0, (R8)
 	ADDQ    $0x00000020, DI
 	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000010, R9
+	SUBQ    $0x00000010, R10
 	JMP     queries1_by1
 
 queries1_by1_end:
@@ -2496,9 +2576,9 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnMixF16AVX2(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
-// Requires: AVX, F16C, FMA3
-TEXT ·attnMixF16AVX2(SB), NOSPLIT, $0-56
+// func attnMixF16AVX2(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int, ahead int)
+// Requires: AVX, F16C, FMA3, MMX+
+TEXT ·attnMixF16AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ p+8(FP), CX
 	MOVQ hd+40(FP), DX
@@ -2507,104 +2587,106 @@ TEXT ·attnMixF16AVX2(SB), NOSPLIT, $0-56
 	SHLQ $0x02, DX
 	MOVQ stride+16(FP), SI
 	SHLQ $0x02, SI
+	MOVQ ahead+56(FP), R9
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
 
 queries4:
 	CMPQ queries+48(FP), $0x04
 	JL   queries4_end
-	MOVQ v+24(FP), R9
-	MOVQ AX, R10
-	MOVQ hd+40(FP), R11
+	MOVQ v+24(FP), R10
+	MOVQ AX, R11
+	MOVQ hd+40(FP), R12
 
 queries4_by2:
-	CMPQ    R11, $0x00000010
+	CMPQ    R12, $0x00000010
 	JL      queries4_by2_end
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	VMOVUPS (R10)(DX*1), Y2
-	VMOVUPS 32(R10)(DX*1), Y3
-	VMOVUPS (R10)(DX*2), Y4
-	VMOVUPS 32(R10)(DX*2), Y5
-	VMOVUPS (R10)(DI*1), Y6
-	VMOVUPS 32(R10)(DI*1), Y7
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(DX*1), Y2
+	VMOVUPS 32(R11)(DX*1), Y3
+	VMOVUPS (R11)(DX*2), Y4
+	VMOVUPS 32(R11)(DX*2), Y5
+	VMOVUPS (R11)(DI*1), Y6
+	VMOVUPS 32(R11)(DI*1), Y7
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by2_row_end
 
 queries4_by2_row:
-	VBROADCASTSS (R12), Y8
-	VBROADCASTSS (R12)(SI*1), Y9
-	VBROADCASTSS (R12)(SI*2), Y10
-	VBROADCASTSS (R12)(R8*1), Y11
-	VCVTPH2PS    (R13), Y12
+	PREFETCHT0   (R14)(R9*1)
+	VBROADCASTSS (R13), Y8
+	VBROADCASTSS (R13)(SI*1), Y9
+	VBROADCASTSS (R13)(SI*2), Y10
+	VBROADCASTSS (R13)(R8*1), Y11
+	VCVTPH2PS    (R14), Y12
 	VFMADD231PS  Y12, Y8, Y0
 	VFMADD231PS  Y12, Y9, Y2
 	VFMADD231PS  Y12, Y10, Y4
 	VFMADD231PS  Y12, Y11, Y6
-	VCVTPH2PS    16(R13), Y12
+	VCVTPH2PS    16(R14), Y12
 	VFMADD231PS  Y12, Y8, Y1
 	VFMADD231PS  Y12, Y9, Y3
 	VFMADD231PS  Y12, Y10, Y5
 	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by2_row
 
 queries4_by2_row_end:
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, 32(R10)
-	VMOVUPS Y2, (R10)(DX*1)
-	VMOVUPS Y3, 32(R10)(DX*1)
-	VMOVUPS Y4, (R10)(DX*2)
-	VMOVUPS Y5, 32(R10)(DX*2)
-	VMOVUPS Y6, (R10)(DI*1)
-	VMOVUPS Y7, 32(R10)(DI*1)
-	ADDQ    $0x00000020, R9
-	ADDQ    $0x00000040, R10
-	SUBQ    $0x00000010, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(DX*1)
+	VMOVUPS Y3, 32(R11)(DX*1)
+	VMOVUPS Y4, (R11)(DX*2)
+	VMOVUPS Y5, 32(R11)(DX*2)
+	VMOVUPS Y6, (R11)(DI*1)
+	VMOVUPS Y7, 32(R11)(DI*1)
+	ADDQ    $0x00000020, R10
+	ADDQ    $0x00000040, R11
+	SUBQ    $0x00000010, R12
 	JMP     queries4_by2
 
 queries4_by2_end:
 queries4_by1:
-	CMPQ    R11, $0x00000008
+	CMPQ    R12, $0x00000008
 	JL      queries4_by1_end
-	VMOVUPS (R10), Y0
-	VMOVUPS (R10)(DX*1), Y1
-	VMOVUPS (R10)(DX*2), Y2
-	VMOVUPS (R10)(DI*1), Y3
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+32(FP), R14
-	TESTQ   R14, R14
+	VMOVUPS (R11), Y0
+	VMOVUPS (R11)(DX*1), Y1
+	VMOVUPS (R11)(DX*2), Y2
+	VMOVUPS (R11)(DI*1), Y3
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+32(FP), R15
+	TESTQ   R15, R15
 	JZ      queries4_by1_row_end
 
 queries4_by1_row:
-	VBROADCASTSS (R12), Y4
-	VBROADCASTSS (R12)(SI*1), Y5
-	VBROADCASTSS (R12)(SI*2), Y6
-	VBROADCASTSS (R12)(R8*1), Y7
-	VCVTPH2PS    (R13), Y8
+	VBROADCASTSS (R13), Y4
+	VBROADCASTSS (R13)(SI*1), Y5
+	VBROADCASTSS (R13)(SI*2), Y6
+	VBROADCASTSS (R13)(R8*1), Y7
+	VCVTPH2PS    (R14), Y8
 	VFMADD231PS  Y8, Y4, Y0
 	VFMADD231PS  Y8, Y5, Y1
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by1_row
 
 queries4_by1_row_end:
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, (R10)(DX*1)
-	VMOVUPS Y2, (R10)(DX*2)
-	VMOVUPS Y3, (R10)(DI*1)
-	ADDQ    $0x00000010, R9
-	ADDQ    $0x00000020, R10
-	SUBQ    $0x00000008, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, (R11)(DX*1)
+	VMOVUPS Y2, (R11)(DX*2)
+	VMOVUPS Y3, (R11)(DI*1)
+	ADDQ    $0x00000010, R10
+	ADDQ    $0x00000020, R11
+	SUBQ    $0x00000008, R12
 	JMP     queries4_by1
 
 queries4_by1_end:
@@ -2625,10 +2707,10 @@ queries2:
 	JL   queries2_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries2_by4:
-	CMPQ    R9, $0x00000020
+	CMPQ    R10, $0x00000020
 	JL      queries2_by4_end
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
@@ -2638,30 +2720,31 @@ queries2_by4:
 	VMOVUPS 32(R8)(DX*1), Y5
 	VMOVUPS 64(R8)(DX*1), Y6
 	VMOVUPS 96(R8)(DX*1), Y7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by4_row_end
 
 queries2_by4_row:
-	VBROADCASTSS (R10), Y8
-	VBROADCASTSS (R10)(SI*1), Y9
-	VCVTPH2PS    (R11), Y10
+	PREFETCHT0   (R12)(R9*1)
+	VBROADCASTSS (R11), Y8
+	VBROADCASTSS (R11)(SI*1), Y9
+	VCVTPH2PS    (R12), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y4
-	VCVTPH2PS    16(R11), Y10
+	VCVTPH2PS    16(R12), Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y5
-	VCVTPH2PS    32(R11), Y10
+	VCVTPH2PS    32(R12), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y6
-	VCVTPH2PS    48(R11), Y10
+	VCVTPH2PS    48(R12), Y10
 	VFMADD231PS  Y10, Y8, Y3
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by4_row
 
 queries2_by4_row_end:
@@ -2675,30 +2758,30 @@ queries2_by4_row_end:
 	VMOVUPS Y7, 96(R8)(DX*1)
 	ADDQ    $0x00000040, DI
 	ADDQ    $0x00000080, R8
-	SUBQ    $0x00000020, R9
+	SUBQ    $0x00000020, R10
 	JMP     queries2_by4
 
 queries2_by4_end:
 queries2_by1:
-	CMPQ    R9, $0x00000008
+	CMPQ    R10, $0x00000008
 	JL      queries2_by1_end
 	VMOVUPS (R8), Y0
 	VMOVUPS (R8)(DX*1), Y1
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries2_by1_row_end
 
 queries2_by1_row:
-	VBROADCASTSS (R10), Y2
-	VBROADCASTSS (R10)(SI*1), Y3
-	VCVTPH2PS    (R11), Y4
+	VBROADCASTSS (R11), Y2
+	VBROADCASTSS (R11)(SI*1), Y3
+	VCVTPH2PS    (R12), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by1_row
 
 queries2_by1_row_end:
@@ -2706,7 +2789,7 @@ queries2_by1_row_end:
 	VMOVUPS Y1, (R8)(DX*1)
 	ADDQ    $0x00000010, DI
 	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000008, R9
+	SUBQ    $0x00000008, R10
 	JMP     queries2_by1
 
 queries2_by1_end:
@@ -2723,10 +2806,10 @@ queries1:
 	JL   queries1_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+40(FP), R9
+	MOVQ hd+40(FP), R10
 
 queries1_by8:
-	CMPQ    R9, $0x00000040
+	CMPQ    R10, $0x00000040
 	JL      queries1_by8_end
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
@@ -2736,33 +2819,35 @@ queries1_by8:
 	VMOVUPS 160(R8), Y5
 	VMOVUPS 192(R8), Y6
 	VMOVUPS 224(R8), Y7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by8_row_end
 
 queries1_by8_row:
-	VBROADCASTSS (R10), Y8
-	VCVTPH2PS    (R11), Y9
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	VBROADCASTSS (R11), Y8
+	VCVTPH2PS    (R12), Y9
 	VFMADD231PS  Y9, Y8, Y0
-	VCVTPH2PS    16(R11), Y9
+	VCVTPH2PS    16(R12), Y9
 	VFMADD231PS  Y9, Y8, Y1
-	VCVTPH2PS    32(R11), Y9
+	VCVTPH2PS    32(R12), Y9
 	VFMADD231PS  Y9, Y8, Y2
-	VCVTPH2PS    48(R11), Y9
+	VCVTPH2PS    48(R12), Y9
 	VFMADD231PS  Y9, Y8, Y3
-	VCVTPH2PS    64(R11), Y9
+	VCVTPH2PS    64(R12), Y9
 	VFMADD231PS  Y9, Y8, Y4
-	VCVTPH2PS    80(R11), Y9
+	VCVTPH2PS    80(R12), Y9
 	VFMADD231PS  Y9, Y8, Y5
-	VCVTPH2PS    96(R11), Y9
+	VCVTPH2PS    96(R12), Y9
 	VFMADD231PS  Y9, Y8, Y6
-	VCVTPH2PS    112(R11), Y9
+	VCVTPH2PS    112(R12), Y9
 	VFMADD231PS  Y9, Y8, Y7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by8_row
 
 queries1_by8_row_end:
@@ -2776,34 +2861,34 @@ queries1_by8_row_end:
 	VMOVUPS Y7, 224(R8)
 	ADDQ    $0x00000080, DI
 	ADDQ    $0x00000100, R8
-	SUBQ    $0x00000040, R9
+	SUBQ    $0x00000040, R10
 	JMP     queries1_by8
 
 queries1_by8_end:
 queries1_by1:
-	CMPQ    R9, $0x00000008
+	CMPQ    R10, $0x00000008
 	JL      queries1_by1_end
 	VMOVUPS (R8), Y0
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+32(FP), R12
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+32(FP), R13
+	TESTQ   R13, R13
 	JZ      queries1_by1_row_end
 
 queries1_by1_row:
-	VBROADCASTSS (R10), Y1
-	VCVTPH2PS    (R11), Y2
+	VBROADCASTSS (R11), Y1
+	VCVTPH2PS    (R12), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by1_row
 
 queries1_by1_row_end:
 	VMOVUPS Y0, (R8)
 	ADDQ    $0x00000010, DI
 	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000008, R9
+	SUBQ    $0x00000008, R10
 	JMP     queries1_by1
 
 queries1_by1_end:
@@ -2816,15 +2901,16 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnScoresI8VNNI(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32)
-// Requires: AVX, AVX512F
-TEXT ·attnScoresI8VNNI(SB), NOSPLIT, $0-60
+// func attnScoresI8VNNI(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·attnScoresI8VNNI(SB), NOSPLIT, $0-72
 	MOVQ s+0(FP), AX
 	MOVQ q+16(FP), CX
 	MOVQ hd+40(FP), DX
 	SHLQ $0x02, DX
 	MOVQ stride+8(FP), BX
 	SHLQ $0x02, BX
+	MOVQ ahead+64(FP), DI
 	LEAQ (DX)(DX*2), SI
 
 queries4:
@@ -2846,106 +2932,107 @@ queries4:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DI
-	MOVQ   k+24(FP), R8
-	MOVQ   hd+40(FP), R9
-	SHRQ   $0x01, R9
-	TESTQ  R9, R9
+	MOVQ   CX, R8
+	MOVQ   k+24(FP), R9
+	MOVQ   hd+40(FP), R10
+	SHRQ   $0x01, R10
+	TESTQ  R10, R10
 	JZ     queries4_from0_pair_end
 
 queries4_from0_pair:
-	VPMOVSXBD    (R8), Z16
+	PREFETCHT0   (R9)(DI*1)
+	VPMOVSXBD    (R9), Z16
 	VCVTDQ2PS    Z16, Z16
-	VPMOVSXBD    16(R8), Z17
+	VPMOVSXBD    16(R9), Z17
 	VCVTDQ2PS    Z17, Z17
-	VBROADCASTSS (DI), Z18
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (DI)(DX*1), Z18
+	VBROADCASTSS (R8)(DX*1), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z6
-	VBROADCASTSS (DI)(DX*2), Z18
+	VBROADCASTSS (R8)(DX*2), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z10
-	VBROADCASTSS (DI)(SI*1), Z18
+	VBROADCASTSS (R8)(SI*1), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z14
-	VPMOVSXBD    32(R8), Z16
+	VPMOVSXBD    32(R9), Z16
 	VCVTDQ2PS    Z16, Z16
-	VPMOVSXBD    48(R8), Z17
+	VPMOVSXBD    48(R9), Z17
 	VCVTDQ2PS    Z17, Z17
-	VBROADCASTSS 4(DI), Z18
+	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z18, Z16, Z1
 	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS 4(DI)(DX*1), Z18
+	VBROADCASTSS 4(R8)(DX*1), Z18
 	VFMADD231PS  Z18, Z16, Z5
 	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS 4(DI)(DX*2), Z18
+	VBROADCASTSS 4(R8)(DX*2), Z18
 	VFMADD231PS  Z18, Z16, Z9
 	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS 4(DI)(SI*1), Z18
+	VBROADCASTSS 4(R8)(SI*1), Z18
 	VFMADD231PS  Z18, Z16, Z13
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000008, DI
-	DECQ         R9
+	ADDQ         $0x00000040, R9
+	ADDQ         $0x00000008, R8
+	DECQ         R10
 	JNZ          queries4_from0_pair
 
 queries4_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries4_from0_even
-	VPMOVSXBD    (R8), Z16
+	VPMOVSXBD    (R9), Z16
 	VCVTDQ2PS    Z16, Z16
-	VPMOVSXBD    16(R8), Z17
+	VPMOVSXBD    16(R9), Z17
 	VCVTDQ2PS    Z17, Z17
-	VBROADCASTSS (DI), Z18
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (DI)(DX*1), Z18
+	VBROADCASTSS (R8)(DX*1), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z6
-	VBROADCASTSS (DI)(DX*2), Z18
+	VBROADCASTSS (R8)(DX*2), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z10
-	VBROADCASTSS (DI)(SI*1), Z18
+	VBROADCASTSS (R8)(SI*1), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z14
 
 queries4_from0_even:
 	VBROADCASTSS scale+56(FP), Z16
 	VBROADCASTSS scale+56(FP), Z17
-	MOVQ         scales+32(FP), DI
-	VMULPS       (DI), Z16, Z16
-	VMULPS       64(DI), Z17, Z17
-	MOVQ         AX, DI
+	MOVQ         scales+32(FP), R8
+	VMULPS       (R8), Z16, Z16
+	VMULPS       64(R8), Z17, Z17
+	MOVQ         AX, R8
 	VADDPS       Z1, Z0, Z0
 	VMULPS       Z16, Z0, Z0
-	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z0, (R8)
 	VADDPS       Z3, Z2, Z2
 	VMULPS       Z17, Z2, Z2
-	VMOVUPS      Z2, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z2, 64(R8)
+	ADDQ         BX, R8
 	VADDPS       Z5, Z4, Z4
 	VMULPS       Z16, Z4, Z4
-	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z4, (R8)
 	VADDPS       Z7, Z6, Z6
 	VMULPS       Z17, Z6, Z6
-	VMOVUPS      Z6, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z6, 64(R8)
+	ADDQ         BX, R8
 	VADDPS       Z9, Z8, Z8
 	VMULPS       Z16, Z8, Z8
-	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z8, (R8)
 	VADDPS       Z11, Z10, Z10
 	VMULPS       Z17, Z10, Z10
-	VMOVUPS      Z10, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z10, 64(R8)
+	ADDQ         BX, R8
 	VADDPS       Z13, Z12, Z12
 	VMULPS       Z16, Z12, Z12
-	VMOVUPS      Z12, (DI)
+	VMOVUPS      Z12, (R8)
 	VADDPS       Z15, Z14, Z14
 	VMULPS       Z17, Z14, Z14
-	VMOVUPS      Z14, 64(DI)
-	ADDQ         BX, DI
+	VMOVUPS      Z14, 64(R8)
+	ADDQ         BX, R8
 	ADDQ         BX, AX
 	ADDQ         DX, CX
 	ADDQ         BX, AX
@@ -2970,16 +3057,17 @@ queries2:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	MOVQ   CX, SI
-	MOVQ   k+24(FP), DI
-	MOVQ   hd+40(FP), R8
-	SHRQ   $0x01, R8
-	TESTQ  R8, R8
+	MOVQ   k+24(FP), R8
+	MOVQ   hd+40(FP), R9
+	SHRQ   $0x01, R9
+	TESTQ  R9, R9
 	JZ     queries2_from0_pair_end
 
 queries2_from0_pair:
-	VPMOVSXBD    (DI), Z8
+	PREFETCHT0   (R8)(DI*1)
+	VPMOVSXBD    (R8), Z8
 	VCVTDQ2PS    Z8, Z8
-	VPMOVSXBD    16(DI), Z9
+	VPMOVSXBD    16(R8), Z9
 	VCVTDQ2PS    Z9, Z9
 	VBROADCASTSS (SI), Z10
 	VFMADD231PS  Z10, Z8, Z0
@@ -2987,9 +3075,9 @@ queries2_from0_pair:
 	VBROADCASTSS (SI)(DX*1), Z10
 	VFMADD231PS  Z10, Z8, Z4
 	VFMADD231PS  Z10, Z9, Z6
-	VPMOVSXBD    32(DI), Z8
+	VPMOVSXBD    32(R8), Z8
 	VCVTDQ2PS    Z8, Z8
-	VPMOVSXBD    48(DI), Z9
+	VPMOVSXBD    48(R8), Z9
 	VCVTDQ2PS    Z9, Z9
 	VBROADCASTSS 4(SI), Z10
 	VFMADD231PS  Z10, Z8, Z1
@@ -2997,17 +3085,17 @@ queries2_from0_pair:
 	VBROADCASTSS 4(SI)(DX*1), Z10
 	VFMADD231PS  Z10, Z8, Z5
 	VFMADD231PS  Z10, Z9, Z7
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from0_pair
 
 queries2_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from0_even
-	VPMOVSXBD    (DI), Z8
+	VPMOVSXBD    (R8), Z8
 	VCVTDQ2PS    Z8, Z8
-	VPMOVSXBD    16(DI), Z9
+	VPMOVSXBD    16(R8), Z9
 	VCVTDQ2PS    Z9, Z9
 	VBROADCASTSS (SI), Z10
 	VFMADD231PS  Z10, Z8, Z0
@@ -3053,38 +3141,39 @@ queries1:
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	MOVQ   CX, SI
-	MOVQ   k+24(FP), DI
-	MOVQ   hd+40(FP), R8
-	SHRQ   $0x01, R8
-	TESTQ  R8, R8
+	MOVQ   k+24(FP), R8
+	MOVQ   hd+40(FP), R9
+	SHRQ   $0x01, R9
+	TESTQ  R9, R9
 	JZ     queries1_from0_pair_end
 
 queries1_from0_pair:
-	VPMOVSXBD    (DI), Z4
+	PREFETCHT0   (R8)(DI*1)
+	VPMOVSXBD    (R8), Z4
 	VCVTDQ2PS    Z4, Z4
-	VPMOVSXBD    16(DI), Z5
+	VPMOVSXBD    16(R8), Z5
 	VCVTDQ2PS    Z5, Z5
 	VBROADCASTSS (SI), Z6
 	VFMADD231PS  Z6, Z4, Z0
 	VFMADD231PS  Z6, Z5, Z2
-	VPMOVSXBD    32(DI), Z4
+	VPMOVSXBD    32(R8), Z4
 	VCVTDQ2PS    Z4, Z4
-	VPMOVSXBD    48(DI), Z5
+	VPMOVSXBD    48(R8), Z5
 	VCVTDQ2PS    Z5, Z5
 	VBROADCASTSS 4(SI), Z6
 	VFMADD231PS  Z6, Z4, Z1
 	VFMADD231PS  Z6, Z5, Z3
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from0_pair
 
 queries1_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from0_even
-	VPMOVSXBD    (DI), Z4
+	VPMOVSXBD    (R8), Z4
 	VCVTDQ2PS    Z4, Z4
-	VPMOVSXBD    16(DI), Z5
+	VPMOVSXBD    16(R8), Z5
 	VCVTDQ2PS    Z5, Z5
 	VBROADCASTSS (SI), Z6
 	VFMADD231PS  Z6, Z4, Z0
@@ -3113,15 +3202,16 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnScoresI8AVX2(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·attnScoresI8AVX2(SB), NOSPLIT, $0-60
+// func attnScoresI8AVX2(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32, ahead int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·attnScoresI8AVX2(SB), NOSPLIT, $0-72
 	MOVQ s+0(FP), AX
 	MOVQ q+16(FP), CX
 	MOVQ hd+40(FP), DX
 	SHLQ $0x02, DX
 	MOVQ stride+8(FP), BX
 	SHLQ $0x02, BX
+	MOVQ ahead+64(FP), DI
 	LEAQ (DX)(DX*2), SI
 
 queries3:
@@ -3142,16 +3232,17 @@ queries3:
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+40(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+40(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries3_from0_pair_end
 
 queries3_from0_pair:
-	VPMOVSXBD    (DI), Y12
+	PREFETCHT0   (R8)(DI*1)
+	VPMOVSXBD    (R8), Y12
 	VCVTDQ2PS    Y12, Y12
-	VPMOVSXBD    8(DI), Y13
+	VPMOVSXBD    8(R8), Y13
 	VCVTDQ2PS    Y13, Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
@@ -3162,9 +3253,9 @@ queries3_from0_pair:
 	VBROADCASTSS (SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y10
-	VPMOVSXBD    32(DI), Y12
+	VPMOVSXBD    32(R8), Y12
 	VCVTDQ2PS    Y12, Y12
-	VPMOVSXBD    40(DI), Y13
+	VPMOVSXBD    40(R8), Y13
 	VCVTDQ2PS    Y13, Y13
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y14, Y12, Y1
@@ -3175,17 +3266,17 @@ queries3_from0_pair:
 	VBROADCASTSS 4(SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y9
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries3_from0_pair
 
 queries3_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries3_from0_even
-	VPMOVSXBD    (DI), Y12
+	VPMOVSXBD    (R8), Y12
 	VCVTDQ2PS    Y12, Y12
-	VPMOVSXBD    8(DI), Y13
+	VPMOVSXBD    8(R8), Y13
 	VCVTDQ2PS    Y13, Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
@@ -3238,16 +3329,16 @@ queries3_from0_even:
 	VPXOR        Y10, Y10, Y10
 	VPXOR        Y11, Y11, Y11
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+40(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+40(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries3_from16_pair_end
 
 queries3_from16_pair:
-	VPMOVSXBD    16(DI), Y12
+	VPMOVSXBD    16(R8), Y12
 	VCVTDQ2PS    Y12, Y12
-	VPMOVSXBD    24(DI), Y13
+	VPMOVSXBD    24(R8), Y13
 	VCVTDQ2PS    Y13, Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
@@ -3258,9 +3349,9 @@ queries3_from16_pair:
 	VBROADCASTSS (SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y10
-	VPMOVSXBD    48(DI), Y12
+	VPMOVSXBD    48(R8), Y12
 	VCVTDQ2PS    Y12, Y12
-	VPMOVSXBD    56(DI), Y13
+	VPMOVSXBD    56(R8), Y13
 	VCVTDQ2PS    Y13, Y13
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y14, Y12, Y1
@@ -3271,17 +3362,17 @@ queries3_from16_pair:
 	VBROADCASTSS 4(SI)(DX*2), Y14
 	VFMADD231PS  Y14, Y12, Y9
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries3_from16_pair
 
 queries3_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries3_from16_even
-	VPMOVSXBD    16(DI), Y12
+	VPMOVSXBD    16(R8), Y12
 	VCVTDQ2PS    Y12, Y12
-	VPMOVSXBD    24(DI), Y13
+	VPMOVSXBD    24(R8), Y13
 	VCVTDQ2PS    Y13, Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y14, Y12, Y0
@@ -3343,16 +3434,17 @@ queries2:
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+40(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+40(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries2_from0_pair_end
 
 queries2_from0_pair:
-	VPMOVSXBD    (DI), Y8
+	PREFETCHT0   (R8)(DI*1)
+	VPMOVSXBD    (R8), Y8
 	VCVTDQ2PS    Y8, Y8
-	VPMOVSXBD    8(DI), Y9
+	VPMOVSXBD    8(R8), Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -3360,9 +3452,9 @@ queries2_from0_pair:
 	VBROADCASTSS (SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y6
-	VPMOVSXBD    32(DI), Y8
+	VPMOVSXBD    32(R8), Y8
 	VCVTDQ2PS    Y8, Y8
-	VPMOVSXBD    40(DI), Y9
+	VPMOVSXBD    40(R8), Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 4(SI), Y10
 	VFMADD231PS  Y10, Y8, Y1
@@ -3370,17 +3462,17 @@ queries2_from0_pair:
 	VBROADCASTSS 4(SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y5
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from0_pair
 
 queries2_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from0_even
-	VPMOVSXBD    (DI), Y8
+	VPMOVSXBD    (R8), Y8
 	VCVTDQ2PS    Y8, Y8
-	VPMOVSXBD    8(DI), Y9
+	VPMOVSXBD    8(R8), Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -3419,16 +3511,16 @@ queries2_from0_even:
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+40(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+40(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries2_from16_pair_end
 
 queries2_from16_pair:
-	VPMOVSXBD    16(DI), Y8
+	VPMOVSXBD    16(R8), Y8
 	VCVTDQ2PS    Y8, Y8
-	VPMOVSXBD    24(DI), Y9
+	VPMOVSXBD    24(R8), Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -3436,9 +3528,9 @@ queries2_from16_pair:
 	VBROADCASTSS (SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y6
-	VPMOVSXBD    48(DI), Y8
+	VPMOVSXBD    48(R8), Y8
 	VCVTDQ2PS    Y8, Y8
-	VPMOVSXBD    56(DI), Y9
+	VPMOVSXBD    56(R8), Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 4(SI), Y10
 	VFMADD231PS  Y10, Y8, Y1
@@ -3446,17 +3538,17 @@ queries2_from16_pair:
 	VBROADCASTSS 4(SI)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y5
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries2_from16_pair
 
 queries2_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries2_from16_even
-	VPMOVSXBD    16(DI), Y8
+	VPMOVSXBD    16(R8), Y8
 	VCVTDQ2PS    Y8, Y8
-	VPMOVSXBD    24(DI), Y9
+	VPMOVSXBD    24(R8), Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS (SI), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -3502,38 +3594,39 @@ queries1:
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 	MOVQ  CX, SI
-	MOVQ  k+24(FP), DI
-	MOVQ  hd+40(FP), R8
-	SHRQ  $0x01, R8
-	TESTQ R8, R8
+	MOVQ  k+24(FP), R8
+	MOVQ  hd+40(FP), R9
+	SHRQ  $0x01, R9
+	TESTQ R9, R9
 	JZ    queries1_from0_pair_end
 
 queries1_from0_pair:
-	VPMOVSXBD    (DI), Y4
+	PREFETCHT0   (R8)(DI*1)
+	VPMOVSXBD    (R8), Y4
 	VCVTDQ2PS    Y4, Y4
-	VPMOVSXBD    8(DI), Y5
+	VPMOVSXBD    8(R8), Y5
 	VCVTDQ2PS    Y5, Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
-	VPMOVSXBD    32(DI), Y4
+	VPMOVSXBD    32(R8), Y4
 	VCVTDQ2PS    Y4, Y4
-	VPMOVSXBD    40(DI), Y5
+	VPMOVSXBD    40(R8), Y5
 	VCVTDQ2PS    Y5, Y5
 	VBROADCASTSS 4(SI), Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from0_pair
 
 queries1_from0_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from0_even
-	VPMOVSXBD    (DI), Y4
+	VPMOVSXBD    (R8), Y4
 	VCVTDQ2PS    Y4, Y4
-	VPMOVSXBD    8(DI), Y5
+	VPMOVSXBD    8(R8), Y5
 	VCVTDQ2PS    Y5, Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
@@ -3558,38 +3651,38 @@ queries1_from0_even:
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
 	MOVQ         CX, SI
-	MOVQ         k+24(FP), DI
-	MOVQ         hd+40(FP), R8
-	SHRQ         $0x01, R8
-	TESTQ        R8, R8
+	MOVQ         k+24(FP), R8
+	MOVQ         hd+40(FP), R9
+	SHRQ         $0x01, R9
+	TESTQ        R9, R9
 	JZ           queries1_from16_pair_end
 
 queries1_from16_pair:
-	VPMOVSXBD    16(DI), Y4
+	VPMOVSXBD    16(R8), Y4
 	VCVTDQ2PS    Y4, Y4
-	VPMOVSXBD    24(DI), Y5
+	VPMOVSXBD    24(R8), Y5
 	VCVTDQ2PS    Y5, Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y2
-	VPMOVSXBD    48(DI), Y4
+	VPMOVSXBD    48(R8), Y4
 	VCVTDQ2PS    Y4, Y4
-	VPMOVSXBD    56(DI), Y5
+	VPMOVSXBD    56(R8), Y5
 	VCVTDQ2PS    Y5, Y5
 	VBROADCASTSS 4(SI), Y6
 	VFMADD231PS  Y6, Y4, Y1
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000008, SI
-	DECQ         R8
+	DECQ         R9
 	JNZ          queries1_from16_pair
 
 queries1_from16_pair_end:
 	TESTQ        $0x00000004, DX
 	JZ           queries1_from16_even
-	VPMOVSXBD    16(DI), Y4
+	VPMOVSXBD    16(R8), Y4
 	VCVTDQ2PS    Y4, Y4
-	VPMOVSXBD    24(DI), Y5
+	VPMOVSXBD    24(R8), Y5
 	VCVTDQ2PS    Y5, Y5
 	VBROADCASTSS (SI), Y6
 	VFMADD231PS  Y6, Y4, Y0
@@ -3618,9 +3711,9 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnMixI8VNNI(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int)
-// Requires: AVX, AVX512F
-TEXT ·attnMixI8VNNI(SB), NOSPLIT, $0-64
+// func attnMixI8VNNI(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·attnMixI8VNNI(SB), NOSPLIT, $8-72
 	MOVQ out+0(FP), AX
 	MOVQ p+8(FP), CX
 	MOVQ hd+48(FP), DX
@@ -3629,149 +3722,151 @@ TEXT ·attnMixI8VNNI(SB), NOSPLIT, $0-64
 	SHLQ $0x02, DX
 	MOVQ stride+16(FP), SI
 	SHLQ $0x02, SI
+	MOVQ ahead+64(FP), R9
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
 
 queries4:
 	CMPQ queries+56(FP), $0x04
 	JL   queries4_end
-	MOVQ v+24(FP), R9
-	MOVQ AX, R10
-	MOVQ hd+48(FP), R11
+	MOVQ v+24(FP), R10
+	MOVQ AX, R11
+	MOVQ hd+48(FP), R12
 
 queries4_by4:
-	CMPQ    R11, $0x00000040
+	CMPQ    R12, $0x00000040
 	JL      queries4_by4_end
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	VMOVUPS (R10)(DX*1), Z4
-	VMOVUPS 64(R10)(DX*1), Z5
-	VMOVUPS 128(R10)(DX*1), Z6
-	VMOVUPS 192(R10)(DX*1), Z7
-	VMOVUPS (R10)(DX*2), Z8
-	VMOVUPS 64(R10)(DX*2), Z9
-	VMOVUPS 128(R10)(DX*2), Z10
-	VMOVUPS 192(R10)(DX*2), Z11
-	VMOVUPS (R10)(DI*1), Z12
-	VMOVUPS 64(R10)(DI*1), Z13
-	VMOVUPS 128(R10)(DI*1), Z14
-	VMOVUPS 192(R10)(DI*1), Z15
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+40(FP), R14
-	MOVQ    scales+32(FP), R15
-	TESTQ   R14, R14
+	VMOVUPS (R11), Z0
+	VMOVUPS 64(R11), Z1
+	VMOVUPS 128(R11), Z2
+	VMOVUPS 192(R11), Z3
+	VMOVUPS (R11)(DX*1), Z4
+	VMOVUPS 64(R11)(DX*1), Z5
+	VMOVUPS 128(R11)(DX*1), Z6
+	VMOVUPS 192(R11)(DX*1), Z7
+	VMOVUPS (R11)(DX*2), Z8
+	VMOVUPS 64(R11)(DX*2), Z9
+	VMOVUPS 128(R11)(DX*2), Z10
+	VMOVUPS 192(R11)(DX*2), Z11
+	VMOVUPS (R11)(DI*1), Z12
+	VMOVUPS 64(R11)(DI*1), Z13
+	VMOVUPS 128(R11)(DI*1), Z14
+	VMOVUPS 192(R11)(DI*1), Z15
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+40(FP), R15
+	MOVQ    scales+32(FP), BP
+	TESTQ   R15, R15
 	JZ      queries4_by4_row_end
 
 queries4_by4_row:
-	VBROADCASTSS (R12), Z16
-	VBROADCASTSS (R12)(SI*1), Z17
-	VBROADCASTSS (R12)(SI*2), Z18
-	VBROADCASTSS (R12)(R8*1), Z19
-	VBROADCASTSS (R15), Z20
+	PREFETCHT0   (R14)(R9*1)
+	VBROADCASTSS (R13), Z16
+	VBROADCASTSS (R13)(SI*1), Z17
+	VBROADCASTSS (R13)(SI*2), Z18
+	VBROADCASTSS (R13)(R8*1), Z19
+	VBROADCASTSS (BP), Z20
 	VMULPS       Z20, Z16, Z16
 	VMULPS       Z20, Z17, Z17
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	ADDQ         $0x00000004, R15
-	VPMOVSXBD    (R13), Z20
+	ADDQ         $0x00000004, BP
+	VPMOVSXBD    (R14), Z20
 	VCVTDQ2PS    Z20, Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z4
 	VFMADD231PS  Z20, Z18, Z8
 	VFMADD231PS  Z20, Z19, Z12
-	VPMOVSXBD    16(R13), Z20
+	VPMOVSXBD    16(R14), Z20
 	VCVTDQ2PS    Z20, Z20
 	VFMADD231PS  Z20, Z16, Z1
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z9
 	VFMADD231PS  Z20, Z19, Z13
-	VPMOVSXBD    32(R13), Z20
+	VPMOVSXBD    32(R14), Z20
 	VCVTDQ2PS    Z20, Z20
 	VFMADD231PS  Z20, Z16, Z2
 	VFMADD231PS  Z20, Z17, Z6
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z14
-	VPMOVSXBD    48(R13), Z20
+	VPMOVSXBD    48(R14), Z20
 	VCVTDQ2PS    Z20, Z20
 	VFMADD231PS  Z20, Z16, Z3
 	VFMADD231PS  Z20, Z17, Z7
 	VFMADD231PS  Z20, Z18, Z11
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by4_row
 
 queries4_by4_row_end:
-	VMOVUPS Z0, (R10)
-	VMOVUPS Z1, 64(R10)
-	VMOVUPS Z2, 128(R10)
-	VMOVUPS Z3, 192(R10)
-	VMOVUPS Z4, (R10)(DX*1)
-	VMOVUPS Z5, 64(R10)(DX*1)
-	VMOVUPS Z6, 128(R10)(DX*1)
-	VMOVUPS Z7, 192(R10)(DX*1)
-	VMOVUPS Z8, (R10)(DX*2)
-	VMOVUPS Z9, 64(R10)(DX*2)
-	VMOVUPS Z10, 128(R10)(DX*2)
-	VMOVUPS Z11, 192(R10)(DX*2)
-	VMOVUPS Z12, (R10)(DI*1)
-	VMOVUPS Z13, 64(R10)(DI*1)
-	VMOVUPS Z14, 128(R10)(DI*1)
-	VMOVUPS Z15, 192(R10)(DI*1)
-	ADDQ    $0x00000040, R9
-	ADDQ    $0x00000100, R10
-	SUBQ    $0x00000040, R11
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, 64(R11)
+	VMOVUPS Z2, 128(R11)
+	VMOVUPS Z3, 192(R11)
+	VMOVUPS Z4, (R11)(DX*1)
+	VMOVUPS Z5, 64(R11)(DX*1)
+	VMOVUPS Z6, 128(R11)(DX*1)
+	VMOVUPS Z7, 192(R11)(DX*1)
+	VMOVUPS Z8, (R11)(DX*2)
+	VMOVUPS Z9, 64(R11)(DX*2)
+	VMOVUPS Z10, 128(R11)(DX*2)
+	VMOVUPS Z11, 192(R11)(DX*2)
+	VMOVUPS Z12, (R11)(DI*1)
+	VMOVUPS Z13, 64(R11)(DI*1)
+	VMOVUPS Z14, 128(R11)(DI*1)
+	VMOVUPS Z15, 192(R11)(DI*1)
+	ADDQ    $0x00000040, R10
+	ADDQ    $0x00000100, R11
+	SUBQ    $0x00000040, R12
 	JMP     queries4_by4
 
 queries4_by4_end:
 queries4_by1:
-	CMPQ    R11, $0x00000010
+	CMPQ    R12, $0x00000010
 	JL      queries4_by1_end
-	VMOVUPS (R10), Z0
-	VMOVUPS (R10)(DX*1), Z1
-	VMOVUPS (R10)(DX*2), Z2
-	VMOVUPS (R10)(DI*1), Z3
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+40(FP), R14
-	MOVQ    scales+32(FP), R15
-	TESTQ   R14, R14
+	VMOVUPS (R11), Z0
+	VMOVUPS (R11)(DX*1), Z1
+	VMOVUPS (R11)(DX*2), Z2
+	VMOVUPS (R11)(DI*1), Z3
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+40(FP), R15
+	MOVQ    scales+32(FP), BP
+	TESTQ   R15, R15
 	JZ      queries4_by1_row_end
 
 queries4_by1_row:
-	VBROADCASTSS (R12), Z4
-	VBROADCASTSS (R12)(SI*1), Z5
-	VBROADCASTSS (R12)(SI*2), Z6
-	VBROADCASTSS (R12)(R8*1), Z7
-	VBROADCASTSS (R15), Z8
+	VBROADCASTSS (R13), Z4
+	VBROADCASTSS (R13)(SI*1), Z5
+	VBROADCASTSS (R13)(SI*2), Z6
+	VBROADCASTSS (R13)(R8*1), Z7
+	VBROADCASTSS (BP), Z8
 	VMULPS       Z8, Z4, Z4
 	VMULPS       Z8, Z5, Z5
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
-	ADDQ         $0x00000004, R15
-	VPMOVSXBD    (R13), Z8
+	ADDQ         $0x00000004, BP
+	VPMOVSXBD    (R14), Z8
 	VCVTDQ2PS    Z8, Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by1_row
 
 queries4_by1_row_end:
-	VMOVUPS Z0, (R10)
-	VMOVUPS Z1, (R10)(DX*1)
-	VMOVUPS Z2, (R10)(DX*2)
-	VMOVUPS Z3, (R10)(DI*1)
-	ADDQ    $0x00000010, R9
-	ADDQ    $0x00000040, R10
-	SUBQ    $0x00000010, R11
+	VMOVUPS Z0, (R11)
+	VMOVUPS Z1, (R11)(DX*1)
+	VMOVUPS Z2, (R11)(DX*2)
+	VMOVUPS Z3, (R11)(DI*1)
+	ADDQ    $0x00000010, R10
+	ADDQ    $0x00000040, R11
+	SUBQ    $0x00000010, R12
 	JMP     queries4_by1
 
 queries4_by1_end:
@@ -3792,10 +3887,10 @@ queries2:
 	JL   queries2_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+48(FP), R9
+	MOVQ hd+48(FP), R10
 
 queries2_by8:
-	CMPQ    R9, $0x00000080
+	CMPQ    R10, $0x00000080
 	JL      queries2_by8_end
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
@@ -3813,55 +3908,57 @@ queries2_by8:
 	VMOVUPS 320(R8)(DX*1), Z13
 	VMOVUPS 384(R8)(DX*1), Z14
 	VMOVUPS 448(R8)(DX*1), Z15
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries2_by8_row_end
 
 queries2_by8_row:
-	VBROADCASTSS (R10), Z16
-	VBROADCASTSS (R10)(SI*1), Z17
-	VBROADCASTSS (R13), Z18
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	VBROADCASTSS (R11), Z16
+	VBROADCASTSS (R11)(SI*1), Z17
+	VBROADCASTSS (R14), Z18
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Z18
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z8
-	VPMOVSXBD    16(R11), Z18
+	VPMOVSXBD    16(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z1
 	VFMADD231PS  Z18, Z17, Z9
-	VPMOVSXBD    32(R11), Z18
+	VPMOVSXBD    32(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z10
-	VPMOVSXBD    48(R11), Z18
+	VPMOVSXBD    48(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z3
 	VFMADD231PS  Z18, Z17, Z11
-	VPMOVSXBD    64(R11), Z18
+	VPMOVSXBD    64(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z12
-	VPMOVSXBD    80(R11), Z18
+	VPMOVSXBD    80(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z5
 	VFMADD231PS  Z18, Z17, Z13
-	VPMOVSXBD    96(R11), Z18
+	VPMOVSXBD    96(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z14
-	VPMOVSXBD    112(R11), Z18
+	VPMOVSXBD    112(R12), Z18
 	VCVTDQ2PS    Z18, Z18
 	VFMADD231PS  Z18, Z16, Z7
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by8_row
 
 queries2_by8_row_end:
@@ -3883,36 +3980,36 @@ queries2_by8_row_end:
 	VMOVUPS Z15, 448(R8)(DX*1)
 	ADDQ    $0x00000080, DI
 	ADDQ    $0x00000200, R8
-	SUBQ    $0x00000080, R9
+	SUBQ    $0x00000080, R10
 	JMP     queries2_by8
 
 queries2_by8_end:
 queries2_by1:
-	CMPQ    R9, $0x00000010
+	CMPQ    R10, $0x00000010
 	JL      queries2_by1_end
 	VMOVUPS (R8), Z0
 	VMOVUPS (R8)(DX*1), Z1
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries2_by1_row_end
 
 queries2_by1_row:
-	VBROADCASTSS (R10), Z2
-	VBROADCASTSS (R10)(SI*1), Z3
-	VBROADCASTSS (R13), Z4
+	VBROADCASTSS (R11), Z2
+	VBROADCASTSS (R11)(SI*1), Z3
+	VBROADCASTSS (R14), Z4
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Z4
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Z4
 	VCVTDQ2PS    Z4, Z4
 	VFMADD231PS  Z4, Z2, Z0
 	VFMADD231PS  Z4, Z3, Z1
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by1_row
 
 queries2_by1_row_end:
@@ -3920,7 +4017,7 @@ queries2_by1_row_end:
 	VMOVUPS Z1, (R8)(DX*1)
 	ADDQ    $0x00000010, DI
 	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000010, R9
+	SUBQ    $0x00000010, R10
 	JMP     queries2_by1
 
 queries2_by1_end:
@@ -3937,10 +4034,10 @@ queries1:
 	JL   queries1_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+48(FP), R9
+	MOVQ hd+48(FP), R10
 
 queries1_by8:
-	CMPQ    R9, $0x00000080
+	CMPQ    R10, $0x00000080
 	JL      queries1_by8_end
 	VMOVUPS (R8), Z0
 	VMOVUPS 64(R8), Z1
@@ -3950,45 +4047,47 @@ queries1_by8:
 	VMOVUPS 320(R8), Z5
 	VMOVUPS 384(R8), Z6
 	VMOVUPS 448(R8), Z7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries1_by8_row_end
 
 queries1_by8_row:
-	VBROADCASTSS (R10), Z8
-	VBROADCASTSS (R13), Z9
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   64(R12)(R9*1)
+	VBROADCASTSS (R11), Z8
+	VBROADCASTSS (R14), Z9
 	VMULPS       Z9, Z8, Z8
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Z9
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z0
-	VPMOVSXBD    16(R11), Z9
+	VPMOVSXBD    16(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z1
-	VPMOVSXBD    32(R11), Z9
+	VPMOVSXBD    32(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z2
-	VPMOVSXBD    48(R11), Z9
+	VPMOVSXBD    48(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z3
-	VPMOVSXBD    64(R11), Z9
+	VPMOVSXBD    64(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z4
-	VPMOVSXBD    80(R11), Z9
+	VPMOVSXBD    80(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z5
-	VPMOVSXBD    96(R11), Z9
+	VPMOVSXBD    96(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z6
-	VPMOVSXBD    112(R11), Z9
+	VPMOVSXBD    112(R12), Z9
 	VCVTDQ2PS    Z9, Z9
 	VFMADD231PS  Z9, Z8, Z7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by8_row
 
 queries1_by8_row_end:
@@ -4002,39 +4101,39 @@ queries1_by8_row_end:
 	VMOVUPS Z7, 448(R8)
 	ADDQ    $0x00000080, DI
 	ADDQ    $0x00000200, R8
-	SUBQ    $0x00000080, R9
+	SUBQ    $0x00000080, R10
 	JMP     queries1_by8
 
 queries1_by8_end:
 queries1_by1:
-	CMPQ    R9, $0x00000010
+	CMPQ    R10, $0x00000010
 	JL      queries1_by1_end
 	VMOVUPS (R8), Z0
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries1_by1_row_end
 
 queries1_by1_row:
-	VBROADCASTSS (R10), Z1
-	VBROADCASTSS (R13), Z2
+	VBROADCASTSS (R11), Z1
+	VBROADCASTSS (R14), Z2
 	VMULPS       Z2, Z1, Z1
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Z2
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Z2
 	VCVTDQ2PS    Z2, Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by1_row
 
 queries1_by1_row_end:
 	VMOVUPS Z0, (R8)
 	ADDQ    $0x00000010, DI
 	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000010, R9
+	SUBQ    $0x00000010, R10
 	JMP     queries1_by1
 
 queries1_by1_end:
@@ -4047,9 +4146,9 @@ queries1_end:
 	VZEROUPPER
 	RET
 
-// func attnMixI8AVX2(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·attnMixI8AVX2(SB), NOSPLIT, $0-64
+// func attnMixI8AVX2(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int, ahead int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·attnMixI8AVX2(SB), NOSPLIT, $8-72
 	MOVQ out+0(FP), AX
 	MOVQ p+8(FP), CX
 	MOVQ hd+48(FP), DX
@@ -4058,121 +4157,123 @@ TEXT ·attnMixI8AVX2(SB), NOSPLIT, $0-64
 	SHLQ $0x02, DX
 	MOVQ stride+16(FP), SI
 	SHLQ $0x02, SI
+	MOVQ ahead+64(FP), R9
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
 
 queries4:
 	CMPQ queries+56(FP), $0x04
 	JL   queries4_end
-	MOVQ v+24(FP), R9
-	MOVQ AX, R10
-	MOVQ hd+48(FP), R11
+	MOVQ v+24(FP), R10
+	MOVQ AX, R11
+	MOVQ hd+48(FP), R12
 
 queries4_by2:
-	CMPQ    R11, $0x00000010
+	CMPQ    R12, $0x00000010
 	JL      queries4_by2_end
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	VMOVUPS (R10)(DX*1), Y2
-	VMOVUPS 32(R10)(DX*1), Y3
-	VMOVUPS (R10)(DX*2), Y4
-	VMOVUPS 32(R10)(DX*2), Y5
-	VMOVUPS (R10)(DI*1), Y6
-	VMOVUPS 32(R10)(DI*1), Y7
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+40(FP), R14
-	MOVQ    scales+32(FP), R15
-	TESTQ   R14, R14
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(DX*1), Y2
+	VMOVUPS 32(R11)(DX*1), Y3
+	VMOVUPS (R11)(DX*2), Y4
+	VMOVUPS 32(R11)(DX*2), Y5
+	VMOVUPS (R11)(DI*1), Y6
+	VMOVUPS 32(R11)(DI*1), Y7
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+40(FP), R15
+	MOVQ    scales+32(FP), BP
+	TESTQ   R15, R15
 	JZ      queries4_by2_row_end
 
 queries4_by2_row:
-	VBROADCASTSS (R12), Y8
-	VBROADCASTSS (R12)(SI*1), Y9
-	VBROADCASTSS (R12)(SI*2), Y10
-	VBROADCASTSS (R12)(R8*1), Y11
-	VBROADCASTSS (R15), Y12
+	PREFETCHT0   (R14)(R9*1)
+	VBROADCASTSS (R13), Y8
+	VBROADCASTSS (R13)(SI*1), Y9
+	VBROADCASTSS (R13)(SI*2), Y10
+	VBROADCASTSS (R13)(R8*1), Y11
+	VBROADCASTSS (BP), Y12
 	VMULPS       Y12, Y8, Y8
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
-	ADDQ         $0x00000004, R15
-	VPMOVSXBD    (R13), Y12
+	ADDQ         $0x00000004, BP
+	VPMOVSXBD    (R14), Y12
 	VCVTDQ2PS    Y12, Y12
 	VFMADD231PS  Y12, Y8, Y0
 	VFMADD231PS  Y12, Y9, Y2
 	VFMADD231PS  Y12, Y10, Y4
 	VFMADD231PS  Y12, Y11, Y6
-	VPMOVSXBD    8(R13), Y12
+	VPMOVSXBD    8(R14), Y12
 	VCVTDQ2PS    Y12, Y12
 	VFMADD231PS  Y12, Y8, Y1
 	VFMADD231PS  Y12, Y9, Y3
 	VFMADD231PS  Y12, Y10, Y5
 	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by2_row
 
 queries4_by2_row_end:
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, 32(R10)
-	VMOVUPS Y2, (R10)(DX*1)
-	VMOVUPS Y3, 32(R10)(DX*1)
-	VMOVUPS Y4, (R10)(DX*2)
-	VMOVUPS Y5, 32(R10)(DX*2)
-	VMOVUPS Y6, (R10)(DI*1)
-	VMOVUPS Y7, 32(R10)(DI*1)
-	ADDQ    $0x00000010, R9
-	ADDQ    $0x00000040, R10
-	SUBQ    $0x00000010, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(DX*1)
+	VMOVUPS Y3, 32(R11)(DX*1)
+	VMOVUPS Y4, (R11)(DX*2)
+	VMOVUPS Y5, 32(R11)(DX*2)
+	VMOVUPS Y6, (R11)(DI*1)
+	VMOVUPS Y7, 32(R11)(DI*1)
+	ADDQ    $0x00000010, R10
+	ADDQ    $0x00000040, R11
+	SUBQ    $0x00000010, R12
 	JMP     queries4_by2
 
 queries4_by2_end:
 queries4_by1:
-	CMPQ    R11, $0x00000008
+	CMPQ    R12, $0x00000008
 	JL      queries4_by1_end
-	VMOVUPS (R10), Y0
-	VMOVUPS (R10)(DX*1), Y1
-	VMOVUPS (R10)(DX*2), Y2
-	VMOVUPS (R10)(DI*1), Y3
-	MOVQ    CX, R12
-	MOVQ    R9, R13
-	MOVQ    n+40(FP), R14
-	MOVQ    scales+32(FP), R15
-	TESTQ   R14, R14
+	VMOVUPS (R11), Y0
+	VMOVUPS (R11)(DX*1), Y1
+	VMOVUPS (R11)(DX*2), Y2
+	VMOVUPS (R11)(DI*1), Y3
+	MOVQ    CX, R13
+	MOVQ    R10, R14
+	MOVQ    n+40(FP), R15
+	MOVQ    scales+32(FP), BP
+	TESTQ   R15, R15
 	JZ      queries4_by1_row_end
 
 queries4_by1_row:
-	VBROADCASTSS (R12), Y4
-	VBROADCASTSS (R12)(SI*1), Y5
-	VBROADCASTSS (R12)(SI*2), Y6
-	VBROADCASTSS (R12)(R8*1), Y7
-	VBROADCASTSS (R15), Y8
+	VBROADCASTSS (R13), Y4
+	VBROADCASTSS (R13)(SI*1), Y5
+	VBROADCASTSS (R13)(SI*2), Y6
+	VBROADCASTSS (R13)(R8*1), Y7
+	VBROADCASTSS (BP), Y8
 	VMULPS       Y8, Y4, Y4
 	VMULPS       Y8, Y5, Y5
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
-	ADDQ         $0x00000004, R15
-	VPMOVSXBD    (R13), Y8
+	ADDQ         $0x00000004, BP
+	VPMOVSXBD    (R14), Y8
 	VCVTDQ2PS    Y8, Y8
 	VFMADD231PS  Y8, Y4, Y0
 	VFMADD231PS  Y8, Y5, Y1
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	ADDQ         $0x00000004, R12
-	ADDQ         BX, R13
-	DECQ         R14
+	ADDQ         $0x00000004, R13
+	ADDQ         BX, R14
+	DECQ         R15
 	JNZ          queries4_by1_row
 
 queries4_by1_row_end:
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, (R10)(DX*1)
-	VMOVUPS Y2, (R10)(DX*2)
-	VMOVUPS Y3, (R10)(DI*1)
-	ADDQ    $0x00000008, R9
-	ADDQ    $0x00000020, R10
-	SUBQ    $0x00000008, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, (R11)(DX*1)
+	VMOVUPS Y2, (R11)(DX*2)
+	VMOVUPS Y3, (R11)(DI*1)
+	ADDQ    $0x00000008, R10
+	ADDQ    $0x00000020, R11
+	SUBQ    $0x00000008, R12
 	JMP     queries4_by1
 
 queries4_by1_end:
@@ -4193,10 +4294,10 @@ queries2:
 	JL   queries2_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+48(FP), R9
+	MOVQ hd+48(FP), R10
 
 queries2_by4:
-	CMPQ    R9, $0x00000020
+	CMPQ    R10, $0x00000020
 	JL      queries2_by4_end
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
@@ -4206,39 +4307,40 @@ queries2_by4:
 	VMOVUPS 32(R8)(DX*1), Y5
 	VMOVUPS 64(R8)(DX*1), Y6
 	VMOVUPS 96(R8)(DX*1), Y7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries2_by4_row_end
 
 queries2_by4_row:
-	VBROADCASTSS (R10), Y8
-	VBROADCASTSS (R10)(SI*1), Y9
-	VBROADCASTSS (R13), Y10
+	PREFETCHT0   (R12)(R9*1)
+	VBROADCASTSS (R11), Y8
+	VBROADCASTSS (R11)(SI*1), Y9
+	VBROADCASTSS (R14), Y10
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Y10
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Y10
 	VCVTDQ2PS    Y10, Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y4
-	VPMOVSXBD    8(R11), Y10
+	VPMOVSXBD    8(R12), Y10
 	VCVTDQ2PS    Y10, Y10
 	VFMADD231PS  Y10, Y8, Y1
 	VFMADD231PS  Y10, Y9, Y5
-	VPMOVSXBD    16(R11), Y10
+	VPMOVSXBD    16(R12), Y10
 	VCVTDQ2PS    Y10, Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y6
-	VPMOVSXBD    24(R11), Y10
+	VPMOVSXBD    24(R12), Y10
 	VCVTDQ2PS    Y10, Y10
 	VFMADD231PS  Y10, Y8, Y3
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by4_row
 
 queries2_by4_row_end:
@@ -4252,36 +4354,36 @@ queries2_by4_row_end:
 	VMOVUPS Y7, 96(R8)(DX*1)
 	ADDQ    $0x00000020, DI
 	ADDQ    $0x00000080, R8
-	SUBQ    $0x00000020, R9
+	SUBQ    $0x00000020, R10
 	JMP     queries2_by4
 
 queries2_by4_end:
 queries2_by1:
-	CMPQ    R9, $0x00000008
+	CMPQ    R10, $0x00000008
 	JL      queries2_by1_end
 	VMOVUPS (R8), Y0
 	VMOVUPS (R8)(DX*1), Y1
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries2_by1_row_end
 
 queries2_by1_row:
-	VBROADCASTSS (R10), Y2
-	VBROADCASTSS (R10)(SI*1), Y3
-	VBROADCASTSS (R13), Y4
+	VBROADCASTSS (R11), Y2
+	VBROADCASTSS (R11)(SI*1), Y3
+	VBROADCASTSS (R14), Y4
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Y4
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Y4
 	VCVTDQ2PS    Y4, Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries2_by1_row
 
 queries2_by1_row_end:
@@ -4289,7 +4391,7 @@ queries2_by1_row_end:
 	VMOVUPS Y1, (R8)(DX*1)
 	ADDQ    $0x00000008, DI
 	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000008, R9
+	SUBQ    $0x00000008, R10
 	JMP     queries2_by1
 
 queries2_by1_end:
@@ -4306,10 +4408,10 @@ queries1:
 	JL   queries1_end
 	MOVQ v+24(FP), DI
 	MOVQ AX, R8
-	MOVQ hd+48(FP), R9
+	MOVQ hd+48(FP), R10
 
 queries1_by8:
-	CMPQ    R9, $0x00000040
+	CMPQ    R10, $0x00000040
 	JL      queries1_by8_end
 	VMOVUPS (R8), Y0
 	VMOVUPS 32(R8), Y1
@@ -4319,45 +4421,46 @@ queries1_by8:
 	VMOVUPS 160(R8), Y5
 	VMOVUPS 192(R8), Y6
 	VMOVUPS 224(R8), Y7
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries1_by8_row_end
 
 queries1_by8_row:
-	VBROADCASTSS (R10), Y8
-	VBROADCASTSS (R13), Y9
+	PREFETCHT0   (R12)(R9*1)
+	VBROADCASTSS (R11), Y8
+	VBROADCASTSS (R14), Y9
 	VMULPS       Y9, Y8, Y8
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Y9
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y0
-	VPMOVSXBD    8(R11), Y9
+	VPMOVSXBD    8(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y1
-	VPMOVSXBD    16(R11), Y9
+	VPMOVSXBD    16(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y2
-	VPMOVSXBD    24(R11), Y9
+	VPMOVSXBD    24(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y3
-	VPMOVSXBD    32(R11), Y9
+	VPMOVSXBD    32(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y4
-	VPMOVSXBD    40(R11), Y9
+	VPMOVSXBD    40(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y5
-	VPMOVSXBD    48(R11), Y9
+	VPMOVSXBD    48(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y6
-	VPMOVSXBD    56(R11), Y9
+	VPMOVSXBD    56(R12), Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y9, Y8, Y7
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by8_row
 
 queries1_by8_row_end:
@@ -4371,39 +4474,39 @@ queries1_by8_row_end:
 	VMOVUPS Y7, 224(R8)
 	ADDQ    $0x00000040, DI
 	ADDQ    $0x00000100, R8
-	SUBQ    $0x00000040, R9
+	SUBQ    $0x00000040, R10
 	JMP     queries1_by8
 
 queries1_by8_end:
 queries1_by1:
-	CMPQ    R9, $0x00000008
+	CMPQ    R10, $0x00000008
 	JL      queries1_by1_end
 	VMOVUPS (R8), Y0
-	MOVQ    CX, R10
-	MOVQ    DI, R11
-	MOVQ    n+40(FP), R12
-	MOVQ    scales+32(FP), R13
-	TESTQ   R12, R12
+	MOVQ    CX, R11
+	MOVQ    DI, R12
+	MOVQ    n+40(FP), R13
+	MOVQ    scales+32(FP), R14
+	TESTQ   R13, R13
 	JZ      queries1_by1_row_end
 
 queries1_by1_row:
-	VBROADCASTSS (R10), Y1
-	VBROADCASTSS (R13), Y2
+	VBROADCASTSS (R11), Y1
+	VBROADCASTSS (R14), Y2
 	VMULPS       Y2, Y1, Y1
-	ADDQ         $0x00000004, R13
-	VPMOVSXBD    (R11), Y2
+	ADDQ         $0x00000004, R14
+	VPMOVSXBD    (R12), Y2
 	VCVTDQ2PS    Y2, Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         $0x00000004, R10
-	ADDQ         BX, R11
-	DECQ         R12
+	ADDQ         $0x00000004, R11
+	ADDQ         BX, R12
+	DECQ         R13
 	JNZ          queries1_by1_row
 
 queries1_by1_row_end:
 	VMOVUPS Y0, (R8)
 	ADDQ    $0x00000008, DI
 	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000008, R9
+	SUBQ    $0x00000008, R10
 	JMP     queries1_by1
 
 queries1_by1_end:

@@ -20,15 +20,15 @@ func attnScoresWiden[K weight | int8](s []float32, stride int, q []float32, k []
 	}
 }
 
-func attnScoresF32Generic(s []float32, stride int, q, k []float32, queries int, scale float32) {
+func attnScoresF32Generic(s []float32, stride int, q, k []float32, queries int, scale float32, _ int) {
 	attnScoresWiden(s, stride, q, k, queries, same, func(int) float32 { return scale })
 }
 
-func attnScoresF16Generic(s []float32, stride int, q []float32, k []uint16, queries int, scale float32) {
+func attnScoresF16Generic(s []float32, stride int, q []float32, k []uint16, queries int, scale float32, _ int) {
 	attnScoresWiden(s, stride, q, k, queries, F16, func(int) float32 { return scale })
 }
 
-func attnScoresI8Generic(s []float32, stride int, q []float32, k []int8, scales []float32, queries int, scale float32) {
+func attnScoresI8Generic(s []float32, stride int, q []float32, k []int8, scales []float32, queries int, scale float32, _ int) {
 	attnScoresWiden(s, stride, q, k, queries, fromInt8, func(j int) float32 { return scale * scales[j] })
 }
 
@@ -45,15 +45,15 @@ func attnMixWiden[V weight | int8](out []float32, v []V, queries int, widen func
 	}
 }
 
-func attnMixF32Generic(out, p []float32, stride int, v []float32, queries int) {
+func attnMixF32Generic(out, p []float32, stride int, v []float32, queries int, _ int) {
 	attnMixWiden(out, v, queries, same, func(g, j int) float32 { return p[g*stride+j] })
 }
 
-func attnMixF16Generic(out, p []float32, stride int, v []uint16, queries int) {
+func attnMixF16Generic(out, p []float32, stride int, v []uint16, queries int, _ int) {
 	attnMixWiden(out, v, queries, F16, func(g, j int) float32 { return p[g*stride+j] })
 }
 
-func attnMixI8Generic(out, p []float32, stride int, v []int8, scales []float32, queries int) {
+func attnMixI8Generic(out, p []float32, stride int, v []int8, scales []float32, queries int, _ int) {
 	attnMixWiden(out, v, queries, fromInt8, func(g, j int) float32 { return p[g*stride+j] * scales[j] })
 }
 

@@ -23,16 +23,16 @@ func TestAttnScores(t *testing.T) {
 					clear(want)
 				}
 				k := vecOf(t, hd*KeyTile, floats(rng, wild))
-				AttnScores(got, stride, q, k, queries, 0.088)
-				attnScoresF32Generic(want, stride, q, k, queries, 0.088)
+				AttnScores(got, stride, q, k, queries, 0.088, nil)
+				attnScoresF32Generic(want, stride, q, k, queries, 0.088, 0)
 				check("AttnScores")
 				h := vecOf(t, hd*KeyTile, halves(rng, F16, wild))
-				AttnScoresF16(got, stride, q, h, queries, 0.088)
-				attnScoresF16Generic(want, stride, q, h, queries, 0.088)
+				AttnScoresF16(got, stride, q, h, queries, 0.088, nil)
+				attnScoresF16Generic(want, stride, q, h, queries, 0.088, 0)
 				check("AttnScoresF16")
 				b, scales := vecOf(t, hd*KeyTile, bytesFrom(rng)), vecOf(t, KeyTile, floats(rng, wild))
-				AttnScoresI8(got, stride, q, b, scales, queries, 0.088)
-				attnScoresI8Generic(want, stride, q, b, scales, queries, 0.088)
+				AttnScoresI8(got, stride, q, b, scales, queries, 0.088, nil)
+				attnScoresI8Generic(want, stride, q, b, scales, queries, 0.088, 0)
 				check("AttnScoresI8")
 			}
 		}
@@ -50,7 +50,7 @@ func TestAttnScoresAreSums(t *testing.T) {
 	q, k := fill(hd, floats(rng, false)), fill(hd*KeyTile, floats(rng, false))
 	eachTier(t, func(t *testing.T) {
 		got, want := make([]float32, KeyTile), make([]float32, KeyTile)
-		AttnScores(got, KeyTile, q, k, 1, 0.5)
+		AttnScores(got, KeyTile, q, k, 1, 0.5, nil)
 		for j := range want {
 			var even, odd float32
 			for d := 0; d < hd; d += 2 {
@@ -89,16 +89,16 @@ func TestAttnMix(t *testing.T) {
 					}
 					begin()
 					v := vecOf(t, n*hd, floats(rng, wild))
-					AttnMix(got, p, stride, v, queries)
-					attnMixF32Generic(want, p, stride, v, queries)
+					AttnMix(got, p, stride, v, queries, nil)
+					attnMixF32Generic(want, p, stride, v, queries, 0)
 					check("AttnMix")
 					h := vecOf(t, n*hd, halves(rng, F16, wild))
-					AttnMixF16(got, p, stride, h, queries)
-					attnMixF16Generic(want, p, stride, h, queries)
+					AttnMixF16(got, p, stride, h, queries, nil)
+					attnMixF16Generic(want, p, stride, h, queries, 0)
 					check("AttnMixF16")
 					b, scales := vecOf(t, n*hd, bytesFrom(rng)), vecOf(t, n, floats(rng, wild))
-					AttnMixI8(got, p, stride, b, scales, queries)
-					attnMixI8Generic(want, p, stride, b, scales, queries)
+					AttnMixI8(got, p, stride, b, scales, queries, nil)
+					attnMixI8Generic(want, p, stride, b, scales, queries, 0)
 					check("AttnMixI8")
 				}
 			}
@@ -116,7 +116,7 @@ func TestAttnMixInPieces(t *testing.T) {
 			out := make([]float32, hd)
 			lo := 0
 			for _, hi := range append(cuts, n) {
-				AttnMix(out, p[lo:hi], hi-lo, v[lo*hd:hi*hd], 1)
+				AttnMix(out, p[lo:hi], hi-lo, v[lo*hd:hi*hd], 1, nil)
 				lo = hi
 			}
 			return out

@@ -141,71 +141,71 @@ func matVecF16AVX2(y *float32, w *uint16, x *float32, cols int, rows int)
 //go:noescape
 func matMulF16AVX2(y *float32, stride int, w *uint16, x *float32, cols int, rows int, tokens int)
 
-// attnScoresF32VNNI is AttnScoresF32 of a tile; hd > 0.
+// attnScoresF32VNNI is AttnScoresF32 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresF32VNNI(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32)
+func attnScoresF32VNNI(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32, ahead int)
 
-// attnScoresF32AVX2 is AttnScoresF32 of a tile; hd > 0.
+// attnScoresF32AVX2 is AttnScoresF32 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresF32AVX2(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32)
+func attnScoresF32AVX2(s *float32, stride int, q *float32, k *float32, hd int, queries int, scale float32, ahead int)
 
 // attnMixF32VNNI computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 16, n > 0.
+// hd is a multiple of 16, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixF32VNNI(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
+func attnMixF32VNNI(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int, ahead int)
 
 // attnMixF32AVX2 computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
+// hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixF32AVX2(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int)
+func attnMixF32AVX2(out *float32, p *float32, stride int, v *float32, n int, hd int, queries int, ahead int)
 
-// attnScoresF16VNNI is AttnScoresF16 of a tile; hd > 0.
+// attnScoresF16VNNI is AttnScoresF16 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresF16VNNI(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32)
+func attnScoresF16VNNI(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32, ahead int)
 
-// attnScoresF16AVX2 is AttnScoresF16 of a tile; hd > 0.
+// attnScoresF16AVX2 is AttnScoresF16 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresF16AVX2(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32)
+func attnScoresF16AVX2(s *float32, stride int, q *float32, k *uint16, hd int, queries int, scale float32, ahead int)
 
 // attnMixF16VNNI computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 16, n > 0.
+// hd is a multiple of 16, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixF16VNNI(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
+func attnMixF16VNNI(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int, ahead int)
 
 // attnMixF16AVX2 computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
+// hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixF16AVX2(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int)
+func attnMixF16AVX2(out *float32, p *float32, stride int, v *uint16, n int, hd int, queries int, ahead int)
 
-// attnScoresI8VNNI is AttnScoresI8 of a tile; hd > 0.
+// attnScoresI8VNNI is AttnScoresI8 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresI8VNNI(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32)
+func attnScoresI8VNNI(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32, ahead int)
 
-// attnScoresI8AVX2 is AttnScoresI8 of a tile; hd > 0.
+// attnScoresI8AVX2 is AttnScoresI8 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresI8AVX2(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32)
+func attnScoresI8AVX2(s *float32, stride int, q *float32, k *int8, scales *float32, hd int, queries int, scale float32, ahead int)
 
 // attnMixI8VNNI computes out[g][d] = fma(p[g·stride+j]·scales[j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 16, n > 0.
+// hd is a multiple of 16, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixI8VNNI(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int)
+func attnMixI8VNNI(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int, ahead int)
 
 // attnMixI8AVX2 computes out[g][d] = fma(p[g·stride+j]·scales[j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
+// hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixI8AVX2(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int)
+func attnMixI8AVX2(out *float32, p *float32, stride int, v *int8, scales *float32, n int, hd int, queries int, ahead int)
 
 // addAVX2 is Add.
 //

@@ -53,38 +53,38 @@ func matVecF16NEON(y *float32, w *uint16, x *float32, cols, rows int)
 //go:noescape
 func matMulF16NEON(y *float32, stride int, w *uint16, x *float32, cols, rows, tokens int)
 
-// attnScoresF32NEON is AttnScoresF32 of a tile; hd > 0.
+// attnScoresF32NEON is AttnScoresF32 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresF32NEON(s *float32, stride int, q *float32, k *float32, hd, queries int, scale float32)
+func attnScoresF32NEON(s *float32, stride int, q *float32, k *float32, hd, queries int, scale float32, ahead int)
 
 // attnMixF32NEON computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
+// hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries int)
+func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries, ahead int)
 
-// attnScoresF16NEON is AttnScoresF16 of a tile; hd > 0.
+// attnScoresF16NEON is AttnScoresF16 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresF16NEON(s *float32, stride int, q *float32, k *uint16, hd, queries int, scale float32)
+func attnScoresF16NEON(s *float32, stride int, q *float32, k *uint16, hd, queries int, scale float32, ahead int)
 
 // attnMixF16NEON computes out[g][d] = fma(p[g·stride+j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
+// hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixF16NEON(out, p *float32, stride int, v *uint16, n, hd, queries int)
+func attnMixF16NEON(out, p *float32, stride int, v *uint16, n, hd, queries, ahead int)
 
-// attnScoresI8NEON is AttnScoresI8 of a tile; hd > 0.
+// attnScoresI8NEON is AttnScoresI8 of a tile; hd > 0. What lies ahead bytes further is asked for.
 //
 //go:noescape
-func attnScoresI8NEON(s *float32, stride int, q *float32, k *int8, scales *float32, hd, queries int, scale float32)
+func attnScoresI8NEON(s *float32, stride int, q *float32, k *int8, scales *float32, hd, queries int, scale float32, ahead int)
 
 // attnMixI8NEON computes out[g][d] = fma(p[g·stride+j]·scales[j], v[j][d], out[g][d]) for all j < n in turn.
-// hd is a multiple of 8, n > 0.
+// hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.
 //
 //go:noescape
-func attnMixI8NEON(out, p *float32, stride int, v *int8, scales *float32, n, hd, queries int)
+func attnMixI8NEON(out, p *float32, stride int, v *int8, scales *float32, n, hd, queries, ahead int)
 
 // addNEON is Add.
 //

@@ -2453,13 +2453,14 @@ next:
 done:
 	RET
 
-// func attnScoresF32NEON(s *float32, stride int, q *float32, k *float32, hd, queries int, scale float32)
-TEXT ·attnScoresF32NEON(SB), NOSPLIT, $0-52
+// func attnScoresF32NEON(s *float32, stride int, q *float32, k *float32, hd, queries int, scale float32, ahead int)
+TEXT ·attnScoresF32NEON(SB), NOSPLIT, $0-64
 	MOVD s+0(FP), R0
 	MOVD stride+8(FP), R1
 	MOVD q+16(FP), R2
 	MOVD hd+32(FP), R5
 	MOVD queries+40(FP), R6
+	MOVD ahead+56(FP), R14
 	LSL $2, R1
 	LSL $2, R5, R7
 queries2:
@@ -2487,6 +2488,18 @@ queries2:
 	LSR $1, R5, R8
 	CBZ R8, queries2_from0_pair_end
 queries2_from0_pair:
+	ADD $0, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $64, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $128, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $192, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
 	FMOVQ 0(R3), F16
 	FMOVQ 16(R3), F17
 	FMOVQ 32(R3), F18
@@ -2701,6 +2714,18 @@ queries1:
 	LSR $1, R5, R8
 	CBZ R8, queries1_from0_pair_end
 queries1_from0_pair:
+	ADD $0, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $64, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $128, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $192, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
 	FMOVQ 0(R3), F16
 	FMOVQ 16(R3), F17
 	FMOVQ 32(R3), F18
@@ -2830,14 +2855,15 @@ queries1_from16_even:
 queries1_done:
 	RET
 
-// func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries int)
-TEXT ·attnMixF32NEON(SB), NOSPLIT, $0-56
+// func attnMixF32NEON(out, p *float32, stride int, v *float32, n, hd, queries, ahead int)
+TEXT ·attnMixF32NEON(SB), NOSPLIT, $0-64
 	MOVD out+0(FP), R0
 	MOVD p+8(FP), R1
 	MOVD stride+16(FP), R2
 	MOVD n+32(FP), R4
 	MOVD hd+40(FP), R5
 	MOVD queries+48(FP), R6
+	MOVD ahead+56(FP), R20
 	LSL $2, R2
 	LSL $2, R5, R7
 	LSL $2, R5, R8
@@ -2875,6 +2901,9 @@ queries4_by16:
 	MOVD R4, R14
 	CBZ R14, queries4_by16_row_end
 queries4_by16_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -2953,6 +2982,9 @@ queries4_by8:
 	MOVD R4, R14
 	CBZ R14, queries4_by8_row_end
 queries4_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -3036,6 +3068,12 @@ queries2_by32:
 	MOVD R4, R14
 	CBZ R14, queries2_by32_row_end
 queries2_by32_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
+	ADD $64, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -3106,6 +3144,9 @@ queries2_by8:
 	MOVD R4, R14
 	CBZ R14, queries2_by8_row_end
 queries2_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -3170,6 +3211,18 @@ queries1_by64:
 	MOVD R4, R14
 	CBZ R14, queries1_by64_row_end
 queries1_by64_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
+	ADD $64, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
+	ADD $128, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
+	ADD $192, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	FMOVQ 0(R13), F16
@@ -3242,6 +3295,9 @@ queries1_by8:
 	MOVD R4, R14
 	CBZ R14, queries1_by8_row_end
 queries1_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	FMOVQ 0(R13), F16
@@ -3268,13 +3324,14 @@ queries1_by8_done:
 queries1_done:
 	RET
 
-// func attnScoresF16NEON(s *float32, stride int, q *float32, k *uint16, hd, queries int, scale float32)
-TEXT ·attnScoresF16NEON(SB), NOSPLIT, $0-52
+// func attnScoresF16NEON(s *float32, stride int, q *float32, k *uint16, hd, queries int, scale float32, ahead int)
+TEXT ·attnScoresF16NEON(SB), NOSPLIT, $0-64
 	MOVD s+0(FP), R0
 	MOVD stride+8(FP), R1
 	MOVD q+16(FP), R2
 	MOVD hd+32(FP), R5
 	MOVD queries+40(FP), R6
+	MOVD ahead+56(FP), R14
 	LSL $2, R1
 	LSL $2, R5, R7
 queries2:
@@ -3302,6 +3359,12 @@ queries2:
 	LSR $1, R5, R8
 	CBZ R8, queries2_from0_pair_end
 queries2_from0_pair:
+	ADD $0, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $64, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
 	FMOVQ 0(R3), F16
 	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
@@ -3528,6 +3591,12 @@ queries1:
 	LSR $1, R5, R8
 	CBZ R8, queries1_from0_pair_end
 queries1_from0_pair:
+	ADD $0, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
+	ADD $64, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
 	FMOVQ 0(R3), F16
 	WORD $0x4e217a11 // fcvtl2 v17.4s, v16.8h
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
@@ -3669,14 +3738,15 @@ queries1_from16_even:
 queries1_done:
 	RET
 
-// func attnMixF16NEON(out, p *float32, stride int, v *uint16, n, hd, queries int)
-TEXT ·attnMixF16NEON(SB), NOSPLIT, $0-56
+// func attnMixF16NEON(out, p *float32, stride int, v *uint16, n, hd, queries, ahead int)
+TEXT ·attnMixF16NEON(SB), NOSPLIT, $0-64
 	MOVD out+0(FP), R0
 	MOVD p+8(FP), R1
 	MOVD stride+16(FP), R2
 	MOVD n+32(FP), R4
 	MOVD hd+40(FP), R5
 	MOVD queries+48(FP), R6
+	MOVD ahead+56(FP), R20
 	LSL $2, R2
 	LSL $2, R5, R7
 	LSL $1, R5, R8
@@ -3714,6 +3784,9 @@ queries4_by16:
 	MOVD R4, R14
 	CBZ R14, queries4_by16_row_end
 queries4_by16_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -3794,6 +3867,9 @@ queries4_by8:
 	MOVD R4, R14
 	CBZ R14, queries4_by8_row_end
 queries4_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -3878,6 +3954,9 @@ queries2_by32:
 	MOVD R4, R14
 	CBZ R14, queries2_by32_row_end
 queries2_by32_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -3952,6 +4031,9 @@ queries2_by8:
 	MOVD R4, R14
 	CBZ R14, queries2_by8_row_end
 queries2_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -4017,6 +4099,12 @@ queries1_by64:
 	MOVD R4, R14
 	CBZ R14, queries1_by64_row_end
 queries1_by64_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
+	ADD $64, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	FMOVQ 0(R13), F16
@@ -4097,6 +4185,9 @@ queries1_by8:
 	MOVD R4, R14
 	CBZ R14, queries1_by8_row_end
 queries1_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	FMOVQ 0(R13), F16
@@ -4124,13 +4215,14 @@ queries1_by8_done:
 queries1_done:
 	RET
 
-// func attnScoresI8NEON(s *float32, stride int, q *float32, k *int8, scales *float32, hd, queries int, scale float32)
-TEXT ·attnScoresI8NEON(SB), NOSPLIT, $0-60
+// func attnScoresI8NEON(s *float32, stride int, q *float32, k *int8, scales *float32, hd, queries int, scale float32, ahead int)
+TEXT ·attnScoresI8NEON(SB), NOSPLIT, $0-72
 	MOVD s+0(FP), R0
 	MOVD stride+8(FP), R1
 	MOVD q+16(FP), R2
 	MOVD hd+40(FP), R5
 	MOVD queries+48(FP), R6
+	MOVD ahead+64(FP), R14
 	LSL $2, R1
 	LSL $2, R5, R7
 queries2:
@@ -4158,6 +4250,9 @@ queries2:
 	LSR $1, R5, R8
 	CBZ R8, queries2_from0_pair_end
 queries2_from0_pair:
+	ADD $0, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
 	FMOVD 0(R3), F16
 	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
 	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
@@ -4438,6 +4533,9 @@ queries1:
 	LSR $1, R5, R8
 	CBZ R8, queries1_from0_pair_end
 queries1_from0_pair:
+	ADD $0, R3, R13
+	ADD R14, R13
+	PRFM (R13), PLDL1KEEP
 	FMOVD 0(R3), F16
 	WORD $0x0f08a610 // sxtl v16.8h, v16.8b
 	WORD $0x4f10a611 // sxtl2 v17.4s, v16.8h
@@ -4633,14 +4731,15 @@ queries1_from16_even:
 queries1_done:
 	RET
 
-// func attnMixI8NEON(out, p *float32, stride int, v *int8, scales *float32, n, hd, queries int)
-TEXT ·attnMixI8NEON(SB), NOSPLIT, $0-64
+// func attnMixI8NEON(out, p *float32, stride int, v *int8, scales *float32, n, hd, queries, ahead int)
+TEXT ·attnMixI8NEON(SB), NOSPLIT, $0-72
 	MOVD out+0(FP), R0
 	MOVD p+8(FP), R1
 	MOVD stride+16(FP), R2
 	MOVD n+40(FP), R4
 	MOVD hd+48(FP), R5
 	MOVD queries+56(FP), R6
+	MOVD ahead+64(FP), R20
 	LSL $2, R2
 	LSL $2, R5, R7
 	LSL $0, R5, R8
@@ -4679,6 +4778,9 @@ queries4_by16:
 	MOVD scales+32(FP), R19
 	CBZ R14, queries4_by16_row_end
 queries4_by16_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -4772,6 +4874,9 @@ queries4_by8:
 	MOVD scales+32(FP), R19
 	CBZ R14, queries4_by8_row_end
 queries4_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -4866,6 +4971,9 @@ queries2_by32:
 	MOVD scales+32(FP), R19
 	CBZ R14, queries2_by32_row_end
 queries2_by32_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -4957,6 +5065,9 @@ queries2_by8:
 	MOVD scales+32(FP), R19
 	CBZ R14, queries2_by8_row_end
 queries2_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	ADD R2, R15
@@ -5030,6 +5141,9 @@ queries1_by64:
 	MOVD scales+32(FP), R19
 	CBZ R14, queries1_by64_row_end
 queries1_by64_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	FMOVS (R19), F24
@@ -5138,6 +5252,9 @@ queries1_by8:
 	MOVD scales+32(FP), R19
 	CBZ R14, queries1_by8_row_end
 queries1_by8_row:
+	ADD $0, R13, R15
+	ADD R20, R15
+	PRFM (R15), PLDL1KEEP
 	MOVD R12, R15
 	FMOVS (R15), F28
 	FMOVS (R19), F24

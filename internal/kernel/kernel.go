@@ -52,12 +52,12 @@ type tier struct {
 
 	softmaxExp func(s []float32, max float32) (sum float32)
 
-	attnScoresF32 func(s []float32, stride int, q, k []float32, queries int, scale float32)
-	attnScoresF16 func(s []float32, stride int, q []float32, k []uint16, queries int, scale float32)
-	attnScoresI8  func(s []float32, stride int, q []float32, k []int8, scales []float32, queries int, scale float32)
-	attnMixF32    func(out, p []float32, stride int, v []float32, queries int)
-	attnMixF16    func(out, p []float32, stride int, v []uint16, queries int)
-	attnMixI8     func(out, p []float32, stride int, v []int8, scales []float32, queries int)
+	attnScoresF32 func(s []float32, stride int, q, k []float32, queries int, scale float32, ahead int)
+	attnScoresF16 func(s []float32, stride int, q []float32, k []uint16, queries int, scale float32, ahead int)
+	attnScoresI8  func(s []float32, stride int, q []float32, k []int8, scales []float32, queries int, scale float32, ahead int)
+	attnMixF32    func(out, p []float32, stride int, v []float32, queries int, ahead int)
+	attnMixF16    func(out, p []float32, stride int, v []uint16, queries int, ahead int)
+	attnMixI8     func(out, p []float32, stride int, v []int8, scales []float32, queries int, ahead int)
 
 	max      func(x []float32) float32
 	sum      func(x []float32) float32

@@ -227,28 +227,28 @@ func (b *bench) products(t *tier) {
 		buffers := func() (q, s []float32) { return make([]float32, hd*queries), make([]float32, n*queries) }
 		b.add(t, "attention, keys float32", shape, macs, n*hd*4, true, func(take func(int) []byte) func() {
 			q, s := buffers()
-			return func() { t.attnScoresF32(s, n, q, as[float32](take(n*hd*4)), queries, 0.1) }
+			return func() { t.attnScoresF32(s, n, q, as[float32](take(n*hd*4)), queries, 0.1, 0) }
 		})
 		b.add(t, "attention, values float32", shape, macs, n*hd*4, true, func(take func(int) []byte) func() {
 			out, p := buffers()
-			return func() { t.attnMixF32(out, p, n, as[float32](take(n*hd*4)), queries) }
+			return func() { t.attnMixF32(out, p, n, as[float32](take(n*hd*4)), queries, 0) }
 		})
 		b.add(t, "attention, keys float16", shape, macs, n*hd*2, true, func(take func(int) []byte) func() {
 			q, s := buffers()
-			return func() { t.attnScoresF16(s, n, q, as[uint16](take(n*hd*2)), queries, 0.1) }
+			return func() { t.attnScoresF16(s, n, q, as[uint16](take(n*hd*2)), queries, 0.1, 0) }
 		})
 		b.add(t, "attention, values float16", shape, macs, n*hd*2, true, func(take func(int) []byte) func() {
 			out, p := buffers()
-			return func() { t.attnMixF16(out, p, n, as[uint16](take(n*hd*2)), queries) }
+			return func() { t.attnMixF16(out, p, n, as[uint16](take(n*hd*2)), queries, 0) }
 		})
 		scales := make([]float32, n)
 		b.add(t, "attention, keys int8", shape, macs, n*hd, true, func(take func(int) []byte) func() {
 			q, s := buffers()
-			return func() { t.attnScoresI8(s, n, q, as[int8](take(n*hd)), scales, queries, 0.1) }
+			return func() { t.attnScoresI8(s, n, q, as[int8](take(n*hd)), scales, queries, 0.1, 0) }
 		})
 		b.add(t, "attention, values int8", shape, macs, n*hd, true, func(take func(int) []byte) func() {
 			out, p := buffers()
-			return func() { t.attnMixI8(out, p, n, as[int8](take(n*hd)), scales, queries) }
+			return func() { t.attnMixI8(out, p, n, as[int8](take(n*hd)), scales, queries, 0) }
 		})
 	}
 }

@@ -191,12 +191,12 @@ func TestMeasureAttention(t *testing.T) {
 			add := func(what string, f func()) {
 				list = append(list, entrant{fmt.Sprintf("%s %d heads: %s", tier.name, group, what), float64(n * hd * group), "GMAC/s", f})
 			}
-			add("scores", func() { tier.attnScoresF32(s, n, q, k[page():][:n*hd], group, 0.1) })
-			add("scores of F16", func() { tier.attnScoresF16(s, n, q, h[page():][:n*hd], group, 0.1) })
-			add("scores of int8", func() { tier.attnScoresI8(s, n, q, b[page():][:n*hd], scales, group, 0.1) })
-			add("mix", func() { tier.attnMixF32(out, s, n, k[page():][:n*hd], group) })
-			add("mix of F16", func() { tier.attnMixF16(out, s, n, h[page():][:n*hd], group) })
-			add("mix of int8", func() { tier.attnMixI8(out, s, n, b[page():][:n*hd], scales, group) })
+			add("scores", func() { tier.attnScoresF32(s, n, q, k[page():][:n*hd], group, 0.1, 0) })
+			add("scores of F16", func() { tier.attnScoresF16(s, n, q, h[page():][:n*hd], group, 0.1, 0) })
+			add("scores of int8", func() { tier.attnScoresI8(s, n, q, b[page():][:n*hd], scales, group, 0.1, 0) })
+			add("mix", func() { tier.attnMixF32(out, s, n, k[page():][:n*hd], group, 0) })
+			add("mix of F16", func() { tier.attnMixF16(out, s, n, h[page():][:n*hd], group, 0) })
+			add("mix of int8", func() { tier.attnMixI8(out, s, n, b[page():][:n*hd], scales, group, 0) })
 		}
 		race(t, list)
 	}

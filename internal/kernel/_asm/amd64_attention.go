@@ -29,13 +29,13 @@ func attnScores(a *asm, k kind, tier string, width int, vec func() reg.VecVirtua
 	if k.size == 1 {
 		scales = "scales *float32, "
 	}
-	a.fn(name, "(s *float32, stride int, q *float32, k *"+k.typ+", "+scales+"hd, queries int, scale float32)",
-		name+" is AttnScores"+k.name+" of a tile; hd > 0.")
+	a.fn(name, "(s *float32, stride int, q *float32, k *"+k.typ+", "+scales+"hd, queries int, scale float32, ahead int)",
+		name+" is AttnScores"+k.name+" of a tile; hd > 0. What lies ahead bytes further is asked for.")
 	const regs = 2
 	lanes := width / 4
 	s, q, qs := a.arg("s"), a.arg("q"), a.times(a.arg("hd"), 4)
 	stride := a.times(a.arg("stride"), 4)
-	qs3 := a.GP64()
+	qs3, ahead := a.GP64(), a.arg("ahead")
 	a.LEAQ(at(qs, qs, 2, 0), qs3)
 	for _, queries := range blocks {
 		label := fmt.Sprintf("queries%d", queries)
@@ -81,6 +81,11 @@ func attnScores(a *asm, k kind, tier string, width int, vec func() reg.VecVirtua
 			}
 			a.SHRQ(Imm(1), n)
 			a.loop(l+"_pair", n, func() {
+				if first == 0 {
+					for line := 0; line < 2*attnKeyTile*k.size; line += 64 {
+						a.PREFETCHT0(at(kp, ahead, 1, line))
+					}
+				}
 				element(0)
 				element(1)
 				a.add(kp, 2*attnKeyTile*k.size)
@@ -132,15 +137,15 @@ func attnMix(a *asm, k kind, tier string, width int, vec func() reg.VecVirtual, 
 	if k.size == 1 {
 		scales, by = "scales *float32, ", "p[g·stride+j]·scales[j]"
 	}
-	a.fn(name, "(out, p *float32, stride int, v *"+k.typ+", "+scales+"n, hd, queries int)",
+	a.fn(name, "(out, p *float32, stride int, v *"+k.typ+", "+scales+"n, hd, queries, ahead int)",
 		name+" computes out[g][d] = fma("+by+", v[j][d], out[g][d]) for all j < n in turn.",
-		fmt.Sprintf("hd is a multiple of %d, n > 0.", lanes))
+		fmt.Sprintf("hd is a multiple of %d, n > 0. What lies ahead bytes further than v is asked for.", lanes))
 	out, p, hd := a.arg("out"), a.arg("p"), a.arg("hd")
 	vs := a.times(hd, k.size) // bytes of a row of v
 	os := a.times(hd, 4)      // of a query's output
 	stride := a.arg("stride")
 	a.SHLQ(Imm(2), stride)
-	os3, stride3 := a.GP64(), a.GP64()
+	os3, stride3, ahead := a.GP64(), a.GP64(), a.arg("ahead")
 	a.LEAQ(at(os, os, 2, 0), os3)
 	a.LEAQ(at(stride, stride, 2, 0), stride3)
 	query := func(base, s, s3 reg.GPVirtual, g, disp int) Mem {
@@ -176,6 +181,11 @@ func attnMix(a *asm, k kind, tier string, width int, vec func() reg.VecVirtual, 
 				sp = a.arg("scales")
 			}
 			a.loop(l+"_row", n, func() {
+				if block > 1 {
+					for line := 0; line < block*lanes*k.size; line += 64 {
+						a.PREFETCHT0(at(vp, ahead, 1, line))
+					}
+				}
 				var pv [4]reg.VecVirtual
 				for g := range queries {
 					pv[g] = vec()

@@ -222,14 +222,15 @@ func attnScoresNEON(a *arm, k kind) {
 	if k.size == 1 {
 		scales = "scales *float32, "
 	}
-	a.fn(name, "(s *float32, stride int, q *float32, k *"+k.typ+", "+scales+"hd, queries int, scale float32)", 0,
-		name+" is AttnScores"+k.name+" of a tile; hd > 0.")
+	a.fn(name, "(s *float32, stride int, q *float32, k *"+k.typ+", "+scales+"hd, queries int, scale float32, ahead int)", 0,
+		name+" is AttnScores"+k.name+" of a tile; hd > 0. What lies ahead bytes further is asked for.")
 	const regs = attnKeyTile / 8
 	a.arg("s", "R0")
 	a.arg("stride", "R1")
 	a.arg("q", "R2")
 	a.arg("hd", "R5")
 	a.arg("queries", "R6")
+	a.arg("ahead", "R14")
 	a.p("LSL $2, R1")
 	a.p("LSL $2, R5, R7") // bytes of a query
 	for _, queries := range []int{2, 1} {
@@ -261,6 +262,13 @@ func attnScoresNEON(a *arm, k kind) {
 				a.p("ADD $%d, R3", attnKeyTile*k.size)
 			}
 			a.loop(l+"_pair", "R8", func() {
+				if first == 0 {
+					for line := 0; line < 2*attnKeyTile*k.size; line += 64 {
+						a.p("ADD $%d, R3, R13", line)
+						a.p("ADD R14, R13")
+						a.p("PRFM (R13), PLDL1KEEP")
+					}
+				}
 				element(0)
 				element(1)
 			})
@@ -307,15 +315,16 @@ func attnMixNEON(a *arm, k kind) {
 	if k.size == 1 {
 		scales, by = "scales *float32, ", "p[g·stride+j]·scales[j]"
 	}
-	a.fn(name, "(out, p *float32, stride int, v *"+k.typ+", "+scales+"n, hd, queries int)", 0,
+	a.fn(name, "(out, p *float32, stride int, v *"+k.typ+", "+scales+"n, hd, queries, ahead int)", 0,
 		name+" computes out[g][d] = fma("+by+", v[j][d], out[g][d]) for all j < n in turn.",
-		"hd is a multiple of 8, n > 0.")
+		"hd is a multiple of 8, n > 0. What lies ahead bytes further than v is asked for.")
 	a.arg("out", "R0")
 	a.arg("p", "R1")
 	a.arg("stride", "R2")
 	a.arg("n", "R4")
 	a.arg("hd", "R5")
 	a.arg("queries", "R6")
+	a.arg("ahead", "R20")
 	a.p("LSL $2, R2")
 	a.p("LSL $2, R5, R7")            // bytes of a query's output
 	a.p("LSL $%d, R5, R8", k.size/2) // of a row of v
@@ -355,6 +364,11 @@ func attnMixNEON(a *arm, k kind) {
 				a.arg("scales", "R19")
 			}
 			a.loop(l+"_row", "R14", func() {
+				for line := 0; line < cols*k.size; line += 64 {
+					a.p("ADD $%d, R13, R15", line)
+					a.p("ADD R20, R15")
+					a.p("PRFM (R15), PLDL1KEEP")
+				}
 				a.p("MOVD R12, R15")
 				for g := range queries {
 					a.p("FMOVS (R15), F%d", 28+g)
