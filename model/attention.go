@@ -6,17 +6,25 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 )
 
-// Attention is computed for tiles: the heads of one group of up to tileRows neighbouring tokens of a sequence share what
-// they load of keys and values. What each of them sums, and in which order, does not depend on the others:
+// Attention takes the tokens of a sequence in spans of spanTokens, by their position. In each span
 //
-//	s[j] = (Σ q[d]·k[j][d])·scale       over d in turn, by fused multiply-add
-//	e[j] = exp(s[j] - max s)            for the tokens j that it sees
-//	out  = (Σ e[j]·v[j])·(1/Σ e[j])     over j in turn, by fused multiply-add; Σ e[j] in the canonical order
+//	s[j] = (Σ q[d]·k[j][d])·scale      for the tokens j of it that q sees; see kernel.AttnScores
+//	m = max s;  e[j] = exp(s[j] - m)
+//	l = Σ e[j]                         in the canonical order
+//	o = Σ e[j]·v[j]                    over j in turn, by fused multiply-add
 //
-// so a token's attention is the same however the prompt was cut, and whatever else is in the batch.
+// and spans are joined one after the other (Milakov and Gimelshein 2018, arXiv:1805.02867):
+//
+//	m' = max(m₁, m₂);  l' = exp(m₁-m')·l₁ + exp(m₂-m')·l₂;  o' likewise;  in the end o·(1/l)
+//
+// So a token's attention is the same however the prompt was cut, whatever else is in the batch, and whether one thread
+// computes a head or several do. The heads of a group of up to tileRows neighbouring tokens share what they load.
 const (
+	spanTokens = 256
 	tileRows   = 8
-	tileScores = 64 << 10 // of a tile at most, so that they stay in L2: longer contexts have fewer rows in a tile
+
+	// When there are fewer tiles for each thread, whose heads may not come out even, as 5 on 2, threads share spans.
+	splitTiles = 8
 )
 
 // queryTile is neighbouring rows of one sequence.
@@ -25,174 +33,252 @@ type queryTile struct{ row, n int }
 // planAttention cuts the block's rows into tiles.
 func (d *decoder) planAttention() {
 	c, s := d.cfg, &d.s
-	group := c.NumHeads / c.NumKVHeads
 	s.tiles = s.tiles[:0]
-	queries, scores := 0, 0
+	rows, longest := 0, 0
 	for _, r := range s.runs {
 		for row, n := r.row, 0; row < r.row+r.n; row += n {
 			pos := s.rows[row].pos
-			n = max(1, min(tileRows, tileScores/(group*roundUp32(pos+tileRows))))
-			n = min(n-pos%n, r.row+r.n-row) // tiles begin at multiples of their height, so that few span two pages
+			n = min(tileRows-pos%tileRows, r.row+r.n-row) // by position, so that a tile spans no two pages
 			s.tiles = append(s.tiles, queryTile{row, n})
-			queries = max(queries, n*group)
-			scores = max(scores, n*group*(roundUp32(pos+n)+pageTokens))
+			rows = max(rows, n)
+			longest = max(longest, pos+n)
 		}
 	}
+	s.spans = (longest + spanTokens - 1) / spanTokens
+	queries := rows * (c.NumHeads / c.NumKVHeads)
 	for i := range d.workers {
-		d.workers[i].tile.grow(queries, c.HeadDim, scores)
+		d.workers[i].tile.grow(queries, c.HeadDim)
 	}
-}
-
-// tileScratch is what a tile's attention needs.
-type tileScratch struct {
-	q, out  []float32 // [queries, hd]
-	scores  []float32 // [queries, stride]
-	inverse []float32 // [queries]
-}
-
-func (t *tileScratch) grow(queries, hd, scores int) {
-	if len(t.inverse) < queries {
-		t.q, t.out, t.inverse = make([]float32, queries*hd), make([]float32, queries*hd), make([]float32, queries)
-	}
-	if len(t.scores) < scores {
-		t.scores = make([]float32, max(scores, min(2*len(t.scores), tileScores)))
+	s.split = len(s.tiles)*c.NumKVHeads < splitTiles*d.pool.Threads() && s.spans > 1
+	if s.split {
+		n := len(s.tiles) * c.NumKVHeads * s.spans
+		for len(s.parts) < n {
+			s.parts = append(s.parts, attnSums{})
+		}
+		for i := range n {
+			s.parts[i].grow(queries, c.HeadDim)
+		}
 	}
 }
 
 // attention computes h from q and the cache.
 func (d *decoder) attention() {
-	c, st := d.cfg, &d.stages
-	d.pool.Run(st.share.plan(len(d.s.tiles)*c.NumKVHeads, c.NumHeads/c.NumKVHeads, d.pool.Threads()), st.attend)
+	s, st := &d.s, &d.stages
+	heads := len(s.tiles) * d.cfg.NumKVHeads
+	if !s.split {
+		d.pool.Run(heads, st.attend)
+		return
+	}
+	d.pool.Run(heads*s.spans, st.attendSpan)
+	d.pool.Run(heads, st.attendJoin)
 }
 
-// headShare shares heads out among workers. Where they are few and do not come out even, as 5 heads on 2 threads, the
-// last ones are cut into parts of their queries, one for each worker at the end of its own heads: so that nobody waits,
-// and the parts of a head read its keys and values at about the same time, from memory once.
-type headShare struct {
-	threads, whole, parts int // heads that are whole; parts of each other one
-	each                  int // pieces a thread begins with
-}
-
-// plan sets out heads, whose queries may be cut into any power of two that divides group, and returns how many pieces
-// they make.
-func (h *headShare) plan(heads, group, threads int) int {
-	*h = headShare{threads: threads, whole: heads, parts: 1}
-	left := heads % threads
-	if left == 0 || heads > 4*threads {
-		return heads
-	}
-	parts := 1
-	for left*parts%threads != 0 {
-		if parts *= 2; group%parts != 0 {
-			return heads
-		}
-	}
-	h.whole, h.parts = heads-left, parts
-	h.each = h.whole/threads + left*parts/threads
-	return h.each * threads
-}
-
-// piece says which head piece i is of, and which part of it among how many.
-func (h *headShare) piece(i int) (head, part, parts int) {
-	if h.parts == 1 {
-		return i, 0, 1
-	}
-	thread, j := i/h.each, i%h.each
-	own := h.whole / h.threads
-	if j < own {
-		return thread*own + j, 0, 1
-	}
-	p := thread*(h.each-own) + j - own
-	return h.whole + p/h.parts, p % h.parts, h.parts
-}
-
-// attend runs the attention of one tile and one KV head, for all the query heads that share it or an equal part of
-// them. Where the layer has a window, tokens before it are left out.
+// attend runs the attention of one tile and one KV head.
 func (d *decoder) attend(i, worker int) {
-	c, s, t := d.cfg, &d.s, &d.workers[worker].tile
-	i, part, parts := d.stages.share.piece(i)
-	// A head's tiles follow each other, so that its keys and values stay in L2; the longest ones come first.
-	kvHead, tile := i/len(s.tiles), s.tiles[len(s.tiles)-1-i%len(s.tiles)]
-	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads/parts
-	at, layer := s.rows[tile.row], d.stages.number
-	queries := tile.n * group
-	sees := func(row int) (begin, end int) { // positions
-		end = at.pos + row + 1
-		if w := d.stages.layer.window; w > 0 {
-			begin = max(0, end-w)
+	t := &d.workers[worker].tile
+	h := d.headTile(i, t)
+	for b := h.first / spanTokens; b*spanTokens < h.end; b++ {
+		if b == h.first/spanTokens {
+			h.span(b, t.scores, &t.sums)
+			continue
 		}
-		return begin, end
+		h.span(b, t.scores, &t.part)
+		h.join(&t.sums, &t.part)
 	}
-	begin, _ := sees(0)
-	_, end := sees(tile.n - 1)
-	first := begin / pageTokens * pageTokens
-	stride := roundUp32(end - first)
+	h.done(&t.sums)
+}
+
+// attendSpan runs one span of it.
+func (d *decoder) attendSpan(i, worker int) {
+	t := &d.workers[worker].tile
+	h, b := d.headTile(i/d.s.spans, t), i%d.s.spans
+	if b >= h.first/spanTokens && b*spanTokens < h.end {
+		h.span(b, t.scores, &d.s.parts[i])
+	}
+}
+
+// attendJoin joins the spans.
+func (d *decoder) attendJoin(i, worker int) {
+	h := d.headTile(i, &d.workers[worker].tile)
+	parts := d.s.parts[i*d.s.spans:][:d.s.spans]
+	sums := &parts[h.first/spanTokens]
+	for b := h.first/spanTokens + 1; b*spanTokens < h.end; b++ {
+		h.join(sums, &parts[b])
+	}
+	h.done(sums)
+}
+
+// tileScratch is what a worker needs for a tile.
+type tileScratch struct {
+	q          []float32 // [queries, hd]
+	scores     []float32 // [queries, spanTokens]
+	sums, part attnSums
+}
+
+func (t *tileScratch) grow(queries, hd int) {
+	if len(t.q) < queries*hd {
+		t.q, t.scores = make([]float32, queries*hd), make([]float32, queries*spanTokens)
+	}
+	t.sums.grow(queries, hd)
+	t.part.grow(queries, hd)
+}
+
+// attnSums is what the spans that were joined so far come to; l is 0 where a query saw nothing of them.
+type attnSums struct {
+	m, l []float32 // [queries]
+	o    []float32 // [queries, hd]
+}
+
+func (a *attnSums) grow(queries, hd int) {
+	if len(a.o) < queries*hd {
+		a.m, a.l, a.o = make([]float32, queries), make([]float32, queries), make([]float32, queries*hd)
+	}
+}
+
+// headTile is one tile and one KV head: the queries of each of the tile's rows that share it.
+type headTile struct {
+	cache         *kvCache
+	layer, kvHead int
+	rows, group   int
+	hd            int
+	pos           int // of the first row
+	window        int // how many tokens a row sees, 0 for all
+	first, end    int // the tokens that some row sees, from the beginning of a page
+	scale         float32
+
+	q    []float32 // [rows·group, hd]
+	out  []float32 // where the first row's heads go; the next row's are step further
+	step int
+}
+
+// headTile prepares the i-th one. A head's tiles follow each other, so that its keys and values stay in L2; the
+// longest ones come first.
+func (d *decoder) headTile(i int, t *tileScratch) headTile {
+	c, s := d.cfg, &d.s
+	kvHead, tile := i/len(s.tiles), s.tiles[len(s.tiles)-1-i%len(s.tiles)]
+	at, hd := s.rows[tile.row], c.HeadDim
 	scalar := c.QueryScalar
 	if scalar == 0 {
 		scalar = float64(hd)
 	}
-	scale := float32(1 / math.Sqrt(scalar))
+	h := headTile{
+		cache: at.cache, layer: d.stages.number, kvHead: kvHead, rows: tile.n, group: c.NumHeads / c.NumKVHeads, hd: hd, pos: at.pos,
+		window: d.stages.layer.window, scale: float32(1 / math.Sqrt(scalar)), step: c.NumHeads * hd,
+	}
+	begin, _ := h.sees(0)
+	_, h.end = h.sees(h.rows - 1)
+	h.first = begin / pageTokens * pageTokens
+	own := (tile.row*c.NumHeads + kvHead*h.group) * hd
+	h.out = s.h[own:]
+	h.q = s.q[own:][:h.group*hd]
+	if h.rows > 1 {
+		h.q = t.q[:h.rows*h.group*hd]
+		for r := range h.rows {
+			copy(h.q[r*h.group*hd:][:h.group*hd], s.q[own+r*h.step:])
+		}
+	}
+	return h
+}
 
-	heads := func(x []float32, row int) []float32 {
-		return x[((tile.row+row)*c.NumHeads+(kvHead*parts+part)*group)*hd:][:group*hd]
+// sees gives the tokens that a row sees, [begin, end).
+func (h *headTile) sees(row int) (begin, end int) {
+	end = h.pos + row + 1
+	if h.window > 0 {
+		begin = max(0, end-h.window)
 	}
-	q, out := heads(s.q, 0), heads(s.h, 0)
-	if tile.n > 1 {
-		q, out = t.q[:queries*hd], t.out[:queries*hd]
-		for r := range tile.n {
-			copy(q[r*group*hd:], heads(s.q, r))
-		}
+	return begin, end
+}
+
+// page is where the keys and values of token from, and those behind it, are; nothing where no row sees them.
+func (h *headTile) page(from int) pageHead {
+	if from >= h.end {
+		return pageHead{}
 	}
-	scores := t.scores[:queries*stride]
-	page := func(from int) pageHead {
-		if from >= end {
-			return pageHead{}
-		}
-		return at.cache.pages[from/pageTokens].of(layer, kvHead)
-	}
+	return h.cache.pages[from/pageTokens].of(h.layer, h.kvHead)
+}
+
+// span computes the sums of span b.
+//
+//	scores  [rows·group, spanTokens] scratch
+func (h *headTile) span(b int, scores []float32, sums *attnSums) {
+	queries, hd := h.rows*h.group, h.hd
+	first, end := max(h.first, b*spanTokens), min(h.end, (b+1)*spanTokens)
 	for from := first; from < end; from += pageTokens {
-		r := max(0, from-at.pos) // rows before it do not see this page
-		g := r * group
-		next := page(from + pageTokens).k
-		if next == nil {
-			next = page(first).v
+		next := h.page(first).v
+		if from+pageTokens < end {
+			next = h.page(from + pageTokens).k
 		}
-		page(from).scores(scores[g*stride+from-first:], stride, q[g*hd:], queries-g, scale, next)
+		g := max(0, from-h.pos) * h.group // rows before do not see this page
+		h.page(from).scores(scores[g*spanTokens+from-first:], spanTokens, h.q[g*hd:queries*hd], queries-g, h.scale, next)
 	}
-	for r := range tile.n {
-		begin, end := sees(r)
-		for g := r * group; g < (r+1)*group; g++ {
-			e := scores[g*stride:][begin-first : end-first]
-			t.inverse[g] = 1 / kernel.SoftmaxExp(e, kernel.Max(e))
-		}
-	}
-	clear(out)
-	lastBegin, firstEnd := begin, end
-	if tile.n > 1 {
-		lastBegin, _ = sees(tile.n - 1)
-		_, firstEnd = sees(0)
-	}
-	for from := first; from < end; from += pageTokens {
-		kv, next := page(from), page(from+pageTokens).v
-		if from >= lastBegin && from+pageTokens <= firstEnd { // all rows see the whole page
-			kv.mix(out, scores[from-first:], stride, 0, pageTokens, queries, next)
-			continue
-		}
-		for r := range tile.n {
-			begin, end := sees(r)
-			lo, hi := max(begin, from), min(end, from+pageTokens)
-			if lo < hi {
-				g := r * group
-				kv.mix(out[g*hd:(g+group)*hd], scores[g*stride+lo-first:], stride, lo-from, hi-from, group, next)
+	all, none := [2]int{first, end}, true // what all rows see of the span
+	for r := range h.rows {
+		lo, hi := h.sees(r)
+		lo, hi = max(lo, first), min(hi, end)
+		all[0], all[1] = max(all[0], lo), min(all[1], hi)
+		for g := r * h.group; g < (r+1)*h.group; g++ {
+			if sums.l[g] = 0; lo < hi {
+				e := scores[g*spanTokens:][lo-first : hi-first]
+				sums.m[g] = kernel.Max(e)
+				sums.l[g] = kernel.SoftmaxExp(e, sums.m[g])
+				none = false
 			}
 		}
 	}
-	for g := range queries {
-		kernel.Scale(out[g*hd:][:hd], t.inverse[g])
+	o := sums.o[:queries*hd]
+	clear(o)
+	if none {
+		return
 	}
-	if tile.n > 1 {
-		for r := range tile.n {
-			copy(heads(s.h, r), out[r*group*hd:])
+	for from := first; from < end; from += pageTokens {
+		page, next := h.page(from), h.page(end).k
+		if from+pageTokens < end {
+			next = h.page(from + pageTokens).v
+		}
+		if from >= all[0] && from+pageTokens <= all[1] {
+			page.mix(o, scores[from-first:], spanTokens, 0, pageTokens, queries, next)
+			continue
+		}
+		for r := range h.rows {
+			lo, hi := h.sees(r)
+			if lo, hi = max(lo, from), min(hi, from+pageTokens); lo < hi {
+				g := r * h.group
+				page.mix(o[g*hd:(g+h.group)*hd], scores[g*spanTokens+lo-first:], spanTokens, lo-from, hi-from, h.group, next)
+			}
+		}
+	}
+}
+
+// join adds the sums of a later span, which are used up.
+func (h *headTile) join(sums, later *attnSums) {
+	for g := range h.rows * h.group {
+		o, p := sums.o[g*h.hd:][:h.hd], later.o[g*h.hd:][:h.hd]
+		switch {
+		case later.l[g] == 0:
+		case sums.l[g] == 0:
+			sums.m[g], sums.l[g] = later.m[g], later.l[g]
+			copy(o, p)
+		default:
+			m := max(sums.m[g], later.m[g])
+			a := kernel.Exp(sums.m[g] - m)
+			b := later.m[g : g+1] // from here on its factor
+			b[0] = kernel.Exp(b[0] - m)
+			sums.m[g], sums.l[g] = m, float32(a*sums.l[g])+float32(b[0]*later.l[g])
+			if a != 1 {
+				kernel.Scale(o, a)
+			}
+			kernel.AttnMix(o, b, 1, p, 1, nil)
+		}
+	}
+}
+
+// done puts the outputs where they belong.
+func (h *headTile) done(sums *attnSums) {
+	for r := range h.rows {
+		for g := range h.group {
+			out, from := h.out[r*h.step+g*h.hd:][:h.hd], r*h.group+g
+			copy(out, sums.o[from*h.hd:])
+			kernel.Scale(out, 1/sums.l[from])
 		}
 	}
 }

@@ -112,10 +112,14 @@ type run struct {
 
 // scratch holds the block's activations. B is the block's number of rows.
 type scratch struct {
-	b     int
-	runs  []run
-	rows  []rowAt // [B]
+	b    int
+	runs []run
+	rows []rowAt // [B]
+
 	tiles []queryTile
+	spans int        // of the longest tile
+	split bool       // threads share spans
+	parts []attnSums // [tiles, KV, spans] then
 
 	x    []float32 // [B, D] residual stream
 	h    []float32 // [B, max(D, H·hd, F)] normed, or attention's output, or the activated gate

@@ -17,10 +17,8 @@ type stages struct {
 
 	normIn, qkv, normOut, residual, act, ffnResidual func(lo, hi int)
 	quantize                                         func(lo, hi int)
-	attend, densePanel                               func(i, worker int)
+	attend, attendSpan, attendJoin, densePanel       func(i, worker int)
 	low                                              func(lo, hi int)
-
-	share headShare // for attend
 
 	quantizeNorm norm // for quantize
 	quantizeCols int
@@ -46,6 +44,8 @@ func newStages(d *decoder) stages {
 		ffnResidual: d.ffnResidualRows,
 		quantize:    d.quantizeRows,
 		attend:      d.attend,
+		attendSpan:  d.attendSpan,
+		attendJoin:  d.attendJoin,
 		densePanel:  d.densePanel,
 		low:         d.loraDownRows,
 	}

@@ -21,6 +21,15 @@ func attention(a *asm) {
 
 const attnKeyTile = 32 // kernel.KeyTile
 
+// prefetch asks for a line of the next tile. In int8 that and this one fit L1 together; the others are larger.
+func prefetch(a *asm, k kind, m Mem) {
+	if k.size == 1 {
+		a.PREFETCHT0(m)
+		return
+	}
+	a.PREFETCHT1(m)
+}
+
 // Lanes are keys, so that no sum runs across lanes: an element of each of some keys is loaded, an element of each
 // query broadcast. Some queries share the loads. AVX2 has registers for half a tile at a time.
 func attnScores(a *asm, k kind, tier string, width int, vec func() reg.VecVirtual, blocks []int) {
@@ -83,7 +92,7 @@ func attnScores(a *asm, k kind, tier string, width int, vec func() reg.VecVirtua
 			a.loop(l+"_pair", n, func() {
 				if first == 0 {
 					for line := 0; line < 2*attnKeyTile*k.size; line += 64 {
-						a.PREFETCHT0(at(kp, ahead, 1, line))
+						prefetch(a, k, at(kp, ahead, 1, line))
 					}
 				}
 				element(0)
@@ -183,7 +192,7 @@ func attnMix(a *asm, k kind, tier string, width int, vec func() reg.VecVirtual, 
 			a.loop(l+"_row", n, func() {
 				if block > 1 {
 					for line := 0; line < block*lanes*k.size; line += 64 {
-						a.PREFETCHT0(at(vp, ahead, 1, line))
+						prefetch(a, k, at(vp, ahead, 1, line))
 					}
 				}
 				var pv [4]reg.VecVirtual
