@@ -35,6 +35,9 @@ type Options struct {
 	// Adapter is a folder with low-rank adapters for this model, as trit train --lora and Hugging Face's peft write
 	// them; "" for none. The CPU backend alone can add them.
 	Adapter string
+	// KV is how keys and values are kept: model.KVFloat32, exact, unless said otherwise. The others take a half or a
+	// quarter of the memory and of the reading, and round.
+	KV model.KVType
 	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
@@ -120,6 +123,7 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if o.Quantize {
 		m.cfg.QuantizeMasters()
 	}
+	m.cfg.KV = o.KV
 	if err := m.pool(o.Pooling); err != nil {
 		return err
 	}

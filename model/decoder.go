@@ -574,6 +574,9 @@ func (d *decoder) embedRows() {
 func (d *decoder) finite(layer int) error {
 	n := d.s.b * d.cfg.HiddenSize
 	if sum := kernel.Sum(d.s.x[:n]); math.IsNaN(float64(sum)) || math.IsInf(float64(sum), 0) {
+		if d.cfg.KV == KVFloat16 {
+			return fmt.Errorf("model: layer %d produced NaN or infinity; keys or values beyond 65504 do not fit float16: try --kv f32 (Options.KV)", layer)
+		}
 		return fmt.Errorf("model: layer %d produced NaN or infinity; its weights are damaged or its scales are wrong (model.layers.%d.*)", layer, layer)
 	}
 	return nil

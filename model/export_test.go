@@ -15,3 +15,6 @@ func SkipsZeros(e Engine) bool {
 	}
 	return up && down
 }
+
+// PageBytes is the size of a page of the engine's cache.
+func PageBytes(e Engine) int64 { return int64(e.(*decoder).pages.size) }

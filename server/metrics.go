@@ -23,7 +23,7 @@ type modelMetrics struct {
 	pages, prefixes, capacity atomic.Int64
 }
 
-func newModelMetrics(set *metrics.Set, model string) *modelMetrics {
+func newModelMetrics(set *metrics.Set, model string, tokenBytes int64) *modelMetrics {
 	l := fmt.Sprintf("{model=%q}", model)
 	quantiles := []float64{0.5, 0.9, 0.99}
 	summary := func(name string) *metrics.Summary { return set.NewSummaryExt(name+l, 5*time.Minute, quantiles) }
@@ -55,6 +55,8 @@ func newModelMetrics(set *metrics.Set, model string) *modelMetrics {
 	gauge("trit_cache_tokens", &m.pages, ledgerPage)
 	gauge("trit_cache_prefix_tokens", &m.prefixes, ledgerPage)
 	gauge("trit_cache_capacity_tokens", &m.capacity, ledgerPage)
+	gauge("trit_cache_bytes", &m.pages, float64(ledgerPage*tokenBytes))
+	gauge("trit_cache_capacity_bytes", &m.capacity, float64(ledgerPage*tokenBytes))
 	return m
 }
 

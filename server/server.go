@@ -156,7 +156,7 @@ func New(o Options, models ...Model) (*Server, error) {
 				v.special = append(v.special, t)
 			}
 		}
-		v.sched = newScheduler(m, o, newModelMetrics(s.set, m.ID))
+		v.sched = newScheduler(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()))
 		s.models = append(s.models, v)
 	}
 	s.routes()

@@ -308,7 +308,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error
 		return Speed{}, err
 	}
 	s := m.s
-	s.CacheBytes = 2 * c.NumLayers * kv * 4 * context_ * batch
+	s.CacheBytes = int(c.KVBytes()) * context_ * batch
 	s.PCIe = float64(s.PCIeBytes) / pciePerSec
 	s.Host = float64(s.CacheBytes) / hostPerSec
 	columns := attn + 2*kv + attn // q, k, v; what is normed in front of o

@@ -104,6 +104,7 @@ estimate of the memory that it will take, before anything is loaded.`,
 	}
 	f.hubFlags.add(cmd)
 	f.addFile(cmd)
+	f.addKV(cmd)
 	cmd.Flags().BoolVar(&tensors, "tensors", false, "list every tensor")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

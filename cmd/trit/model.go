@@ -43,8 +43,14 @@ func (f *modelFlags) addCompute(cmd *cobra.Command) {
 	addDevice(cmd, &f.device)
 	fl.StringVar(&f.Adapter, "adapter", "", "folder with low-rank adapters for the model, of trit train --lora or of peft")
 	fl.BoolVar(&f.noPackCopy, "no-packed-copy", false, "keep no copy of a large model's weights in the layout of this program, which makes the next start fast")
+	f.addKV(cmd)
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *modelFlags) addKV(cmd *cobra.Command) {
+	cmd.Flags().TextVar(&f.KV, "kv", model.KVFloat32, "keep keys and values in f32, exact, or in f16 or int8, which round and take a half or a quarter of that")
+	cmd.RegisterFlagCompletionFunc("kv", cobra.FixedCompletions([]string{"f32", "f16", "int8"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func addDevice(cmd *cobra.Command, device *string) {
@@ -127,6 +133,7 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	if f.Quantize {
 		cfg.QuantizeMasters()
 	}
+	cfg.KV = f.KV
 	return set, cfg, nil
 }
 
