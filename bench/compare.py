@@ -11,6 +11,7 @@ reads, and then each round runs every engine once, one after the other, so that 
 of them. Reported are medians with minimum–maximum over the rounds, and ratios to trit taken round by round.
 
     decode tg64     64 tokens one at a time, from an empty context
+    decode tg64@2k  64 tokens behind 2,000 (of the peers those whose llama-bench knows -gp)
     prompt pp128    128 tokens in one piece
     prompt pp512    512 tokens in one piece
 
@@ -36,7 +37,7 @@ import sys
 import tempfile
 import time
 
-TESTS = ("tg64", "pp128", "pp512")
+TESTS = ("tg64", "tg64@2k", "pp128", "pp512")
 
 
 # --- models --------------------------------------------------------------------------------------
@@ -136,24 +137,27 @@ def rename_architecture(src, dst, old, new):
 
 def bench_trit(trit, model, threads):
     got = {"peak_mb": 0}
-    for test, prompt, tokens in (("tg64", 1, 64), ("pp128", 128, 1), ("pp512", 512, 1)):
+    for test, prompt, tokens in (("tg64", 1, 64), ("tg64@2k", 2000, 64), ("pp128", 128, 1), ("pp512", 512, 1)):
         if test not in TESTS:
             continue
         out, peak = measured([trit, "bench", model, "--json", "--prompt-tokens", str(prompt), "--tokens", str(tokens),
                               "--threads", str(threads), "--repeats", "1", "--no-bandwidth"])
         r = json.loads(out)
-        got[test] = r["decode_tokens_per_second"] if test == "tg64" else r["prompt_tokens_per_second"]
+        got[test] = r["decode_tokens_per_second"] if test.startswith("tg64") else r["prompt_tokens_per_second"]
         got["peak_mb"] = max(got["peak_mb"], peak)
     return got
 
 
 def bench_llama_bench(binary, model, extra, threads):
     prompts = ",".join(t[2:] for t in TESTS if t.startswith("pp")) or "0"
+    if "tg64@2k" in TESTS and "-gp" in subprocess.run([binary, "--help"], capture_output=True, text=True).stdout:
+        extra = [*extra, "-gp", "2000,64"]
     out, peak = measured([binary, "-m", model, "-p", prompts, "-n", "64" if "tg64" in TESTS else "0", "-t", str(threads), "-r", "1", "-o", "json", *extra])
     got = {"peak_mb": peak}
     # Some builds print warnings between the lines of their JSON.
     for r in json.loads("\n".join(line for line in out.splitlines() if line[:1] in " []{}")):
-        got[f"tg{r['n_gen']}" if r["n_gen"] else f"pp{r['n_prompt']}"] = r["avg_ts"]
+        both = r["n_gen"] and r["n_prompt"]
+        got["tg64@2k" if both else f"tg{r['n_gen']}" if r["n_gen"] else f"pp{r['n_prompt']}"] = r["avg_ts"]
     return got
 
 

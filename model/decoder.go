@@ -38,6 +38,7 @@ type decoder struct {
 	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
 	saving    sync.WaitGroup // of the packed copy
 	loaded    int            // matrices so far
+	embedded  int            // rows since the last release of the embedding
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -125,10 +126,9 @@ type scratch struct {
 	h    []float32 // [B, max(D, H·hd, F)] normed, or attention's output, or the activated gate
 	q    []float32 // [B, H·hd]
 	k, v []float32 // [B, KV·hd]
-	gate []float32 // [B, F]
-	up   []float32 // [B, F]
+	up   []float32 // [F] of one token
 
-	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
+	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage; of a token that is decoded alone, its gate
 
 	open []int32 // where the gate of the one token is open, at most F
 
@@ -491,19 +491,16 @@ func (s *scratch) grow(c *Config, b int, dense bool) {
 	s.q = make([]float32, b*attn)
 	s.k = make([]float32, b*kv)
 	s.v = make([]float32, b*kv)
-	s.up = make([]float32, b*c.IntermediateSize)
-	if !c.Ungated {
-		s.gate = make([]float32, b*c.IntermediateSize)
-	}
 	s.xq = make([]int8, b*out16)
 	s.xs = make([]float32, b)
 	s.xsum = make([]int32, b)
 	s.tmp = make([]float32, b*widest)
-	for i := range s.acc {
-		s.acc[i] = make([]int32, b*out16)
+	s.up = make([]float32, c.IntermediateSize)
+	for i, out := range [3]int{max(widest, c.IntermediateSize), max(kv, c.IntermediateSize), kv} {
+		s.acc[i] = make([]int32, b*roundUp16(out))
 		s.accScale[i] = make([]float32, 0, b)
 		if dense {
-			s.out[i] = make([]float32, b*widest)
+			s.out[i] = make([]float32, b*out)
 		}
 	}
 }
@@ -551,9 +548,15 @@ func (d *decoder) block(ctx context.Context) error {
 	return d.output(ctx)
 }
 
-// embedRows begins the residual stream.
+// embedRows begins the residual stream. The rows of an embedding that is mapped bring their neighbours in the file into this
+// process's memory: now and then all of it is let go.
 func (d *decoder) embedRows() {
 	c, s := d.cfg, &d.s
+	const many = 256 // rows, each in 64 KiB of the file
+	if d.embedded += s.b; d.embedded > many && d.embed.Rows > many {
+		d.embed.Release(0, d.embed.Rows)
+		d.embedded = 0
+	}
 	for _, r := range s.runs {
 		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
 			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]

@@ -98,7 +98,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 		return err
 	}
 	F := c.IntermediateSize
-	g, h := s.gate[:F], s.h[:F]
+	g, h := s.tmp[:F], s.h[:F]
 	d.takeRow(g, gate, 0, 0)
 	if len(s.open) < F {
 		s.open = make([]int32, kernel.Pad16(F))
@@ -415,12 +415,13 @@ func (d *decoder) actRows(lo, hi int) {
 	c, s, l := d.cfg, &d.s, d.stages.layer
 	F := c.IntermediateSize
 	for r := lo; r < hi; r++ {
-		h, up := s.h[r*F:][:F], s.up[r*F:][:F]
+		h := s.h[r*F:][:F]
+		up := h
 		if c.Ungated {
 			d.takeRow(up, &l.linears[upAt], 0, r)
 			kernel.GELU(h, up)
 		} else {
-			gate := s.gate[r*F:][:F]
+			gate := s.tmp[r*F:][:F]
 			d.takeRow(gate, &l.linears[gateAt], 0, r)
 			d.takeRow(up, &l.linears[upAt], 1, r)
 			switch c.Activation {
