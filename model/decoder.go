@@ -172,7 +172,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Pro
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && host != nil && c.ScreenBytes() > 0 {
+	if kept, _ := c.ScreenBytes(); err == nil && host != nil && kept > 0 {
 		d.screen = newScreen(d.head, st)
 	}
 	if st.packed != nil {

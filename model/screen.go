@@ -13,46 +13,58 @@ import (
 )
 
 // screen finds the best tokens without reading the whole head in full precision. It keeps every row at 4.25 bits a
-// weight, estimates all scores from them, and computes exactly those that can still be among the best. What comes
-// out is exact.
+// weight and reads 3.25 of them to estimate all scores. Those that can still be among the best are refined by their last
+// bit, and what then still can is computed exactly. What comes out is exact.
 //
-// The 4-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random part of a
-// step v_j before it is rounded down, and the estimate takes v_j out again. So whatever the weights are, the error of
-// each is uniform over one step s, and independent of the other columns' errors. A row's estimate for activations x̂
-// then has an error of mean 0 that is sub-Gaussian with variance proxy Σ(s·x̂)²/12: it exceeds t with a probability of
-// at most 2·exp(-6t²/Σ(s·x̂)²). missed is that probability for one row and token. The activations' own rounding is
-// bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and the float32 arithmetic by slack·‖w‖·‖x‖. (Dither: Schuchman 1964;
-// Gray and Stockham 1993. Rounding at random without taking the dither out costs √3 of the bound.)
+// The 4-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random d_j, of up to
+// two steps, before it is rounded down, and the estimate takes d_j out again. So whatever the weights are, the error of
+// each is uniform over one step s, of the code or of its upper three bits, and independent of the other columns'
+// errors. A row's estimate for activations x̂ then has an error of mean 0 that is sub-Gaussian with variance proxy
+// Σ(s·x̂)²/12: it exceeds t with a probability of at most 2·exp(-6t²/Σ(s·x̂)²). missed is that probability for one row
+// and token. The activations' own rounding is bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and the float32 arithmetic by
+// slack·‖w‖·‖x‖. (Dither: Schuchman 1964; Gray and Stockham 1993. Rounding at random without taking the dither out costs
+// √3 of the bound.)
 type screen struct {
-	head  *weights.Dense
-	cols  int // D rounded up to kernel.ScreenBlock
-	codes []byte
-	scale []uint16
-	norm  []float32 // [V] ‖w‖ of each row, rounded up
+	head   *weights.Dense
+	cols   int // D rounded up to kernel.ScreenBlock
+	upper  []byte
+	lowest []byte
+	scale  []uint16  // s of the upper bits
+	norm   []float32 // [V] ‖w‖ of each row, rounded up
 
-	dither []float32 // [cols] v_j in [0, 1)
-	origin []float32 // [cols] 7+v_j: the code that stands for 0
+	dither []float32 // [cols] d_j in [0, 2)
+	origin []float32 // [cols] 3+d_j/2: the upper bits that stand for 0
 
 	// Of the pass under way, of n tokens that ask.
 	query       []screenQuery // [n]
 	q           []int8        // [n, cols] their activations as the screen reads them
 	xs, off, sq []float32     // [n, cols/64]
-	est, high   []float32     // [n, V16] estimate; the most that the exact score can be
+	quarter     []float32     // [n, cols/64] xs/4
+	margin      []float32     // [n] what rounding x adds to the bound of a row of norm 1
+	est, high   []float32     // [n, V16] estimate; the most that the exact score can be, -∞ when that is known
 	top         []screenTop   // [n, panels]
 
-	tasks []screenTask
-	fn    func(i, worker int)
-	exact func(lo, hi int)
+	tasks   []screenTask
+	workers []screenWorker
+	pass    func(i, worker int)
+	refine  func(i, worker int)
+	exact   func(lo, hi int)
 
 	tokens, rescored int64 // since loading
 	looked           int   // rows since the last release
 }
 
+// screenWorker is what a worker needs to refine a panel.
+type screenWorker struct {
+	index [screenRows]int32
+	est   [screenRows]float32
+}
+
 // screenQuery is a token that asks for the best scores.
 type screenQuery struct {
-	x        []float32 // [D] exact
-	rounding float32   // ‖x-x̂‖
-	length   float32   // ‖x‖
+	x     []float32 // [D] exact
+	found []Scored  // exact scores so far, best first
+	bar   float32   // the last of as many of them as are asked for
 }
 
 // screenTop has the largest estimate and bound of a panel.
@@ -81,26 +93,27 @@ var width = float32(math.Sqrt(math.Log(2/missed) / 6))
 func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
-	s.fn, s.exact = s.panel, s.rescore
+	s.pass, s.refine, s.exact = s.estimate, s.refinePanel, s.rescore
+	s.workers = make([]screenWorker, st.pool.Threads())
 	rng := rand.NewPCG(0x7472_6974, 4)
 	s.dither, s.origin = make([]float32, s.cols), make([]float32, s.cols)
 	for j := range s.dither {
-		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 24)
-		s.origin[j] = 7 + s.dither[j]
+		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 23)
+		s.origin[j] = 3 + s.dither[j]/2
 	}
-	nc, ns := kernel.ScreenSizes(rows, s.cols)
-	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
-	var data [3][]byte
+	nu, nl, ns := kernel.ScreenSizes(rows, s.cols)
+	names := [4]string{"screen.upper", "screen.lowest", "screen.scale", "screen.norm"}
+	var data [len(names)][]byte
 	found := 0
-	for i, size := range [3]int{nc, 2 * ns, 4 * rows} {
+	for i, size := range [len(names)]int{nu, nl, 2 * ns, 4 * rows} {
 		var ok bool
 		if data[i], _, ok = st.piece(names[i], screenKind, rows, s.cols, size); ok {
 			found++
 		}
 	}
-	s.codes = data[0]
-	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[1][0])), ns)
-	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[2][0])), rows)
+	s.upper, s.lowest = data[0], data[1]
+	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[2][0])), ns)
+	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[3][0])), rows)
 	head.Scatter()
 	if found == len(names) {
 		return s
@@ -125,7 +138,7 @@ func newScreen(head *weights.Dense, st *store) *screen {
 }
 
 // screenKind is the layout of the screen in the packed copy.
-const screenKind = "screen4 2"
+const screenKind = "screen 3+1"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {
@@ -137,41 +150,38 @@ func (s *screen) encode(r int, w []float32) {
 			top = max(top, max(v, -v))
 			square += float64(v) * float64(v)
 		}
-		// The grid s·(code-7.5) must reach ±top, after s is rounded to binary16.
-		h := kernel.ToF16(top / 7.5)
-		for kernel.F16(h)*7.5 < top {
+		// The grid of half steps, s/2·(code-7), must reach ±top, after s is rounded to binary16.
+		h := kernel.ToF16(top / 3.5)
+		for kernel.F16(h)*3.5 < top {
 			h++
 		}
 		s.scale[kernel.ScreenScaleIndex(s.cols, r, b)] = h
 		inv := float32(0)
 		if h != 0 {
-			inv = 1 / kernel.F16(h)
+			inv = 2 / kernel.F16(h)
 		}
-		for step := 0; step < kernel.ScreenBlock; step += 8 {
-			at, _ := kernel.ScreenIndex(s.cols, r, b+step)
-			dst, src, v := s.codes[at:at+4], block[step:step+8], s.dither[b+step:b+step+8]
-			for i := range dst { // columns i and 4+i share a byte
-				dst[i] = grid(src[i], inv, v[i]) | grid(src[4+i], inv, v[4+i])<<4
+		for half := 0; half < kernel.ScreenBlock; half += 32 {
+			var code [32]byte
+			v := s.dither[b+half:][:len(code)]
+			for i, w := range block[half:][:len(code)] {
+				code[i] = byte(min(max(int32(float32(w*inv)+7+v[i]), 0), 15))
 			}
+			kernel.ScreenPack(s.upper, s.lowest, s.cols, r, b+half, &code)
 		}
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
 }
 
-// grid is the code of w: the grid's step, dithered.
-func grid(w, inv, dither float32) byte {
-	return byte(min(max(int32(float32(w*inv)+7.5+dither), 0), 15))
-}
-
-// ScreenBytes is what the screen of the model's head takes in memory, and what a decoded token reads of the head then;
+// ScreenBytes is what the screen of the model's head takes in memory, and how much of it a decoded token reads at least;
 // 0 where there is none, and the head is read as it is.
-func (c *Config) ScreenBytes() int64 {
+func (c *Config) ScreenBytes() (kept, read int64) {
 	if c.Pooling != "" || c.VocabSize < screenMinVocab || !c.TiedHead && !c.floatLinear(headName) {
-		return 0
+		return 0, 0
 	}
 	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock
-	codes, scales := kernel.ScreenSizes(rows, cols)
-	return int64(codes) + 2*int64(scales) + 4*int64(rows)
+	upper, lowest, scales := kernel.ScreenSizes(rows, cols)
+	read = int64(upper) + 2*int64(scales) + 4*int64(rows)
+	return read + int64(lowest), read
 }
 
 // HeadStats counts what the screen of an engine's head did since loading: tokens answered, and rows of the head that
@@ -194,10 +204,10 @@ func (s *screen) add(x []float32) {
 	}
 	s.query = s.query[:i+1]
 	q := &s.query[i]
-	q.x = append(q.x[:0], x...)
+	q.x, q.found = append(q.x[:0], x...), q.found[:0]
 	s.q = extend(s.q, s.cols)
-	s.xs, s.off, s.sq = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks)
-	code, xs, off, sq := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:]
+	s.xs, s.off, s.sq, s.quarter = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks), extend(s.quarter, blocks)
+	code, xs, off, sq, quarter := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:], s.quarter[i*blocks:]
 	var rounding, length float64
 	for b := range xs {
 		block := x[min(b*kernel.ScreenBlock, len(x)):min((b+1)*kernel.ScreenBlock, len(x))]
@@ -220,11 +230,11 @@ func (s *screen) add(x []float32) {
 			rounding += d * d
 			length += float64(v) * float64(v)
 		}
-		xs[b] = scale
+		xs[b], quarter[b] = scale, scale/4
 		off[b] = float32(-zero * float64(scale))
-		sq[b] = scale * scale * float32(square)
+		sq[b] = width * width * scale * scale * float32(square)
 	}
-	q.rounding, q.length = float32(math.Sqrt(rounding)), float32(math.Sqrt(length))
+	s.margin = append(s.margin, float32(math.Sqrt(rounding)+slack*math.Sqrt(length)))
 }
 
 // extend adds n zeros.
@@ -237,23 +247,54 @@ func extend[T any](x []T, n int) []T {
 // panels is how many pieces the rows make.
 func (s *screen) panels() int { return (len(s.norm) + screenRows - 1) / screenRows }
 
-// panel estimates one panel of rows for every query.
-func (s *screen) panel(i, _ int) {
+// rows are those of panel i, those of the head without what they are padded to.
+func (s *screen) rows(i int) (lo, hi int) {
+	return i * screenRows, min((i+1)*screenRows, s.head.Rows)
+}
+
+// estimate scores one panel of rows for every query.
+func (s *screen) estimate(i, _ int) {
 	V := len(s.norm)
-	lo := i * screenRows
-	hi := min(lo+screenRows, V)
-	codes := s.codes[lo*s.cols/2 : hi*s.cols/2]
+	lo, hi := i*screenRows, min((i+1)*screenRows, V)
+	upper := s.upper[lo*s.cols/8*3 : hi*s.cols/8*3]
 	scale := s.scale[lo*s.cols/kernel.ScreenBlock : hi*s.cols/kernel.ScreenBlock]
-	kernel.Screen4(s.est[lo:], s.high[lo:], V, codes, scale, s.q, s.xs, s.off, s.sq, len(s.query))
+	kernel.Screen(s.est[lo:], s.high[lo:], V, upper, scale, s.norm[lo:hi], s.q, s.xs, s.off, s.sq, s.margin)
 	for j := range s.query {
-		q := &s.query[j]
-		est, high := s.est[j*V+lo:][:hi-lo], s.high[j*V+lo:][:hi-lo]
-		top, margin := screenTop{float32(math.Inf(-1)), float32(math.Inf(-1))}, q.rounding+slack*q.length
-		for r, norm := range s.norm[lo:min(hi, s.head.Rows)] {
-			high[r] = est[r] + width*float32(math.Sqrt(float64(high[r]))) + norm*margin
-			top.est, top.high = max(top.est, est[r]), max(top.high, high[r])
+		s.setTop(i, j)
+	}
+}
+
+// setTop finds the largest estimate and bound of panel i for query j.
+func (s *screen) setTop(i, j int) {
+	lo, hi := s.rows(i)
+	base := j * len(s.norm)
+	s.top[j*s.panels()+i] = screenTop{kernel.Max(s.est[base+lo : base+hi]), kernel.Max(s.high[base+lo : base+hi])}
+}
+
+// refinePanel takes the lowest bits into account in those rows of a panel that can reach the bar. It halves the part of
+// their bounds that comes from the weights' rounding.
+func (s *screen) refinePanel(i, worker int) {
+	V, blocks, w := len(s.norm), s.cols/kernel.ScreenBlock, &s.workers[worker]
+	lo, hi := s.rows(i)
+	for j := range s.query {
+		bar := s.query[j].bar
+		if !(s.top[j*s.panels()+i].high >= bar) {
+			continue
 		}
-		s.top[j*s.panels()+i] = top
+		est, high := s.est[j*V+lo:j*V+hi], s.high[j*V+lo:j*V+hi]
+		index := w.index[:kernel.Above(w.index[:], high, math.Nextafter32(bar, float32(math.Inf(-1))))]
+		refined := w.est[:len(index)]
+		for k, r := range index {
+			refined[k] = est[r]
+			index[k] += int32(lo)
+		}
+		kernel.ScreenRefine(refined, index, s.lowest, s.scale, s.q[j*s.cols:][:s.cols], s.quarter[j*blocks:][:blocks])
+		for k, r := range index {
+			r -= int32(lo)
+			high[r] = refined[k] + (high[r]-est[r]+s.norm[index[k]]*s.margin[j])/2
+			est[r] = refined[k]
+		}
+		s.setTop(i, j)
 	}
 }
 
@@ -263,59 +304,73 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	if len(s.top) < n*panels {
 		s.est, s.high, s.top = make([]float32, n*V), make([]float32, n*V), make([]screenTop, n*panels)
 	}
-	pool.Run(panels, s.fn)
-
-	// The exact scores of the best estimates are a bar that the others must be able to reach.
+	pool.Run(panels, s.pass)
+	s.raiseBars(pool, dst)
+	pool.Run(panels, s.refine)
+	s.raiseBars(pool, dst)
 	s.tasks = s.tasks[:0]
-	for i := range dst {
-		s.bestEstimates(dst[i], i)
-		for _, c := range dst[i] {
-			s.tasks = append(s.tasks, screenTask{i, c})
-		}
-	}
-	pool.For(len(s.tasks), 4, s.exact)
-	first := 0
-	for i := range dst {
-		k := len(dst[i])
-		got := s.tasks[first : first+k]
-		slices.SortFunc(got, byScore)
-		bar := got[k-1].Logit
-		for p, top := range s.top[i*panels:][:panels] {
-			if top.high < bar {
+	for j := range s.query {
+		bar := s.query[j].bar
+		for i, top := range s.top[j*panels:][:panels] {
+			if !(top.high >= bar) {
 				continue
 			}
-			lo := p * screenRows
-			for r, high := range s.high[i*V:][lo:min(lo+screenRows, s.head.Rows)] {
-				id := int32(lo + r)
-				if high >= bar && !slices.ContainsFunc(got, func(t screenTask) bool { return t.ID == id }) {
-					s.tasks = append(s.tasks, screenTask{i, Scored{ID: id}})
+			lo, hi := s.rows(i)
+			for r, high := range s.high[j*V+lo : j*V+hi] {
+				if high >= bar && !math.IsInf(float64(high), -1) {
+					s.tasks = append(s.tasks, screenTask{j, Scored{ID: int32(lo + r)}})
 				}
 			}
 		}
-		first += k
 	}
-	all := s.tasks
-	s.tasks = all[first:]
-	pool.For(len(s.tasks), 4, s.exact)
-	s.tasks = all
-	slices.SortFunc(all, byScore)
-	for i := range dst {
-		k := 0
-		for _, t := range all {
-			if t.query == i && k < len(dst[i]) {
-				dst[i][k] = t.Scored
-				k++
+	s.score(pool)
+	for j := range s.query {
+		q := &s.query[j]
+		slices.SortFunc(q.found, byScore)
+		copy(dst[j], q.found)
+		s.rescored += int64(len(q.found))
+		s.looked += len(q.found)
+	}
+	s.query, s.q, s.xs, s.off, s.sq, s.quarter, s.margin = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0], s.quarter[:0], s.margin[:0]
+	s.tokens += int64(n)
+	// The rows that were looked at lie here and there in the mapped file and drag their neighbours into this process's
+	// memory; let go of them now and then. They stay in the system's cache.
+	if s.looked >= releaseRows {
+		s.head.Release(0, s.head.Rows)
+		s.looked = 0
+	}
+}
+
+// raiseBars computes the exact scores of the best estimates: a bar that the others must be able to reach.
+func (s *screen) raiseBars(pool *par.Pool, dst [][]Scored) {
+	s.tasks = s.tasks[:0]
+	for j := range dst {
+		s.bestEstimates(dst[j], j)
+		for _, c := range dst[j] {
+			if !math.IsInf(float64(s.high[j*len(s.norm)+int(c.ID)]), -1) {
+				s.tasks = append(s.tasks, screenTask{j, c})
 			}
 		}
 	}
-	s.query, s.q, s.xs, s.off, s.sq = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0]
-	s.tokens += int64(n)
-	s.rescored += int64(len(all))
-	// The rows that were looked at lie here and there in the mapped file and drag their neighbours into this process's
-	// memory; let go of them now and then. They stay in the system's cache.
-	if s.looked += len(all); s.looked >= releaseRows {
-		s.head.Release(0, s.head.Rows)
-		s.looked = 0
+	s.score(pool)
+	for j := range dst {
+		q := &s.query[j]
+		slices.SortFunc(q.found, byScore)
+		q.bar = float32(math.Inf(-1))
+		if k := len(dst[j]); len(q.found) >= k {
+			q.bar = q.found[k-1].Logit
+		}
+	}
+}
+
+// score computes the tasks, and notes that their scores are known.
+func (s *screen) score(pool *par.Pool) {
+	pool.For(len(s.tasks), 4, s.exact)
+	for _, t := range s.tasks {
+		q := &s.query[t.query]
+		q.found = append(q.found, t.Scored)
+		i := t.query*len(s.norm) + int(t.ID)
+		s.est[i], s.high[i] = t.Logit, float32(math.Inf(-1))
 	}
 }
 
@@ -324,14 +379,14 @@ func (s *screen) bestEstimates(dst []Scored, i int) {
 	n, est, panels := 0, s.est[i*len(s.norm):], s.panels()
 	for p, top := range s.top[i*panels:][:panels] {
 		if n < len(dst) || top.est > dst[n-1].Logit {
-			lo := p * screenRows
-			n = addBest(dst, n, int32(lo), est[lo:min(lo+screenRows, s.head.Rows)])
+			lo, hi := s.rows(p)
+			n = addBest(dst, n, int32(lo), est[lo:hi])
 		}
 	}
 }
 
 // byScore orders the best first, equal scores by lower id.
-func byScore(a, b screenTask) int {
+func byScore(a, b Scored) int {
 	switch {
 	case a.Logit > b.Logit:
 		return -1

@@ -1,18 +1,49 @@
 package kernel
 
-func screen4Generic(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32) {
+import "math"
+
+func screenGeneric(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32) {
 	cols := len(x)
 	for r := range y {
-		y[r], v[r] = 0, 0
+		var sum, square float32
 		for b := range xs {
-			var sum int32
+			var codes int32
 			for c := b * ScreenBlock; c < (b+1)*ScreenBlock; c++ {
-				i, shift := ScreenIndex(cols, r, c)
-				sum += int32(codes[i]>>shift&15) * int32(x[c])
+				codes += int32(screenUpper(upper, cols, r, c)) * int32(x[c])
 			}
 			s := F16(scales[ScreenScaleIndex(cols, r, b*ScreenBlock)])
-			y[r] = fma32(s, fma32(float32(sum), xs[b], off[b]), y[r])
-			v[r] = fma32(s*s, sq[b], v[r])
+			sum = fma32(s, fma32(float32(codes), xs[b], off[b]), sum)
+			square = fma32(s*s, sq[b], square)
 		}
+		y[r] = sum
+		high[r] = sum + fma32(norm[r], margin, float32(math.Sqrt(float64(square))))
+	}
+}
+
+func screenRefineGeneric(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32) {
+	cols := len(x)
+	for i, r := range index {
+		row := lowest[int(r)*cols/8:][:cols/8]
+		var lane [16]float32
+		for b := range xs {
+			m := F16(scales[ScreenScaleIndex(cols, int(r), b*ScreenBlock)]) * xs[b]
+			for l := range lane {
+				var sum int32
+				for c := b*ScreenBlock + 4*l; c < b*ScreenBlock+4*l+4; c++ {
+					if row[c/8]>>(c%8)&1 != 0 {
+						sum += int32(x[c])
+					} else {
+						sum -= int32(x[c])
+					}
+				}
+				lane[l] = fma32(float32(sum), m, lane[l])
+			}
+		}
+		for half := len(lane) / 2; half > 0; half /= 2 {
+			for l := range half {
+				lane[l] += lane[l+half]
+			}
+		}
+		y[i] += lane[0]
 	}
 }
