@@ -45,6 +45,7 @@ type screen struct {
 	top         []screenTop   // [n, panels]
 
 	tasks   []screenTask
+	first   []Scored // see promising
 	workers []screenWorker
 	pass    func(i, worker int)
 	refine  func(i, worker int)
@@ -78,6 +79,7 @@ type screenTask struct {
 
 const (
 	screenRows    = 256 // of a panel that a worker takes
+	screenFirst   = 32  // estimates refined for the first bar
 	screenQueries = 64  // most tokens of a pass: each needs room for two numbers a row
 	releaseRows   = 640 // looked at between releases
 	// screenMinVocab: below it the head is too small for a screen to pay.
@@ -101,7 +103,7 @@ func newScreen(head *weights.Dense, st *store) *screen {
 		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 23)
 		s.origin[j] = 3 + s.dither[j]/2
 	}
-	nu, nl, ns := kernel.ScreenSizes(rows, s.cols)
+	nu, ns, nl := kernel.ScreenSizes(rows, s.cols)
 	names := [4]string{"screen.upper", "screen.lowest", "screen.scale", "screen.norm"}
 	var data [len(names)][]byte
 	found := 0
@@ -155,19 +157,16 @@ func (s *screen) encode(r int, w []float32) {
 		for kernel.F16(h)*3.5 < top {
 			h++
 		}
-		s.scale[kernel.ScreenScaleIndex(s.cols, r, b)] = h
 		inv := float32(0)
 		if h != 0 {
 			inv = 2 / kernel.F16(h)
 		}
-		for half := 0; half < kernel.ScreenBlock; half += 32 {
-			var code [32]byte
-			v := s.dither[b+half:][:len(code)]
-			for i, w := range block[half:][:len(code)] {
-				code[i] = byte(min(max(int32(float32(w*inv)+7+v[i]), 0), 15))
-			}
-			kernel.ScreenPack(s.upper, s.lowest, s.cols, r, b+half, &code)
+		var code [kernel.ScreenBlock]byte
+		d := s.dither[b:][:len(code)]
+		for i, w := range block {
+			code[i] = byte(min(max(int32(float32(w*inv)+7+d[i]), 0), 15))
 		}
+		kernel.ScreenPack(s.upper, s.scale, s.lowest, s.cols, r, b, h, &code)
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
 }
@@ -179,7 +178,7 @@ func (c *Config) ScreenBytes() (kept, read int64) {
 		return 0, 0
 	}
 	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock
-	upper, lowest, scales := kernel.ScreenSizes(rows, cols)
+	upper, scales, lowest := kernel.ScreenSizes(rows, cols)
 	read = int64(upper) + 2*int64(scales) + 4*int64(rows)
 	return read + int64(lowest), read
 }
@@ -288,7 +287,7 @@ func (s *screen) refinePanel(i, worker int) {
 			refined[k] = est[r]
 			index[k] += int32(lo)
 		}
-		kernel.ScreenRefine(refined, index, s.lowest, s.scale, s.q[j*s.cols:][:s.cols], s.quarter[j*blocks:][:blocks])
+		kernel.ScreenRefine(refined, index, s.lowest, s.q[j*s.cols:][:s.cols], s.quarter[j*blocks:][:blocks])
 		for k, r := range index {
 			r -= int32(lo)
 			high[r] = refined[k] + (high[r]-est[r]+s.norm[index[k]]*s.margin[j])/2
@@ -305,9 +304,9 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 		s.est, s.high, s.top = make([]float32, n*V), make([]float32, n*V), make([]screenTop, n*panels)
 	}
 	pool.Run(panels, s.pass)
-	s.raiseBars(pool, dst)
+	s.raiseBars(pool, dst, true)
 	pool.Run(panels, s.refine)
-	s.raiseBars(pool, dst)
+	s.raiseBars(pool, dst, false)
 	s.tasks = s.tasks[:0]
 	for j := range s.query {
 		bar := s.query[j].bar
@@ -341,12 +340,18 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	}
 }
 
-// raiseBars computes the exact scores of the best estimates: a bar that the others must be able to reach.
-func (s *screen) raiseBars(pool *par.Pool, dst [][]Scored) {
+// raiseBars computes the exact scores of the best estimates: a bar that the others must be able to reach. The first time
+// it refines more of them than are asked for, and takes the best of these.
+func (s *screen) raiseBars(pool *par.Pool, dst [][]Scored, first bool) {
 	s.tasks = s.tasks[:0]
 	for j := range dst {
-		s.bestEstimates(dst[j], j)
-		for _, c := range dst[j] {
+		list := dst[j]
+		if first {
+			list = s.promising(j, len(list))
+		} else {
+			s.bestEstimates(list, j)
+		}
+		for _, c := range list {
 			if !math.IsInf(float64(s.high[j*len(s.norm)+int(c.ID)]), -1) {
 				s.tasks = append(s.tasks, screenTask{j, c})
 			}
@@ -361,6 +366,25 @@ func (s *screen) raiseBars(pool *par.Pool, dst [][]Scored) {
 			q.bar = q.found[k-1].Logit
 		}
 	}
+}
+
+// promising refines the best estimates of query j, at least screenFirst of them, and returns the n best.
+func (s *screen) promising(j, n int) []Scored {
+	s.first = slices.Grow(s.first[:0], max(n, screenFirst))[:min(max(n, screenFirst), s.head.Rows)]
+	s.bestEstimates(s.first, j)
+	w, blocks := &s.workers[0], s.cols/kernel.ScreenBlock
+	for some := range slices.Chunk(s.first, screenRows) {
+		index, est := w.index[:len(some)], w.est[:len(some)]
+		for i, c := range some {
+			index[i], est[i] = c.ID, c.Logit
+		}
+		kernel.ScreenRefine(est, index, s.lowest, s.q[j*s.cols:][:s.cols], s.quarter[j*blocks:][:blocks])
+		for i := range some {
+			some[i].Logit = est[i]
+		}
+	}
+	slices.SortFunc(s.first, byScore)
+	return s.first[:n]
 }
 
 // score computes the tasks, and notes that their scores are known.

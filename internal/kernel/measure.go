@@ -194,7 +194,7 @@ func (b *bench) products(t *tier) {
 			})
 		}
 	}
-	codes, _, scales := ScreenSizes(rows, D)
+	codes, scales, _ := ScreenSizes(rows, D)
 	for _, tokens := range []int{1, 8} {
 		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
 		b.add(t, "screen of the head, 3 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {

@@ -86,7 +86,7 @@ func TestMeasure(t *testing.T) {
 func TestMeasureScreen(t *testing.T) {
 	measuring(t)
 	const rows, cols = 2048, 2560
-	nc, _, ns := ScreenSizes(rows, cols)
+	nc, ns, _ := ScreenSizes(rows, cols)
 	const pieces = 60
 	codes, free := hugePages(nc * pieces)
 	defer free()

@@ -8,13 +8,16 @@ const ScreenBlock = 64
 // A screen keeps a 4-bit code for each weight: the upper three bits of all of them together, which Screen reads, and the
 // lowest apart, which ScreenRefine reads for the few rows that matter.
 
-// ScreenSizes gives the lengths of the codes' upper and lowest bits and of the scales of a screen of rows by cols values,
-// rows a multiple of 16 and cols of ScreenBlock.
-func ScreenSizes(rows, cols int) (upper, lowest, scales int) {
-	return rows * cols / 8 * 3, rows * cols / 8, rows * cols / ScreenBlock
+// ScreenSizes gives the lengths of the parts of a screen of rows by cols values, rows a multiple of 16 and cols of
+// ScreenBlock: bytes of the codes' upper bits, their scales, and bytes of their lowest bits.
+func ScreenSizes(rows, cols int) (upper, scales, lowest int) {
+	return rows * cols / 8 * 3, rows * cols / ScreenBlock, rows * lowestBytes(cols)
 }
 
-// ScreenPack writes the codes of 32 columns of a row, from col, a multiple of 32.
+// lowestBytes is the size of a row's lowest bits: a bit a column, and its scales once more, so that all lies together.
+func lowestBytes(cols int) int { return cols/8 + 2*cols/ScreenBlock }
+
+// ScreenPack writes the codes of a row's block from column col, and their scale in binary16.
 //
 // Upper bits: tiles of 16 rows; per 32 columns three vectors b0, b1, b2 of 64 bytes, in which byte 4r+j belongs to row r
 // and columns j, 4+j, … 28+j. The codes c0…c7 of these lie in
@@ -23,20 +26,24 @@ func ScreenSizes(rows, cols int) (upper, lowest, scales int) {
 //	b1  bits 0–2 c2   3–5 c3   6–7 c7 bits 0–1
 //	b2  bits 0–2 c4   3–5 c5   6 c6 bit 2   7 c7 bit 2
 //
-// Lowest bits: [rows, cols/8], column c in bit c%8.
-func ScreenPack(upper, lowest []byte, cols, row, col int, code *[32]byte) {
-	u := upper[(row/16*(cols/32)+col/32)*192+row%16*4:]
-	u = u[:132]
-	for j := range 4 {
-		c6, c7 := code[24+j]>>1, code[28+j]>>1
-		u[j] = code[j]>>1 | code[4+j]>>1<<3 | c6<<6
-		u[64+j] = code[8+j]>>1 | code[12+j]>>1<<3 | c7<<6
-		u[128+j] = code[16+j]>>1 | code[20+j]>>1<<3 | c6>>2<<6 | c7>>2<<7
-	}
-	l := lowest[(row*cols+col)/8:][:4]
-	for i := range l {
-		// The lowest bits of eight codes, gathered by a product: bit 8k goes to bit 56+k.
-		l[i] = byte(binary.LittleEndian.Uint64(code[8*i:]) & 0x0101010101010101 * 0x0102040810204080 >> 56)
+// Scales: [tiles, blocks, 16]. Lowest bits: a row's bit c%8 of byte c/8 is column c's; the row's scales follow.
+func ScreenPack(upper []byte, scales []uint16, lowest []byte, cols, row, col int, scale uint16, code *[ScreenBlock]byte) {
+	scales[screenScale(cols, row, col)] = scale
+	low := lowest[row*lowestBytes(cols):][:lowestBytes(cols)]
+	binary.LittleEndian.PutUint16(low[cols/8+2*(col/ScreenBlock):], scale)
+	for half := 0; half < ScreenBlock; half += 32 {
+		u, code := upper[(row/16*(cols/32)+(col+half)/32)*192+row%16*4:][:132], code[half:][:32]
+		for j := range 4 {
+			c6, c7 := code[24+j]>>1, code[28+j]>>1
+			u[j] = code[j]>>1 | code[4+j]>>1<<3 | c6<<6
+			u[64+j] = code[8+j]>>1 | code[12+j]>>1<<3 | c7<<6
+			u[128+j] = code[16+j]>>1 | code[20+j]>>1<<3 | c6>>2<<6 | c7>>2<<7
+		}
+		l := low[(col+half)/8:][:4]
+		for i := range l {
+			// The lowest bits of eight codes, gathered by a product: bit 8k goes to bit 56+k.
+			l[i] = byte(binary.LittleEndian.Uint64(code[8*i:]) & 0x0101010101010101 * 0x0102040810204080 >> 56)
+		}
 	}
 }
 
@@ -51,8 +58,8 @@ func screenUpper(upper []byte, cols, row, col int) byte {
 	}
 }
 
-// ScreenScaleIndex says where the scale of (row, col) lies: [tiles, blocks, 16].
-func ScreenScaleIndex(cols, row, col int) int {
+// screenScale says where the scale of (row, col) lies among the upper bits'.
+func screenScale(cols, row, col int) int {
 	return (row/16*(cols/ScreenBlock)+col/ScreenBlock)*16 + row%16
 }
 
@@ -65,7 +72,7 @@ func ScreenScaleIndex(cols, row, col int) int {
 //
 //	y, high      query q's values begin at q·stride; rows of them, a multiple of 16
 //	upper        [rows·cols·3/8] see ScreenPack; a slice of whole tiles of a screen is a screen
-//	scales       [rows·cols/64]  binary16, see ScreenScaleIndex
+//	scales       [rows·cols/64]  binary16, see ScreenPack
 //	norm         [rows]
 //	x            [queries, cols] int8     cols a multiple of 64
 //	xs, off, sq  [queries, cols/64]
@@ -106,20 +113,18 @@ func screenQueries(f func(y, high []float32, upper []byte, scales []uint16, norm
 //	y[i] += Σ_b s_rb·xs_b·Σ ±x̂   r = index[i]; +x̂ where the bit is set
 //
 //	y, index  [n]
-//	lowest    [rows, cols/8]  see ScreenPack
-//	scales    [rows·cols/64]  as for Screen
+//	lowest    of rows by cols codes, see ScreenPack
 //	x         [cols] int8, not -128; cols a multiple of 64
 //	xs        [cols/64] float32: a quarter of Screen's
 //
 // Sixteen lanes sum columns 4l…4l+3 of each block, fused multiply-adds by s_rb·xs_b, and are folded in halves.
-func ScreenRefine(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32) {
+func ScreenRefine(y []float32, index []int32, lowest []byte, x []int8, xs []float32) {
 	cols := len(x)
-	if len(y) != len(index) || cols == 0 || cols%ScreenBlock != 0 || len(lowest)%(cols/8) != 0 || len(lowest)/8 != len(scales) || len(xs) != cols/ScreenBlock ||
-		len(lowest)/(cols/8)%16 != 0 {
-		badLength("ScreenRefine(y, index, lowest, scales, x, xs)", len(y), len(index), len(lowest), len(scales), len(x), len(xs))
+	if len(y) != len(index) || cols == 0 || cols%ScreenBlock != 0 || len(lowest)%lowestBytes(cols) != 0 || len(xs) != cols/ScreenBlock {
+		badLength("ScreenRefine(y, index, lowest, x, xs)", len(y), len(index), len(lowest), len(x), len(xs))
 	}
-	checkIndex("ScreenRefine", index, len(lowest)/(cols/8))
+	checkIndex("ScreenRefine", index, len(lowest)/lowestBytes(cols))
 	if len(index) != 0 {
-		active.screenRefine(y, index, lowest, scales, x, xs)
+		active.screenRefine(y, index, lowest, x, xs)
 	}
 }

@@ -788,43 +788,38 @@ tile_end:
 	VZEROUPPER
 	RET
 
-// func screenRefineVNNI(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32)
+// func screenRefineVNNI(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI
-TEXT ·screenRefineVNNI(SB), NOSPLIT, $0-144
+TEXT ·screenRefineVNNI(SB), NOSPLIT, $0-120
 	MOVQ         y_base+0(FP), AX
 	MOVQ         index_base+24(FP), CX
 	MOVQ         y_len+8(FP), DX
-	MOVQ         x_len+104(FP), BX
+	MOVQ         x_len+80(FP), BX
 	SHRQ         $0x03, BX
+	MOVQ         BX, SI
+	SHRQ         $0x02, SI
+	ADDQ         BX, SI
 	VPXORD       Z0, Z0, Z0
-	MOVL         $0x01010101, SI
-	VPBROADCASTD SI, Z1
+	MOVL         $0x01010101, DI
+	VPBROADCASTD DI, Z1
 	TESTQ        DX, DX
 	JZ           row_end
 
 row:
-	MOVQ    lowest_base+48(FP), SI
-	MOVQ    scales_base+72(FP), DI
-	MOVQ    x_base+96(FP), R8
-	MOVQ    xs_base+120(FP), R9
-	MOVQ    xs_len+128(FP), R10
+	MOVQ    x_base+72(FP), R8
+	MOVQ    xs_base+96(FP), R9
+	MOVQ    xs_len+104(FP), R10
 	MOVLQSX (CX), R11
-	MOVQ    R11, R12
-	IMULQ   BX, R12
-	ADDQ    R12, SI
-	MOVQ    R11, R12
-	SHRQ    $0x04, R12
-	IMULQ   R10, R12
-	SHLQ    $0x05, R12
-	ANDQ    $0x0f, R11
-	LEAQ    (R12)(R11*2), R12
-	ADDQ    R12, DI
+	IMULQ   SI, R11
+	MOVQ    lowest_base+48(FP), DI
+	ADDQ    DI, R11
+	LEAQ    (R11)(BX*1), DI
 	VPXORD  Z2, Z2, Z2
 	TESTQ   R10, R10
 	JZ      block_end
 
 block:
-	KMOVQ        (SI), K1
+	KMOVQ        (R11), K1
 	VPSUBB       (R8), Z0, Z3
 	VMOVDQU8     (R8), K1, Z3
 	VPXORD       Z4, Z4, Z4
@@ -834,8 +829,8 @@ block:
 	VCVTPH2PS    Y3, Z3
 	VMULPS.BCST  (R9), Z3, Z3
 	VFMADD231PS  Z3, Z4, Z2
-	ADDQ         $0x00000008, SI
-	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000008, R11
+	ADDQ         $0x00000002, DI
 	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000004, R9
 	DECQ         R10
@@ -861,19 +856,22 @@ row_end:
 	VZEROUPPER
 	RET
 
-// func screenRefineAVX2(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32)
+// func screenRefineAVX2(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·screenRefineAVX2(SB), NOSPLIT, $0-144
+TEXT ·screenRefineAVX2(SB), NOSPLIT, $0-120
 	MOVQ         y_base+0(FP), AX
 	MOVQ         index_base+24(FP), CX
 	MOVQ         y_len+8(FP), DX
-	MOVQ         x_len+104(FP), BX
+	MOVQ         x_len+80(FP), BX
 	SHRQ         $0x03, BX
+	MOVQ         BX, SI
+	SHRQ         $0x02, SI
+	ADDQ         BX, SI
 	VMOVDQU      which<>+0(SB), Y0
 	VMOVDQU      bit<>+0(SB), Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         $0x01010101, SI
-	VMOVD        SI, X3
+	MOVL         $0x01010101, DI
+	VMOVD        DI, X3
 	VPBROADCASTD X3, Y3
 	VPCMPEQW     Y4, Y4, Y4
 	VPSRLW       $0x0f, Y4, Y4
@@ -881,34 +879,26 @@ TEXT ·screenRefineAVX2(SB), NOSPLIT, $0-144
 	JZ           row_end
 
 row:
-	MOVQ    lowest_base+48(FP), SI
-	MOVQ    scales_base+72(FP), DI
-	MOVQ    x_base+96(FP), R8
-	MOVQ    xs_base+120(FP), R9
-	MOVQ    xs_len+128(FP), R10
+	MOVQ    x_base+72(FP), R8
+	MOVQ    xs_base+96(FP), R9
+	MOVQ    xs_len+104(FP), R10
 	MOVLQSX (CX), R11
-	MOVQ    R11, R12
-	IMULQ   BX, R12
-	ADDQ    R12, SI
-	MOVQ    R11, R12
-	SHRQ    $0x04, R12
-	IMULQ   R10, R12
-	SHLQ    $0x05, R12
-	ANDQ    $0x0f, R11
-	LEAQ    (R12)(R11*2), R12
-	ADDQ    R12, DI
+	IMULQ   SI, R11
+	MOVQ    lowest_base+48(FP), DI
+	ADDQ    DI, R11
+	LEAQ    (R11)(BX*1), DI
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	TESTQ   R10, R10
 	JZ      block_end
 
 block:
-	MOVWLZX      (DI), R11
-	VMOVD        R11, X7
+	MOVWLZX      (DI), R12
+	VMOVD        R12, X7
 	VCVTPH2PS    X7, X7
 	VMULSS       (R9), X7, X7
 	VBROADCASTSS X7, Y7
-	VPBROADCASTD (SI), Y8
+	VPBROADCASTD (R11), Y8
 	VPSHUFB      Y0, Y8, Y8
 	VPAND        Y1, Y8, Y8
 	VPCMPEQB     Y2, Y8, Y8
@@ -919,7 +909,7 @@ block:
 	VPMADDWD     Y4, Y9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y7, Y9, Y5
-	VPBROADCASTD 4(SI), Y8
+	VPBROADCASTD 4(R11), Y8
 	VPSHUFB      Y0, Y8, Y8
 	VPAND        Y1, Y8, Y8
 	VPCMPEQB     Y2, Y8, Y8
@@ -930,8 +920,8 @@ block:
 	VPMADDWD     Y4, Y9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VFMADD231PS  Y7, Y9, Y6
-	ADDQ         $0x00000008, SI
-	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000008, R11
+	ADDQ         $0x00000002, DI
 	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000004, R9
 	DECQ         R10

@@ -830,12 +830,12 @@ block_end:
 tile_end:
 	RET
 
-// func screenRefineNEON(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32)
-TEXT ·screenRefineNEON(SB), NOSPLIT, $0-144
+// func screenRefineNEON(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
+TEXT ·screenRefineNEON(SB), NOSPLIT, $0-120
 	MOVD y_base+0(FP), R0
 	MOVD index_base+24(FP), R1
 	MOVD y_len+8(FP), R2
-	MOVD xs_len+128(FP), R3
+	MOVD xs_len+104(FP), R3
 	MOVD $0x8040201008040201, R4
 	WORD $0x4e080c94 // dup v20.2d, x4
 	CBZ R2, row_end
@@ -843,16 +843,11 @@ row:
 	MOVW.P 4(R1), R4
 	MOVD lowest_base+48(FP), R5
 	LSL $3, R3, R6
-	MADD R6, R5, R4, R5
-	MOVD scales_base+72(FP), R6
-	LSR $4, R4, R7
-	MUL R3, R7
-	LSL $5, R7
-	ADD R7, R6
-	AND $15, R4
-	ADD R4<<1, R6
-	MOVD x_base+96(FP), R7
-	MOVD xs_base+120(FP), R8
+	ADD R3<<1, R6, R7
+	MADD R7, R5, R4, R5
+	ADD R5, R6
+	MOVD x_base+72(FP), R7
+	MOVD xs_base+96(FP), R8
 	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
 	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
 	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
@@ -861,8 +856,7 @@ row:
 	CBZ R9, block_end
 block:
 	FMOVD.P 8(R5), F4
-	MOVHU (R6), R10
-	ADD $32, R6
+	MOVHU.P 2(R6), R10
 	WORD $0x4e040d45 // dup v5.4s, w10
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	FMOVS.P 4(R8), F6

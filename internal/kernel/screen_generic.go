@@ -1,6 +1,9 @@
 package kernel
 
-import "math"
+import (
+	"encoding/binary"
+	"math"
+)
 
 func screenGeneric(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32) {
 	cols := len(x)
@@ -11,7 +14,7 @@ func screenGeneric(y, high []float32, upper []byte, scales []uint16, norm []floa
 			for c := b * ScreenBlock; c < (b+1)*ScreenBlock; c++ {
 				codes += int32(screenUpper(upper, cols, r, c)) * int32(x[c])
 			}
-			s := F16(scales[ScreenScaleIndex(cols, r, b*ScreenBlock)])
+			s := F16(scales[screenScale(cols, r, b*ScreenBlock)])
 			sum = fma32(s, fma32(float32(codes), xs[b], off[b]), sum)
 			square = fma32(s*s, sq[b], square)
 		}
@@ -20,13 +23,13 @@ func screenGeneric(y, high []float32, upper []byte, scales []uint16, norm []floa
 	}
 }
 
-func screenRefineGeneric(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32) {
+func screenRefineGeneric(y []float32, index []int32, lowest []byte, x []int8, xs []float32) {
 	cols := len(x)
 	for i, r := range index {
-		row := lowest[int(r)*cols/8:][:cols/8]
+		row := lowest[int(r)*lowestBytes(cols):][:lowestBytes(cols)]
 		var lane [16]float32
-		for b := range xs {
-			m := F16(scales[ScreenScaleIndex(cols, int(r), b*ScreenBlock)]) * xs[b]
+		for b, s := range xs {
+			m := F16(binary.LittleEndian.Uint16(row[cols/8+2*b:])) * s
 			for l := range lane {
 				var sum int32
 				for c := b*ScreenBlock + 4*l; c < b*ScreenBlock+4*l+4; c++ {

@@ -9,7 +9,7 @@ func TestScreen(t *testing.T) {
 	rng := newRand(12)
 	for _, shape := range [][3]int{{16, 64, 1}, {16, 128, 3}, {32, 192, 2}, {64, 2560, 1}, {48, 128, 7}, {32, 64, 12}} {
 		rows, cols, queries := shape[0], shape[1], shape[2]
-		nc, _, ns := ScreenSizes(rows, cols)
+		nc, ns, _ := ScreenSizes(rows, cols)
 		stride, blocks := rows+16, cols/64
 		for _, extreme := range []bool{false, true} {
 			codes := vecOf(t, nc, func(int) byte { return byte(rng.Uint32()) })
@@ -49,22 +49,28 @@ func TestScreen(t *testing.T) {
 // TestScreenPack: every code comes back, and no bit belongs to two of them.
 func TestScreenPack(t *testing.T) {
 	const rows, cols = 32, 128
-	nu, nl, _ := ScreenSizes(rows, cols)
-	upper, lowest := vec[byte](t, nu), vec[byte](t, nl)
+	nu, ns, nl := ScreenSizes(rows, cols)
+	upper, scales, lowest := vec[byte](t, nu), vec[uint16](t, ns), vec[byte](t, nl)
 	rng := newRand(3)
-	want := make([]byte, rows*cols)
+	want, scale := make([]byte, rows*cols), make([]uint16, rows*cols/64)
 	for i := range want {
 		want[i] = byte(rng.IntN(16))
 	}
-	for r := range rows {
-		for c := 0; c < cols; c += 32 {
-			ScreenPack(upper, lowest, cols, r, c, (*[32]byte)(want[r*cols+c:]))
-		}
+	for i := range scale {
+		scale[i] = uint16(rng.Uint32())
+		ScreenPack(upper, scales, lowest, cols, i/2, i%2*64, scale[i], (*[64]byte)(want[64*i:]))
 	}
 	for r := range rows {
+		low := lowest[r*lowestBytes(cols):][:lowestBytes(cols)]
 		for c := range cols {
-			if got := screenUpper(upper, cols, r, c)<<1 | lowest[r*cols/8+c/8]>>(c%8)&1; got != want[r*cols+c] {
+			if got := screenUpper(upper, cols, r, c)<<1 | low[c/8]>>(c%8)&1; got != want[r*cols+c] {
 				t.Fatalf("row %d, column %d: code %d, want %d", r, c, got, want[r*cols+c])
+			}
+		}
+		for b := range cols / 64 {
+			one, other := scales[screenScale(cols, r, 64*b)], uint16(low[cols/8+2*b])|uint16(low[cols/8+2*b+1])<<8
+			if w := scale[2*r+b]; one != w || other != w {
+				t.Fatalf("row %d, block %d: scales %d and %d, want %d", r, b, one, other, w)
 			}
 		}
 	}
@@ -74,16 +80,20 @@ func TestScreenRefine(t *testing.T) {
 	rng := newRand(14)
 	for _, shape := range [][3]int{{16, 64, 1}, {48, 128, 5}, {64, 2560, 33}, {32, 192, 0}} {
 		rows, cols, n := shape[0], shape[1], shape[2]
-		_, nl, ns := ScreenSizes(rows, cols)
+		_, _, nl := ScreenSizes(rows, cols)
 		for _, extreme := range []bool{false, true} {
 			lowest := vecOf(t, nl, func(int) byte { return byte(rng.Uint32()) })
+			for i := range nl / 2 { // scales that are numbers: no exponent of ones
+				if lowest[2*i+1]&0x7c == 0x7c {
+					lowest[2*i+1] ^= 4
+				}
+			}
 			x := vecOf(t, cols, func(int) int8 { return int8(rng.IntN(255) - 127) })
 			if extreme {
 				for i := range x {
 					x[i] = -127
 				}
 			}
-			scales := vecOf(t, ns, func(int) uint16 { return ToF16(rng.Float32()) })
 			xs := vecOf(t, cols/64, func(int) float32 { return rng.Float32() })
 			index := vecOf(t, n, func(int) int32 { return int32(rng.IntN(rows)) })
 			start := func(i int) float32 { return float32(i) }
@@ -91,15 +101,15 @@ func TestScreenRefine(t *testing.T) {
 			for i := range want {
 				want[i] = start(i)
 			}
-			screenRefineGeneric(want, index, lowest, scales, x, xs)
+			screenRefineGeneric(want, index, lowest, x, xs)
 			forTiers(func(tier string) {
 				got := vecOf(t, n, start)
-				ScreenRefine(got, index, lowest, scales, x, xs)
+				ScreenRefine(got, index, lowest, x, xs)
 				equalBits(t, fmt.Sprint(tier, " ", shape), got, want)
 			})
 		}
 	}
 	mustPanic(t, "a row that is not there", func() {
-		ScreenRefine(make([]float32, 1), []int32{16}, make([]byte, 128), make([]uint16, 16), make([]int8, 64), make([]float32, 1))
+		ScreenRefine(make([]float32, 1), []int32{16}, make([]byte, 160), make([]int8, 64), make([]float32, 1))
 	})
 }

@@ -233,30 +233,26 @@ func screenAVX2(a *asm) {
 
 // refineRows writes a loop over rows and one over their blocks; sum leaves the fold of the lanes in lane 0.
 func refineRows(a *asm, name string, constants, clear func(), block func(lowest, scales, x, xs reg.GPVirtual), sum func() reg.VecVirtual) {
-	a.fn(name, "(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32)", name+" is ScreenRefine, one row at a time.")
-	y, index, n, cols := a.ptr("y"), a.ptr("index"), a.n("y"), a.n("x")
-	bytes := a.copy(cols)
-	a.SHRQ(Imm(3), bytes)
+	a.fn(name, "(y []float32, index []int32, lowest []byte, x []int8, xs []float32)", name+" is ScreenRefine, one row at a time.")
+	y, index, n, bits := a.ptr("y"), a.ptr("index"), a.n("y"), a.n("x")
+	a.SHRQ(Imm(3), bits) // bytes of a row's bits
+	size := a.copy(bits) // and with its scales
+	a.SHRQ(Imm(2), size)
+	a.ADDQ(bits, size)
 	constants()
 	a.loop("row", n, func() {
-		lowest, scales, x, xs, blocks := a.ptr("lowest"), a.ptr("scales"), a.ptr("x"), a.ptr("xs"), a.n("xs")
-		r, t := a.GP64(), a.GP64()
-		a.MOVLQSX(mem(index, 0), r)
-		a.MOVQ(r, t)
-		a.IMULQ(bytes, t)
-		a.ADDQ(t, lowest)
-		a.MOVQ(r, t) // scale (r/16·blocks)·16 + r%16, two bytes each
-		a.SHRQ(Imm(4), t)
-		a.IMULQ(blocks, t)
-		a.SHLQ(Imm(5), t)
-		a.ANDQ(Imm(15), r)
-		a.LEAQ(at(t, r, 2, 0), t)
-		a.ADDQ(t, scales)
+		scales, x, xs, blocks := a.GP64(), a.ptr("x"), a.ptr("xs"), a.n("xs")
+		lowest := a.GP64()
+		a.MOVLQSX(mem(index, 0), lowest)
+		a.IMULQ(size, lowest)
+		base := a.ptr("lowest")
+		a.ADDQ(base, lowest)
+		a.LEAQ(at(lowest, bits, 1, 0), scales)
 		clear()
 		a.loop("block", blocks, func() {
 			block(lowest, scales, x, xs)
 			a.add(lowest, 8)
-			a.add(scales, 32)
+			a.add(scales, 2)
 			a.add(x, 64)
 			a.add(xs, 4)
 		})

@@ -106,7 +106,7 @@ func screenNEON(a *arm, name string, dot bool) {
 
 // Sixteen activations a register: two bytes of lowest bits are spread over it, one a lane, and decide the signs.
 func refineNEON(a *arm) {
-	a.fn("screenRefineNEON", "(y []float32, index []int32, lowest []byte, scales []uint16, x []int8, xs []float32)", 0,
+	a.fn("screenRefineNEON", "(y []float32, index []int32, lowest []byte, x []int8, xs []float32)", 0,
 		"screenRefineNEON is ScreenRefine, one row at a time.")
 	a.ptr("y", "R0")
 	a.ptr("index", "R1")
@@ -119,15 +119,10 @@ func refineNEON(a *arm) {
 	a.loop("row", "R2", func() {
 		a.p("MOVW.P 4(R1), R4") // row
 		a.ptr("lowest", "R5")
-		a.p("LSL $3, R3, R6")
-		a.p("MADD R6, R5, R4, R5")
-		a.ptr("scales", "R6")
-		a.p("LSR $4, R4, R7") // scale (r/16·blocks)·16 + r%16, two bytes each
-		a.p("MUL R3, R7")
-		a.p("LSL $5, R7")
-		a.p("ADD R7, R6")
-		a.p("AND $15, R4")
-		a.p("ADD R4<<1, R6")
+		a.p("LSL $3, R3, R6") // bytes of a row's bits, and with its scales
+		a.p("ADD R3<<1, R6, R7")
+		a.p("MADD R7, R5, R4, R5")
+		a.p("ADD R5, R6")
 		a.ptr("x", "R7")
 		a.ptr("xs", "R8")
 		for _, r := range acc {
@@ -136,8 +131,7 @@ func refineNEON(a *arm) {
 		a.p("MOVD R3, R9")
 		a.loop("block", "R9", func() {
 			a.p("FMOVD.P 8(R5), F%d", bits)
-			a.p("MOVHU (R6), R10")
-			a.p("ADD $32, R6")
+			a.p("MOVHU.P 2(R6), R10")
 			a.dupW(m, 10)
 			a.fcvtl(m, m)
 			a.p("FMOVS.P 4(R8), F%d", v)
