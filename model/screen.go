@@ -49,16 +49,17 @@ type screen struct {
 	workers []screenWorker
 	pass    func(i, worker int)
 	refine  func(i, worker int)
-	exact   func(lo, hi int)
+	exact   func(i, worker int)
 
 	tokens, rescored int64 // since loading
-	looked           int   // rows since the last release
 }
 
-// screenWorker is what a worker needs to refine a panel.
+// screenWorker is what a worker needs to refine a panel, and for an exact score.
 type screenWorker struct {
 	index [screenRows]int32
 	est   [screenRows]float32
+	row   []byte    // of the head
+	wide  []float32 // the same, where it is stored in blocks
 }
 
 // screenQuery is a token that asks for the best scores.
@@ -81,7 +82,6 @@ const (
 	screenRows    = 256 // of a panel that a worker takes
 	screenFirst   = 32  // estimates refined for the first bar
 	screenQueries = 64  // most tokens of a pass: each needs room for two numbers a row
-	releaseRows   = 640 // looked at between releases
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
 	missed         = 1e-15
@@ -97,6 +97,9 @@ func newScreen(head *weights.Dense, st *store) *screen {
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
 	s.pass, s.refine, s.exact = s.estimate, s.refinePanel, s.rescore
 	s.workers = make([]screenWorker, st.pool.Threads())
+	for i := range s.workers {
+		s.workers[i].row, s.workers[i].wide = rowBuffer(head), make([]float32, head.Cols)
+	}
 	rng := rand.NewPCG(0x7472_6974, 4)
 	s.dither, s.origin = make([]float32, s.cols), make([]float32, s.cols)
 	for j := range s.dither {
@@ -137,6 +140,12 @@ func newScreen(head *weights.Dense, st *store) *screen {
 		st.made(name, screenKind, rows, s.cols, nil, data[i])
 	}
 	return s
+}
+
+// rowBuffer is room for ReadRow.
+func rowBuffer(d *weights.Dense) []byte {
+	b := make([]uint64, d.RowBytes()/8+1)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&b[0])), 8*len(b))
 }
 
 // screenKind is the layout of the screen in the packed copy.
@@ -328,16 +337,9 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 		slices.SortFunc(q.found, byScore)
 		copy(dst[j], q.found)
 		s.rescored += int64(len(q.found))
-		s.looked += len(q.found)
 	}
 	s.query, s.q, s.xs, s.off, s.sq, s.quarter, s.margin = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0], s.quarter[:0], s.margin[:0]
 	s.tokens += int64(n)
-	// The rows that were looked at lie here and there in the mapped file and drag their neighbours into this process's
-	// memory; let go of them now and then. They stay in the system's cache.
-	if s.looked >= releaseRows {
-		s.head.Release(0, s.head.Rows)
-		s.looked = 0
-	}
 }
 
 // raiseBars computes the exact scores of the best estimates: a bar that the others must be able to reach. The first time
@@ -389,7 +391,7 @@ func (s *screen) promising(j, n int) []Scored {
 
 // score computes the tasks, and notes that their scores are known.
 func (s *screen) score(pool *par.Pool) {
-	pool.For(len(s.tasks), 4, s.exact)
+	pool.Run(len(s.tasks), s.exact)
 	for _, t := range s.tasks {
 		q := &s.query[t.query]
 		q.found = append(q.found, t.Scored)
@@ -421,24 +423,20 @@ func byScore(a, b Scored) int {
 }
 
 // rescore computes exact scores, as densePanel would.
-func (s *screen) rescore(lo, hi int) {
-	var row []float32
-	for i := lo; i < hi; i++ {
-		t := &s.tasks[i]
-		r, cols, x := int(t.ID), s.head.Cols, s.query[t.query].x
-		switch s.head.Type {
-		case gguf.F32:
-			t.Logit = kernel.Dot(s.head.F32[r*cols:][:cols], x)
-		case gguf.BF16:
-			t.Logit = kernel.DotBF16(s.head.U16[r*cols:][:cols], x)
-		case gguf.F16:
-			t.Logit = kernel.DotF16(s.head.U16[r*cols:][:cols], x)
-		default:
-			if row == nil {
-				row = make([]float32, cols)
-			}
-			s.head.Row(row, r)
-			t.Logit = kernel.Dot(row, x)
-		}
+func (s *screen) rescore(i, worker int) {
+	w, t := &s.workers[worker], &s.tasks[i]
+	x := s.query[t.query].x
+	row := s.head.ReadRow(w.row, int(t.ID))
+	at := unsafe.Pointer(&row[0])
+	switch s.head.Type {
+	case gguf.F32:
+		t.Logit = kernel.Dot(unsafe.Slice((*float32)(at), s.head.Cols), x)
+	case gguf.BF16:
+		t.Logit = kernel.DotBF16(unsafe.Slice((*uint16)(at), s.head.Cols), x)
+	case gguf.F16:
+		t.Logit = kernel.DotF16(unsafe.Slice((*uint16)(at), s.head.Cols), x)
+	default:
+		s.head.Widen(w.wide, row)
+		t.Logit = kernel.Dot(w.wide, x)
 	}
 }
