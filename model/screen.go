@@ -12,12 +12,12 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
-// screen finds the best tokens without reading the whole head in full precision. It keeps every row at 4.25 bits a
-// weight and reads 3.25 of them to estimate all scores. Those that can still be among the best are refined by their last
-// bit, and what then still can is computed exactly. What comes out is exact.
+// screen finds the best tokens without reading the whole head in full precision. It keeps every row at 5.5 bits a
+// weight and reads 3.25 of them to estimate all scores. Those that can still be among the best are refined by the lower
+// bits of their codes, and what then still can is computed exactly. What comes out is exact.
 //
-// The 4-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random d_j, of up to
-// two steps, before it is rounded down, and the estimate takes d_j out again. So whatever the weights are, the error of
+// The 5-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random d_j, of up to
+// four steps, before it is rounded down, and the estimate takes d_j out again. So whatever the weights are, the error of
 // each is uniform over one step s, of the code or of its upper three bits, and independent of the other columns'
 // errors. A row's estimate for activations x̂ then has an error of mean 0 that is sub-Gaussian with variance proxy
 // Σ(s·x̂)²/12: it exceeds t with a probability of at most 2·exp(-6t²/Σ(s·x̂)²). missed is that probability for one row
@@ -28,18 +28,18 @@ type screen struct {
 	head   *weights.Dense
 	cols   int // D rounded up to kernel.ScreenBlock
 	upper  []byte
-	lowest []byte
+	lower  []byte
 	scale  []uint16  // s of the upper bits
 	norm   []float32 // [V] ‖w‖ of each row, rounded up
 
-	dither []float32 // [cols] d_j in [0, 2)
-	origin []float32 // [cols] 3+d_j/2: the upper bits that stand for 0
+	dither []float32 // [cols] d_j in [0, 4)
+	origin []float32 // [cols] 3+d_j/4: the upper bits that stand for 0
 
 	// Of the pass under way, of n tokens that ask.
 	query       []screenQuery // [n]
 	q           []int8        // [n, cols] their activations as the screen reads them
 	xs, off, sq []float32     // [n, cols/64]
-	quarter     []float32     // [n, cols/64] xs/4
+	eighth      []float32     // [n, cols/64] xs/8
 	margin      []float32     // [n] what rounding x adds to the bound of a row of norm 1
 	est, high   []float32     // [n, V16] estimate; the most that the exact score can be, -∞ when that is known
 	top         []screenTop   // [n, panels]
@@ -103,11 +103,11 @@ func newScreen(head *weights.Dense, st *store) *screen {
 	rng := rand.NewPCG(0x7472_6974, 4)
 	s.dither, s.origin = make([]float32, s.cols), make([]float32, s.cols)
 	for j := range s.dither {
-		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 23)
-		s.origin[j] = 3 + s.dither[j]/2
+		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 22)
+		s.origin[j] = 3 + s.dither[j]/4
 	}
 	nu, ns, nl := kernel.ScreenSizes(rows, s.cols)
-	names := [4]string{"screen.upper", "screen.lowest", "screen.scale", "screen.norm"}
+	names := [4]string{"screen.upper", "screen.lower", "screen.scale", "screen.norm"}
 	var data [len(names)][]byte
 	found := 0
 	for i, size := range [len(names)]int{nu, nl, 2 * ns, 4 * rows} {
@@ -116,7 +116,7 @@ func newScreen(head *weights.Dense, st *store) *screen {
 			found++
 		}
 	}
-	s.upper, s.lowest = data[0], data[1]
+	s.upper, s.lower = data[0], data[1]
 	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[2][0])), ns)
 	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[3][0])), rows)
 	head.Scatter()
@@ -149,7 +149,7 @@ func rowBuffer(d *weights.Dense) []byte {
 }
 
 // screenKind is the layout of the screen in the packed copy.
-const screenKind = "screen 3+1"
+const screenKind = "screen 3+2"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {
@@ -161,21 +161,21 @@ func (s *screen) encode(r int, w []float32) {
 			top = max(top, max(v, -v))
 			square += float64(v) * float64(v)
 		}
-		// The grid of half steps, s/2·(code-7), must reach ±top, after s is rounded to binary16.
+		// The grid of quarter steps, s/4·(code-14), must reach ±top, after s is rounded to binary16.
 		h := kernel.ToF16(top / 3.5)
 		for kernel.F16(h)*3.5 < top {
 			h++
 		}
 		inv := float32(0)
 		if h != 0 {
-			inv = 2 / kernel.F16(h)
+			inv = 4 / kernel.F16(h)
 		}
 		var code [kernel.ScreenBlock]byte
 		d := s.dither[b:][:len(code)]
 		for i, w := range block {
-			code[i] = byte(min(max(int32(float32(w*inv)+7+d[i]), 0), 15))
+			code[i] = byte(min(max(int32(float32(w*inv)+14+d[i]), 0), 31))
 		}
-		kernel.ScreenPack(s.upper, s.scale, s.lowest, s.cols, r, b, h, &code)
+		kernel.ScreenPack(s.upper, s.scale, s.lower, s.cols, r, b, h, &code)
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
 }
@@ -187,9 +187,9 @@ func (c *Config) ScreenBytes() (kept, read int64) {
 		return 0, 0
 	}
 	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock
-	upper, scales, lowest := kernel.ScreenSizes(rows, cols)
+	upper, scales, lower := kernel.ScreenSizes(rows, cols)
 	read = int64(upper) + 2*int64(scales) + 4*int64(rows)
-	return read + int64(lowest), read
+	return read + int64(lower), read
 }
 
 // HeadStats counts what the screen of an engine's head did since loading: tokens answered, and rows of the head that
@@ -214,8 +214,8 @@ func (s *screen) add(x []float32) {
 	q := &s.query[i]
 	q.x, q.found = append(q.x[:0], x...), q.found[:0]
 	s.q = extend(s.q, s.cols)
-	s.xs, s.off, s.sq, s.quarter = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks), extend(s.quarter, blocks)
-	code, xs, off, sq, quarter := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:], s.quarter[i*blocks:]
+	s.xs, s.off, s.sq, s.eighth = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks), extend(s.eighth, blocks)
+	code, xs, off, sq, eighth := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:], s.eighth[i*blocks:]
 	var rounding, length float64
 	for b := range xs {
 		block := x[min(b*kernel.ScreenBlock, len(x)):min((b+1)*kernel.ScreenBlock, len(x))]
@@ -238,7 +238,7 @@ func (s *screen) add(x []float32) {
 			rounding += d * d
 			length += float64(v) * float64(v)
 		}
-		xs[b], quarter[b] = scale, scale/4
+		xs[b], eighth[b] = scale, scale/8
 		off[b] = float32(-zero * float64(scale))
 		sq[b] = width * width * scale * scale * float32(square)
 	}
@@ -279,8 +279,8 @@ func (s *screen) setTop(i, j int) {
 	s.top[j*s.panels()+i] = screenTop{kernel.Max(s.est[base+lo : base+hi]), kernel.Max(s.high[base+lo : base+hi])}
 }
 
-// refinePanel takes the lowest bits into account in those rows of a panel that can reach the bar. It halves the part of
-// their bounds that comes from the weights' rounding.
+// refinePanel takes the lower bits into account in those rows of a panel that can reach the bar: the part of their bounds
+// that comes from the weights' rounding is a quarter then.
 func (s *screen) refinePanel(i, worker int) {
 	V, blocks, w := len(s.norm), s.cols/kernel.ScreenBlock, &s.workers[worker]
 	lo, hi := s.rows(i)
@@ -296,10 +296,10 @@ func (s *screen) refinePanel(i, worker int) {
 			refined[k] = est[r]
 			index[k] += int32(lo)
 		}
-		kernel.ScreenRefine(refined, index, s.lowest, s.q[j*s.cols:][:s.cols], s.quarter[j*blocks:][:blocks])
+		kernel.ScreenRefine(refined, index, s.lower, s.q[j*s.cols:][:s.cols], s.eighth[j*blocks:][:blocks])
 		for k, r := range index {
 			r -= int32(lo)
-			high[r] = refined[k] + (high[r]-est[r]+s.norm[index[k]]*s.margin[j])/2
+			high[r] = refined[k] + (high[r]-est[r]+3*s.norm[index[k]]*s.margin[j])/4
 			est[r] = refined[k]
 		}
 		s.setTop(i, j)
@@ -338,7 +338,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 		copy(dst[j], q.found)
 		s.rescored += int64(len(q.found))
 	}
-	s.query, s.q, s.xs, s.off, s.sq, s.quarter, s.margin = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0], s.quarter[:0], s.margin[:0]
+	s.query, s.q, s.xs, s.off, s.sq, s.eighth, s.margin = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0], s.eighth[:0], s.margin[:0]
 	s.tokens += int64(n)
 }
 
@@ -380,7 +380,7 @@ func (s *screen) promising(j, n int) []Scored {
 		for i, c := range some {
 			index[i], est[i] = c.ID, c.Logit
 		}
-		kernel.ScreenRefine(est, index, s.lowest, s.q[j*s.cols:][:s.cols], s.quarter[j*blocks:][:blocks])
+		kernel.ScreenRefine(est, index, s.lower, s.q[j*s.cols:][:s.cols], s.eighth[j*blocks:][:blocks])
 		for i := range some {
 			some[i].Logit = est[i]
 		}

@@ -78,12 +78,12 @@ func screenAVX2(y []float32, high []float32, upper []byte, scales []uint16, norm
 // screenRefineVNNI is ScreenRefine, one row at a time.
 //
 //go:noescape
-func screenRefineVNNI(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
+func screenRefineVNNI(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 
 // screenRefineAVX2 is ScreenRefine, one row at a time.
 //
 //go:noescape
-func screenRefineAVX2(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
+func screenRefineAVX2(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 
 // matVecF32VNNI computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
 //

@@ -170,7 +170,7 @@ func screenNEONDot(y, high []float32, upper []byte, scales []uint16, norm []floa
 // screenRefineNEON is ScreenRefine, one row at a time.
 //
 //go:noescape
-func screenRefineNEON(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
+func screenRefineNEON(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 
 // peakInt8NEON does 16·8 int8 multiply-adds a turn.
 //

@@ -174,7 +174,7 @@ func TestNothingAllocates(t *testing.T) {
 			TernaryRows(acc[:4], w, index, q[:128], 0)
 			TernaryColumns(columns, w, 64, index, q[:4], 0)
 			Screen(y[:0], y[:0], 0, nil, nil, nil, nil, nil, nil, nil, nil)
-			ScreenRefine(y[:1], index[:1], w[:160], q[:64], f[:1])
+			ScreenRefine(y[:1], index[:1], w[:288], q[:64], f[:1])
 			SiLUMul(f, f, f)
 			ReLU2Mul(f, f, f)
 			GELU(f, f)

@@ -5,17 +5,17 @@ import "encoding/binary"
 // ScreenBlock is the number of columns of a screen that share a scale.
 const ScreenBlock = 64
 
-// A screen keeps a 4-bit code for each weight: the upper three bits of all of them together, which Screen reads, and the
-// lowest apart, which ScreenRefine reads for the few rows that matter.
+// A screen keeps a 5-bit code for each weight: the upper three bits of all of them together, which Screen reads, and the
+// lower two apart, which ScreenRefine reads for the few rows that matter.
 
 // ScreenSizes gives the lengths of the parts of a screen of rows by cols values, rows a multiple of 16 and cols of
-// ScreenBlock: bytes of the codes' upper bits, their scales, and bytes of their lowest bits.
-func ScreenSizes(rows, cols int) (upper, scales, lowest int) {
-	return rows * cols / 8 * 3, rows * cols / ScreenBlock, rows * lowestBytes(cols)
+// ScreenBlock: bytes of the codes' upper bits, their scales, and bytes of their lower bits.
+func ScreenSizes(rows, cols int) (upper, scales, lower int) {
+	return rows * cols / 8 * 3, rows * cols / ScreenBlock, rows * lowerBytes(cols)
 }
 
-// lowestBytes is the size of a row's lowest bits: a bit a column, and its scales once more, so that all lies together.
-func lowestBytes(cols int) int { return cols/8 + 2*cols/ScreenBlock }
+// lowerBytes is the size of a row's lower bits, two a column, and its scales once more, so that all lies together.
+func lowerBytes(cols int) int { return cols/4 + 2*cols/ScreenBlock }
 
 // ScreenPack writes the codes of a row's block from column col, and their scale in binary16.
 //
@@ -26,24 +26,23 @@ func lowestBytes(cols int) int { return cols/8 + 2*cols/ScreenBlock }
 //	b1  bits 0–2 c2   3–5 c3   6–7 c7 bits 0–1
 //	b2  bits 0–2 c4   3–5 c5   6 c6 bit 2   7 c7 bit 2
 //
-// Scales: [tiles, blocks, 16]. Lowest bits: a row's bit c%8 of byte c/8 is column c's; the row's scales follow.
-func ScreenPack(upper []byte, scales []uint16, lowest []byte, cols, row, col int, scale uint16, code *[ScreenBlock]byte) {
+// Scales: [tiles, blocks, 16]. Lower bits: a row has 16 bytes a block; byte p holds, in bits 2q and 2q+1, column 16q+p. The
+// row's scales follow.
+func ScreenPack(upper []byte, scales []uint16, lower []byte, cols, row, col int, scale uint16, code *[ScreenBlock]byte) {
 	scales[screenScale(cols, row, col)] = scale
-	low := lowest[row*lowestBytes(cols):][:lowestBytes(cols)]
-	binary.LittleEndian.PutUint16(low[cols/8+2*(col/ScreenBlock):], scale)
+	low := lower[row*lowerBytes(cols):][:lowerBytes(cols)]
+	binary.LittleEndian.PutUint16(low[cols/4+2*(col/ScreenBlock):], scale)
 	for half := 0; half < ScreenBlock; half += 32 {
 		u, code := upper[(row/16*(cols/32)+(col+half)/32)*192+row%16*4:][:132], code[half:][:32]
 		for j := range 4 {
-			c6, c7 := code[24+j]>>1, code[28+j]>>1
-			u[j] = code[j]>>1 | code[4+j]>>1<<3 | c6<<6
-			u[64+j] = code[8+j]>>1 | code[12+j]>>1<<3 | c7<<6
-			u[128+j] = code[16+j]>>1 | code[20+j]>>1<<3 | c6>>2<<6 | c7>>2<<7
+			c6, c7 := code[24+j]>>2, code[28+j]>>2
+			u[j] = code[j]>>2 | code[4+j]>>2<<3 | c6<<6
+			u[64+j] = code[8+j]>>2 | code[12+j]>>2<<3 | c7<<6
+			u[128+j] = code[16+j]>>2 | code[20+j]>>2<<3 | c6>>2<<6 | c7>>2<<7
 		}
-		l := low[(col+half)/8:][:4]
-		for i := range l {
-			// The lowest bits of eight codes, gathered by a product: bit 8k goes to bit 56+k.
-			l[i] = byte(binary.LittleEndian.Uint64(code[8*i:]) & 0x0101010101010101 * 0x0102040810204080 >> 56)
-		}
+	}
+	for p := range low[col/4:][:16] {
+		low[col/4+p] = code[p]&3 | code[16+p]&3<<2 | code[32+p]&3<<4 | code[48+p]&3<<6
 	}
 }
 
@@ -107,24 +106,24 @@ func screenQueries(f func(y, high []float32, upper []byte, scales []uint16, norm
 	}
 }
 
-// ScreenRefine corrects estimates of some rows by their codes' lowest bits, each of which says on which side of the
-// middle of its three-bit code a weight lies:
+// ScreenRefine corrects estimates of some rows by their codes' lower bits, which say in which quarter of a step of the
+// upper ones a weight lies:
 //
-//	y[i] += Σ_b s_rb·xs_b·Σ ±x̂   r = index[i]; +x̂ where the bit is set
+//	y[i] += Σ_b s_rb·xs_b·Σ (2·bits-3)·x̂   r = index[i]
 //
 //	y, index  [n]
-//	lowest    of rows by cols codes, see ScreenPack
-//	x         [cols] int8, not -128; cols a multiple of 64
-//	xs        [cols/64] float32: a quarter of Screen's
+//	lower     of rows by cols codes, see ScreenPack
+//	x         [cols] int8, cols a multiple of 64
+//	xs        [cols/64]: an eighth of Screen's
 //
 // Sixteen lanes sum columns 4l…4l+3 of each block, fused multiply-adds by s_rb·xs_b, and are folded in halves.
-func ScreenRefine(y []float32, index []int32, lowest []byte, x []int8, xs []float32) {
+func ScreenRefine(y []float32, index []int32, lower []byte, x []int8, xs []float32) {
 	cols := len(x)
-	if len(y) != len(index) || cols == 0 || cols%ScreenBlock != 0 || len(lowest)%lowestBytes(cols) != 0 || len(xs) != cols/ScreenBlock {
-		badLength("ScreenRefine(y, index, lowest, x, xs)", len(y), len(index), len(lowest), len(x), len(xs))
+	if len(y) != len(index) || cols == 0 || cols%ScreenBlock != 0 || len(lower)%lowerBytes(cols) != 0 || len(xs) != cols/ScreenBlock {
+		badLength("ScreenRefine(y, index, lower, x, xs)", len(y), len(index), len(lower), len(x), len(xs))
 	}
-	checkIndex("ScreenRefine", index, len(lowest)/lowestBytes(cols))
+	checkIndex("ScreenRefine", index, len(lower)/lowerBytes(cols))
 	if len(index) != 0 {
-		active.screenRefine(y, index, lowest, x, xs)
+		active.screenRefine(y, index, lower, x, xs)
 	}
 }

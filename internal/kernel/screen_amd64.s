@@ -788,53 +788,190 @@ tile_end:
 	VZEROUPPER
 	RET
 
-// func screenRefineVNNI(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI
+// func screenRefineVNNI(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·screenRefineVNNI(SB), NOSPLIT, $0-120
-	MOVQ         y_base+0(FP), AX
-	MOVQ         index_base+24(FP), CX
-	MOVQ         y_len+8(FP), DX
-	MOVQ         x_len+80(FP), BX
-	SHRQ         $0x03, BX
-	MOVQ         BX, SI
-	SHRQ         $0x02, SI
-	ADDQ         BX, SI
-	VPXORD       Z0, Z0, Z0
-	MOVL         $0x01010101, DI
-	VPBROADCASTD DI, Z1
+	MOVQ    y_base+0(FP), AX
+	MOVQ    index_base+24(FP), CX
+	MOVQ    y_len+8(FP), DX
+	MOVQ    x_len+80(FP), BX
+	SHRQ    $0x02, BX
+	MOVQ    BX, SI
+	SHRQ    $0x03, SI
+	ADDQ    BX, SI
+	MOVQ    lower_base+48(FP), DI
+	LEAQ    -4(CX)(DX*4), R8
+	MOVQ    CX, R9
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R11
+	SHRQ    $0x06, R11
+
+first0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first0
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first1
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first2:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first2
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first3:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first3
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first4:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first4
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first5:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first5
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first6:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first6
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first7:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first7
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+
+fetched:
+	MOVL         $0x03030303, R10
+	VPBROADCASTD R10, Z0
+	VMOVDQU32    fields<>+0(SB), Z1
 	TESTQ        DX, DX
 	JZ           row_end
 
 row:
-	MOVQ    x_base+72(FP), R8
-	MOVQ    xs_base+96(FP), R9
-	MOVQ    xs_len+104(FP), R10
-	MOVLQSX (CX), R11
-	IMULQ   SI, R11
-	MOVQ    lowest_base+48(FP), DI
-	ADDQ    DI, R11
-	LEAQ    (R11)(BX*1), DI
+	MOVQ    x_base+72(FP), R11
+	MOVQ    xs_base+96(FP), R12
+	MOVQ    xs_len+104(FP), R13
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R14
+	SHRQ    $0x06, R14
+
+ahead:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R14
+	JNZ        ahead
+	CMPQ       R9, R8
+	JEQ        lastOne
+	ADDQ       $0x00000004, R9
+
+lastOne:
+	MOVLQSX (CX), R14
+	IMULQ   SI, R14
+	ADDQ    DI, R14
+	LEAQ    (R14)(BX*1), R10
 	VPXORD  Z2, Z2, Z2
-	TESTQ   R10, R10
+	TESTQ   R13, R13
 	JZ      block_end
 
 block:
-	KMOVQ        (R11), K1
-	VPSUBB       (R8), Z0, Z3
-	VMOVDQU8     (R8), K1, Z3
-	VPXORD       Z4, Z4, Z4
-	VPDPBUSD     Z3, Z1, Z4
-	VCVTDQ2PS    Z4, Z4
-	VPBROADCASTW (DI), Y3
-	VCVTPH2PS    Y3, Z3
-	VMULPS.BCST  (R9), Z3, Z3
-	VFMADD231PS  Z3, Z4, Z2
-	ADDQ         $0x00000008, R11
-	ADDQ         $0x00000002, DI
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000004, R9
-	DECQ         R10
-	JNZ          block
+	VBROADCASTI32X4 (R14), Z3
+	VPSRLVD         Z1, Z3, Z3
+	VPANDD          Z0, Z3, Z3
+	VPADDB          Z3, Z3, Z3
+	VMOVDQU64       (R11), Z4
+	VPXORD          Z5, Z5, Z5
+	VPXORD          Z6, Z6, Z6
+	VPDPBUSD        Z4, Z3, Z5
+	VPDPBUSD        Z4, Z0, Z6
+	VPSUBD          Z6, Z5, Z5
+	VCVTDQ2PS       Z5, Z5
+	VPBROADCASTW    (R10), Y3
+	VCVTPH2PS       Y3, Z3
+	VMULPS.BCST     (R12), Z3, Z3
+	VFMADD231PS     Z3, Z5, Z2
+	ADDQ            $0x00000010, R14
+	ADDQ            $0x00000002, R10
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000004, R12
+	DECQ            R13
+	JNZ             block
 
 block_end:
 	VEXTRACTF64X4 $0x01, Z2, Y3
@@ -856,87 +993,236 @@ row_end:
 	VZEROUPPER
 	RET
 
-// func screenRefineAVX2(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
-// Requires: AVX, AVX2, F16C, FMA3
+DATA fields<>+0(SB)/4, $0x00000000
+DATA fields<>+4(SB)/4, $0x00000000
+DATA fields<>+8(SB)/4, $0x00000000
+DATA fields<>+12(SB)/4, $0x00000000
+DATA fields<>+16(SB)/4, $0x00000002
+DATA fields<>+20(SB)/4, $0x00000002
+DATA fields<>+24(SB)/4, $0x00000002
+DATA fields<>+28(SB)/4, $0x00000002
+DATA fields<>+32(SB)/4, $0x00000004
+DATA fields<>+36(SB)/4, $0x00000004
+DATA fields<>+40(SB)/4, $0x00000004
+DATA fields<>+44(SB)/4, $0x00000004
+DATA fields<>+48(SB)/4, $0x00000006
+DATA fields<>+52(SB)/4, $0x00000006
+DATA fields<>+56(SB)/4, $0x00000006
+DATA fields<>+60(SB)/4, $0x00000006
+GLOBL fields<>(SB), RODATA|NOPTR, $64
+
+// func screenRefineAVX2(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·screenRefineAVX2(SB), NOSPLIT, $0-120
-	MOVQ         y_base+0(FP), AX
-	MOVQ         index_base+24(FP), CX
-	MOVQ         y_len+8(FP), DX
-	MOVQ         x_len+80(FP), BX
-	SHRQ         $0x03, BX
-	MOVQ         BX, SI
-	SHRQ         $0x02, SI
-	ADDQ         BX, SI
-	VMOVDQU      which<>+0(SB), Y0
-	VMOVDQU      bit<>+0(SB), Y1
-	VPXOR        Y2, Y2, Y2
-	MOVL         $0x01010101, DI
-	VMOVD        DI, X3
-	VPBROADCASTD X3, Y3
-	VPCMPEQW     Y4, Y4, Y4
-	VPSRLW       $0x0f, Y4, Y4
+	MOVQ    y_base+0(FP), AX
+	MOVQ    index_base+24(FP), CX
+	MOVQ    y_len+8(FP), DX
+	MOVQ    x_len+80(FP), BX
+	SHRQ    $0x02, BX
+	MOVQ    BX, SI
+	SHRQ    $0x03, SI
+	ADDQ    BX, SI
+	MOVQ    lower_base+48(FP), DI
+	LEAQ    -4(CX)(DX*4), R8
+	MOVQ    CX, R9
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R11
+	SHRQ    $0x06, R11
+
+first0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first0
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first1
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first2:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first2
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first3:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first3
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first4:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first4
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first5:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first5
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first6:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first6
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first7:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first7
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+
+fetched:
+	MOVL         $0x03030303, R10
+	VMOVD        R10, X0
+	VPBROADCASTD X0, Y0
+	VPCMPEQW     Y1, Y1, Y1
+	VPSRLW       $0x0f, Y1, Y1
+	VMOVDQU      fields<>+0(SB), Y2
+	VMOVDQU      fields<>+32(SB), Y4
 	TESTQ        DX, DX
 	JZ           row_end
 
 row:
-	MOVQ    x_base+72(FP), R8
-	MOVQ    xs_base+96(FP), R9
-	MOVQ    xs_len+104(FP), R10
-	MOVLQSX (CX), R11
-	IMULQ   SI, R11
-	MOVQ    lowest_base+48(FP), DI
-	ADDQ    DI, R11
-	LEAQ    (R11)(BX*1), DI
+	MOVQ    x_base+72(FP), R11
+	MOVQ    xs_base+96(FP), R12
+	MOVQ    xs_len+104(FP), R13
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R14
+	SHRQ    $0x06, R14
+
+ahead:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R14
+	JNZ        ahead
+	CMPQ       R9, R8
+	JEQ        lastOne
+	ADDQ       $0x00000004, R9
+
+lastOne:
+	MOVLQSX (CX), R14
+	IMULQ   SI, R14
+	ADDQ    DI, R14
+	LEAQ    (R14)(BX*1), R10
+	VPXOR   Y3, Y3, Y3
 	VPXOR   Y5, Y5, Y5
-	VPXOR   Y6, Y6, Y6
-	TESTQ   R10, R10
+	TESTQ   R13, R13
 	JZ      block_end
 
 block:
-	MOVWLZX      (DI), R12
-	VMOVD        R12, X7
-	VCVTPH2PS    X7, X7
-	VMULSS       (R9), X7, X7
-	VBROADCASTSS X7, Y7
-	VPBROADCASTD (R11), Y8
-	VPSHUFB      Y0, Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPCMPEQB     Y2, Y8, Y8
-	VPOR         Y3, Y8, Y8
-	VMOVDQU      (R8), Y9
-	VPSIGNB      Y8, Y9, Y9
-	VPMADDUBSW   Y9, Y3, Y9
-	VPMADDWD     Y4, Y9, Y9
-	VCVTDQ2PS    Y9, Y9
-	VFMADD231PS  Y7, Y9, Y5
-	VPBROADCASTD 4(R11), Y8
-	VPSHUFB      Y0, Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPCMPEQB     Y2, Y8, Y8
-	VPOR         Y3, Y8, Y8
-	VMOVDQU      32(R8), Y9
-	VPSIGNB      Y8, Y9, Y9
-	VPMADDUBSW   Y9, Y3, Y9
-	VPMADDWD     Y4, Y9, Y9
-	VCVTDQ2PS    Y9, Y9
-	VFMADD231PS  Y7, Y9, Y6
-	ADDQ         $0x00000008, R11
-	ADDQ         $0x00000002, DI
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000004, R9
-	DECQ         R10
-	JNZ          block
+	MOVWLZX        (R10), R15
+	VMOVD          R15, X6
+	VCVTPH2PS      X6, X6
+	VMULSS         (R12), X6, X6
+	VBROADCASTSS   X6, Y6
+	VBROADCASTI128 (R14), Y7
+	VPSRLVD        Y2, Y7, Y7
+	VPAND          Y0, Y7, Y7
+	VPADDB         Y7, Y7, Y7
+	VMOVDQU        (R11), Y8
+	VPMADDUBSW     Y8, Y7, Y7
+	VPMADDUBSW     Y8, Y0, Y8
+	VPSUBW         Y8, Y7, Y7
+	VPMADDWD       Y1, Y7, Y7
+	VCVTDQ2PS      Y7, Y7
+	VFMADD231PS    Y6, Y7, Y3
+	VBROADCASTI128 (R14), Y7
+	VPSRLVD        Y4, Y7, Y7
+	VPAND          Y0, Y7, Y7
+	VPADDB         Y7, Y7, Y7
+	VMOVDQU        32(R11), Y8
+	VPMADDUBSW     Y8, Y7, Y7
+	VPMADDUBSW     Y8, Y0, Y8
+	VPSUBW         Y8, Y7, Y7
+	VPMADDWD       Y1, Y7, Y7
+	VCVTDQ2PS      Y7, Y7
+	VFMADD231PS    Y6, Y7, Y5
+	ADDQ           $0x00000010, R14
+	ADDQ           $0x00000002, R10
+	ADDQ           $0x00000040, R11
+	ADDQ           $0x00000004, R12
+	DECQ           R13
+	JNZ            block
 
 block_end:
-	VADDPS       Y6, Y5, Y5
-	VEXTRACTF128 $0x01, Y5, X6
-	VADDPS       X6, X5, X5
-	VPERMILPS    $0x4e, X5, X6
-	VADDPS       X6, X5, X5
-	VPERMILPS    $0xb1, X5, X6
-	VADDPS       X6, X5, X5
-	VADDSS       (AX), X5, X5
-	VMOVSS       X5, (AX)
+	VADDPS       Y5, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X5
+	VADDPS       X5, X3, X3
+	VPERMILPS    $0x4e, X3, X5
+	VADDPS       X5, X3, X3
+	VPERMILPS    $0xb1, X3, X5
+	VADDPS       X5, X3, X3
+	VADDSS       (AX), X3, X3
+	VMOVSS       X3, (AX)
 	ADDQ         $0x00000004, AX
 	ADDQ         $0x00000004, CX
 	DECQ         DX
@@ -945,23 +1231,3 @@ block_end:
 row_end:
 	VZEROUPPER
 	RET
-
-DATA which<>+0(SB)/4, $0x00000000
-DATA which<>+4(SB)/4, $0x00000000
-DATA which<>+8(SB)/4, $0x01010101
-DATA which<>+12(SB)/4, $0x01010101
-DATA which<>+16(SB)/4, $0x02020202
-DATA which<>+20(SB)/4, $0x02020202
-DATA which<>+24(SB)/4, $0x03030303
-DATA which<>+28(SB)/4, $0x03030303
-GLOBL which<>(SB), RODATA|NOPTR, $32
-
-DATA bit<>+0(SB)/4, $0x08040201
-DATA bit<>+4(SB)/4, $0x80402010
-DATA bit<>+8(SB)/4, $0x08040201
-DATA bit<>+12(SB)/4, $0x80402010
-DATA bit<>+16(SB)/4, $0x08040201
-DATA bit<>+20(SB)/4, $0x80402010
-DATA bit<>+24(SB)/4, $0x08040201
-DATA bit<>+28(SB)/4, $0x80402010
-GLOBL bit<>(SB), RODATA|NOPTR, $32

@@ -830,19 +830,18 @@ block_end:
 tile_end:
 	RET
 
-// func screenRefineNEON(y []float32, index []int32, lowest []byte, x []int8, xs []float32)
+// func screenRefineNEON(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 TEXT ·screenRefineNEON(SB), NOSPLIT, $0-120
 	MOVD y_base+0(FP), R0
 	MOVD index_base+24(FP), R1
 	MOVD y_len+8(FP), R2
 	MOVD xs_len+104(FP), R3
-	MOVD $0x8040201008040201, R4
-	WORD $0x4e080c94 // dup v20.2d, x4
+	WORD $0x4f00e474 // movi v20.16b, #3
 	CBZ R2, row_end
 row:
 	MOVW.P 4(R1), R4
-	MOVD lowest_base+48(FP), R5
-	LSL $3, R3, R6
+	MOVD lower_base+48(FP), R5
+	LSL $4, R3, R6
 	ADD R3<<1, R6, R7
 	MADD R7, R5, R4, R5
 	ADD R5, R6
@@ -855,53 +854,52 @@ row:
 	MOVD R3, R9
 	CBZ R9, block_end
 block:
-	FMOVD.P 8(R5), F4
+	FMOVQ.P 16(R5), F4
 	MOVHU.P 2(R6), R10
 	WORD $0x4e040d45 // dup v5.4s, w10
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	FMOVS.P 4(R8), F6
-	WORD $0x4f8690a5 // fmul v5.4s, v5.4s, v6.s[0]
-	WORD $0x0e010487 // dup v7.8b, v4.b[0]
-	WORD $0x0e030490 // dup v16.8b, v4.b[1]
-	WORD $0x6e180607 // mov v7.d[1], v16.d[0]
-	WORD $0x4e348ce7 // cmtst v7.16b, v7.16b, v20.16b
+	FMOVS.P 4(R8), F7
+	WORD $0x4f8790a5 // fmul v5.4s, v5.4s, v7.s[0]
+	WORD $0x4e341c87 // and v7.16b, v4.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
 	FMOVQ.P 16(R7), F6
-	WORD $0x6e20b8d0 // neg v16.16b, v6.16b
-	WORD $0x6e701cc7 // bsl v7.16b, v6.16b, v16.16b
-	WORD $0x4e2028f0 // saddlp v16.8h, v7.16b
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
 	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
 	WORD $0x4f851200 // fmla v0.4s, v16.4s, v5.s[0]
-	WORD $0x0e050487 // dup v7.8b, v4.b[2]
-	WORD $0x0e070490 // dup v16.8b, v4.b[3]
-	WORD $0x6e180607 // mov v7.d[1], v16.d[0]
-	WORD $0x4e348ce7 // cmtst v7.16b, v7.16b, v20.16b
+	WORD $0x6f0e0487 // ushr v7.16b, v4.16b, #2
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
 	FMOVQ.P 16(R7), F6
-	WORD $0x6e20b8d0 // neg v16.16b, v6.16b
-	WORD $0x6e701cc7 // bsl v7.16b, v6.16b, v16.16b
-	WORD $0x4e2028f0 // saddlp v16.8h, v7.16b
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
 	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
 	WORD $0x4f851201 // fmla v1.4s, v16.4s, v5.s[0]
-	WORD $0x0e090487 // dup v7.8b, v4.b[4]
-	WORD $0x0e0b0490 // dup v16.8b, v4.b[5]
-	WORD $0x6e180607 // mov v7.d[1], v16.d[0]
-	WORD $0x4e348ce7 // cmtst v7.16b, v7.16b, v20.16b
+	WORD $0x6f0c0487 // ushr v7.16b, v4.16b, #4
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
 	FMOVQ.P 16(R7), F6
-	WORD $0x6e20b8d0 // neg v16.16b, v6.16b
-	WORD $0x6e701cc7 // bsl v7.16b, v6.16b, v16.16b
-	WORD $0x4e2028f0 // saddlp v16.8h, v7.16b
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
 	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
 	WORD $0x4f851202 // fmla v2.4s, v16.4s, v5.s[0]
-	WORD $0x0e0d0487 // dup v7.8b, v4.b[6]
-	WORD $0x0e0f0490 // dup v16.8b, v4.b[7]
-	WORD $0x6e180607 // mov v7.d[1], v16.d[0]
-	WORD $0x4e348ce7 // cmtst v7.16b, v7.16b, v20.16b
+	WORD $0x6f0a0487 // ushr v7.16b, v4.16b, #6
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
 	FMOVQ.P 16(R7), F6
-	WORD $0x6e20b8d0 // neg v16.16b, v6.16b
-	WORD $0x6e701cc7 // bsl v7.16b, v6.16b, v16.16b
-	WORD $0x4e2028f0 // saddlp v16.8h, v7.16b
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
 	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
 	WORD $0x4f851203 // fmla v3.4s, v16.4s, v5.s[0]
@@ -911,11 +909,11 @@ block_end:
 	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
 	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x6e004006 // ext v6.16b, v0.16b, v0.16b, #8
-	WORD $0x4e26d400 // fadd v0.4s, v0.4s, v6.4s
+	WORD $0x6e004007 // ext v7.16b, v0.16b, v0.16b, #8
+	WORD $0x4e27d400 // fadd v0.4s, v0.4s, v7.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	FMOVS (R0), F6
-	FADDS F6, F0
+	FMOVS (R0), F7
+	FADDS F7, F0
 	FMOVS.P F0, 4(R0)
 	SUB $1, R2
 	CBNZ R2, row

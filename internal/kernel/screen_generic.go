@@ -23,21 +23,18 @@ func screenGeneric(y, high []float32, upper []byte, scales []uint16, norm []floa
 	}
 }
 
-func screenRefineGeneric(y []float32, index []int32, lowest []byte, x []int8, xs []float32) {
+func screenRefineGeneric(y []float32, index []int32, lower []byte, x []int8, xs []float32) {
 	cols := len(x)
 	for i, r := range index {
-		row := lowest[int(r)*lowestBytes(cols):][:lowestBytes(cols)]
+		row := lower[int(r)*lowerBytes(cols):][:lowerBytes(cols)]
 		var lane [16]float32
 		for b, s := range xs {
-			m := F16(binary.LittleEndian.Uint16(row[cols/8+2*b:])) * s
+			m := F16(binary.LittleEndian.Uint16(row[cols/4+2*b:])) * s
 			for l := range lane {
 				var sum int32
 				for c := b*ScreenBlock + 4*l; c < b*ScreenBlock+4*l+4; c++ {
-					if row[c/8]>>(c%8)&1 != 0 {
-						sum += int32(x[c])
-					} else {
-						sum -= int32(x[c])
-					}
+					bits := row[c/ScreenBlock*16+c%16] >> (c % ScreenBlock / 16 * 2) & 3
+					sum += (2*int32(bits) - 3) * int32(x[c])
 				}
 				lane[l] = fma32(float32(sum), m, lane[l])
 			}

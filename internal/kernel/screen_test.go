@@ -50,25 +50,25 @@ func TestScreen(t *testing.T) {
 func TestScreenPack(t *testing.T) {
 	const rows, cols = 32, 128
 	nu, ns, nl := ScreenSizes(rows, cols)
-	upper, scales, lowest := vec[byte](t, nu), vec[uint16](t, ns), vec[byte](t, nl)
+	upper, scales, lower := vec[byte](t, nu), vec[uint16](t, ns), vec[byte](t, nl)
 	rng := newRand(3)
 	want, scale := make([]byte, rows*cols), make([]uint16, rows*cols/64)
 	for i := range want {
-		want[i] = byte(rng.IntN(16))
+		want[i] = byte(rng.IntN(32))
 	}
 	for i := range scale {
 		scale[i] = uint16(rng.Uint32())
-		ScreenPack(upper, scales, lowest, cols, i/2, i%2*64, scale[i], (*[64]byte)(want[64*i:]))
+		ScreenPack(upper, scales, lower, cols, i/2, i%2*64, scale[i], (*[64]byte)(want[64*i:]))
 	}
 	for r := range rows {
-		low := lowest[r*lowestBytes(cols):][:lowestBytes(cols)]
+		low := lower[r*lowerBytes(cols):][:lowerBytes(cols)]
 		for c := range cols {
-			if got := screenUpper(upper, cols, r, c)<<1 | low[c/8]>>(c%8)&1; got != want[r*cols+c] {
+			if got := screenUpper(upper, cols, r, c)<<2 | low[c/64*16+c%16]>>(c%64/16*2)&3; got != want[r*cols+c] {
 				t.Fatalf("row %d, column %d: code %d, want %d", r, c, got, want[r*cols+c])
 			}
 		}
 		for b := range cols / 64 {
-			one, other := scales[screenScale(cols, r, 64*b)], uint16(low[cols/8+2*b])|uint16(low[cols/8+2*b+1])<<8
+			one, other := scales[screenScale(cols, r, 64*b)], uint16(low[cols/4+2*b])|uint16(low[cols/4+2*b+1])<<8
 			if w := scale[2*r+b]; one != w || other != w {
 				t.Fatalf("row %d, block %d: scales %d and %d, want %d", r, b, one, other, w)
 			}
@@ -82,16 +82,16 @@ func TestScreenRefine(t *testing.T) {
 		rows, cols, n := shape[0], shape[1], shape[2]
 		_, _, nl := ScreenSizes(rows, cols)
 		for _, extreme := range []bool{false, true} {
-			lowest := vecOf(t, nl, func(int) byte { return byte(rng.Uint32()) })
+			lower := vecOf(t, nl, func(int) byte { return byte(rng.Uint32()) })
 			for i := range nl / 2 { // scales that are numbers: no exponent of ones
-				if lowest[2*i+1]&0x7c == 0x7c {
-					lowest[2*i+1] ^= 4
+				if lower[2*i+1]&0x7c == 0x7c {
+					lower[2*i+1] ^= 4
 				}
 			}
-			x := vecOf(t, cols, func(int) int8 { return int8(rng.IntN(255) - 127) })
+			x := vecOf(t, cols, func(int) int8 { return int8(rng.IntN(256) - 128) })
 			if extreme {
 				for i := range x {
-					x[i] = -127
+					x[i] = -128
 				}
 			}
 			xs := vecOf(t, cols/64, func(int) float32 { return rng.Float32() })
@@ -101,15 +101,15 @@ func TestScreenRefine(t *testing.T) {
 			for i := range want {
 				want[i] = start(i)
 			}
-			screenRefineGeneric(want, index, lowest, x, xs)
+			screenRefineGeneric(want, index, lower, x, xs)
 			forTiers(func(tier string) {
 				got := vecOf(t, n, start)
-				ScreenRefine(got, index, lowest, x, xs)
+				ScreenRefine(got, index, lower, x, xs)
 				equalBits(t, fmt.Sprint(tier, " ", shape), got, want)
 			})
 		}
 	}
 	mustPanic(t, "a row that is not there", func() {
-		ScreenRefine(make([]float32, 1), []int32{16}, make([]byte, 160), make([]int8, 64), make([]float32, 1))
+		ScreenRefine(make([]float32, 1), []int32{16}, make([]byte, 288), make([]int8, 64), make([]float32, 1))
 	})
 }

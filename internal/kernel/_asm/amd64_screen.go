@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -231,27 +232,57 @@ func screenAVX2(a *asm) {
 	a.ret()
 }
 
-// refineRows writes a loop over rows and one over their blocks; sum leaves the fold of the lanes in lane 0.
-func refineRows(a *asm, name string, constants, clear func(), block func(lowest, scales, x, xs reg.GPVirtual), sum func() reg.VecVirtual) {
-	a.fn(name, "(y []float32, index []int32, lowest []byte, x []int8, xs []float32)", name+" is ScreenRefine, one row at a time.")
+// refineRows writes a loop over rows and one over their blocks; sum leaves the fold of the lanes in lane 0. Rows lie here
+// and there, so those ahead are asked for.
+func refineRows(a *asm, name string, constants, clear func(), block func(lower, scales, x, xs reg.GPVirtual), sum func() reg.VecVirtual) {
+	const ahead = 8
+	a.fn(name, "(y []float32, index []int32, lower []byte, x []int8, xs []float32)", name+" is ScreenRefine, one row at a time.")
 	y, index, n, bits := a.ptr("y"), a.ptr("index"), a.n("y"), a.n("x")
-	a.SHRQ(Imm(3), bits) // bytes of a row's bits
+	a.SHRQ(Imm(2), bits) // bytes of a row's bits
 	size := a.copy(bits) // and with its scales
-	a.SHRQ(Imm(2), size)
+	a.SHRQ(Imm(3), size)
 	a.ADDQ(bits, size)
+	base := a.ptr("lower")
+	last := a.GP64() // of the index
+	a.LEAQ(at(index, n, 4, -4), last)
+	fetch := func(label string, from reg.GPVirtual) { // the lines of the row that from points at
+		line, left := a.GP64(), a.GP64()
+		a.MOVLQSX(mem(from, 0), line)
+		a.IMULQ(size, line)
+		a.ADDQ(base, line)
+		a.LEAQ(mem(size, 63+63), left) // it may begin and end within a line
+		a.SHRQ(Imm(6), left)
+		a.Label(label)
+		a.PREFETCHT0(mem(line, 0))
+		a.add(line, 64)
+		a.DECQ(left)
+		a.JNZ(LabelRef(label))
+	}
+	next := a.copy(index)
+	for i := range ahead {
+		fetch("first"+strconv.Itoa(i), next)
+		a.CMPQ(next, last)
+		a.JEQ(LabelRef("fetched"))
+		a.add(next, 4)
+	}
+	a.Label("fetched")
 	constants()
 	a.loop("row", n, func() {
 		scales, x, xs, blocks := a.GP64(), a.ptr("x"), a.ptr("xs"), a.n("xs")
-		lowest := a.GP64()
-		a.MOVLQSX(mem(index, 0), lowest)
-		a.IMULQ(size, lowest)
-		base := a.ptr("lowest")
-		a.ADDQ(base, lowest)
-		a.LEAQ(at(lowest, bits, 1, 0), scales)
+		lower := a.GP64()
+		fetch("ahead", next)
+		a.CMPQ(next, last)
+		a.JEQ(LabelRef("lastOne"))
+		a.add(next, 4)
+		a.Label("lastOne")
+		a.MOVLQSX(mem(index, 0), lower)
+		a.IMULQ(size, lower)
+		a.ADDQ(base, lower)
+		a.LEAQ(at(lower, bits, 1, 0), scales)
 		clear()
 		a.loop("block", blocks, func() {
-			block(lowest, scales, x, xs)
-			a.add(lowest, 8)
+			block(lower, scales, x, xs)
+			a.add(lower, 16)
 			a.add(scales, 2)
 			a.add(x, 64)
 			a.add(xs, 4)
@@ -266,18 +297,23 @@ func refineRows(a *asm, name string, constants, clear func(), block func(lowest,
 }
 
 func refineVNNI(a *asm) {
-	var zero, one, acc reg.VecVirtual
+	var three, shift, acc reg.VecVirtual
 	refineRows(a, "screenRefineVNNI", func() {
-		zero, one, acc = a.ZMM(), a.ZMM(), a.ZMM()
-		a.zero(zero)
-		a.splatByte(1, one)
-	}, func() { a.zero(acc) }, func(lowest, scales, x, xs reg.GPVirtual) {
-		k, v, sum, s := a.K(), a.ZMM(), a.ZMM(), a.ZMM()
-		a.KMOVQ(mem(lowest, 0), k)
-		a.VPSUBB(mem(x, 0), zero, v)
-		a.VMOVDQU8(mem(x, 0), k, v)
+		three, shift, acc = a.ZMM(), a.ZMM(), a.ZMM()
+		a.splatByte(3, three)
+		a.VMOVDQU32(a.data("fields", 0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6), shift)
+	}, func() { a.zero(acc) }, func(lower, scales, x, xs reg.GPVirtual) {
+		v, xv, sum, part, s := a.ZMM(), a.ZMM(), a.ZMM(), a.ZMM(), a.ZMM()
+		a.VBROADCASTI32X4(mem(lower, 0), v)
+		a.VPSRLVD(shift, v, v)
+		a.VPANDD(three, v, v)
+		a.VPADDB(v, v, v)
+		a.VMOVDQU64(mem(x, 0), xv)
 		a.zero(sum)
-		a.VPDPBUSD(v, one, sum)
+		a.zero(part)
+		a.VPDPBUSD(xv, v, sum)
+		a.VPDPBUSD(xv, three, part)
+		a.VPSUBD(part, sum, sum)
 		a.VCVTDQ2PS(sum, sum)
 		h := a.YMM()
 		a.VPBROADCASTW(mem(scales, 0), h)
@@ -291,20 +327,20 @@ func refineVNNI(a *asm) {
 }
 
 func refineAVX2(a *asm) {
-	var which, bit, zero, one, ones reg.VecVirtual
-	var acc [2]reg.VecVirtual
+	var three, ones reg.VecVirtual
+	var shift, acc [2]reg.VecVirtual
 	refineRows(a, "screenRefineAVX2", func() {
-		which, bit, zero, one, ones = a.YMM(), a.YMM(), a.YMM(), a.YMM(), a.YMM()
-		acc = [2]reg.VecVirtual{a.YMM(), a.YMM()}
-		a.VMOVDQU(a.data("which", 0, 0, 0x01010101, 0x01010101, 0x02020202, 0x02020202, 0x03030303, 0x03030303), which)
-		a.VMOVDQU(a.data("bit", 0x08040201, 0x80402010, 0x08040201, 0x80402010, 0x08040201, 0x80402010, 0x08040201, 0x80402010), bit)
-		a.zero(zero)
-		a.splatByte(1, one)
+		three, ones = a.YMM(), a.YMM()
+		a.splatByte(3, three)
 		a.onesWord(ones)
+		for h := range 2 {
+			shift[h], acc[h] = a.YMM(), a.YMM()
+			a.VMOVDQU(a.data("fields", 0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6).Offset(32*h), shift[h])
+		}
 	}, func() {
 		a.zero(acc[0])
 		a.zero(acc[1])
-	}, func(lowest, scales, x, xs reg.GPVirtual) {
+	}, func(lower, scales, x, xs reg.GPVirtual) {
 		s, t := a.XMM(), a.GP32()
 		a.MOVWLZX(mem(scales, 0), t)
 		a.VMOVD(t, s)
@@ -313,19 +349,18 @@ func refineAVX2(a *asm) {
 		m := a.YMM()
 		a.VBROADCASTSS(s, m)
 		for h := range 2 {
-			v := a.YMM()
-			a.VPBROADCASTD(mem(lowest, 4*h), v)
-			a.VPSHUFB(which, v, v)
-			a.VPAND(bit, v, v)
-			a.VPCMPEQB(zero, v, v) // -1 where the bit is not set
-			a.VPOR(one, v, v)
-			xv := a.YMM()
+			v, w, xv := a.YMM(), a.YMM(), a.YMM()
+			a.VBROADCASTI128(mem(lower, 0), v)
+			a.VPSRLVD(shift[h], v, v)
+			a.VPAND(three, v, v)
+			a.VPADDB(v, v, v)
 			a.VMOVDQU(mem(x, 32*h), xv)
-			a.VPSIGNB(v, xv, xv)
-			a.VPMADDUBSW(xv, one, xv)
-			a.VPMADDWD(ones, xv, xv)
-			a.VCVTDQ2PS(xv, xv)
-			a.VFMADD231PS(m, xv, acc[h])
+			a.VPMADDUBSW(xv, v, v)
+			a.VPMADDUBSW(xv, three, w)
+			a.VPSUBW(w, v, v)
+			a.VPMADDWD(ones, v, v)
+			a.VCVTDQ2PS(v, v)
+			a.VFMADD231PS(m, v, acc[h])
 		}
 	}, func() reg.VecVirtual {
 		a.VADDPS(acc[1], acc[0], acc[0])

@@ -109,9 +109,11 @@ func (a *arm) addp4s(d, n, m int) { a.three(0x4ea0bc00, "addp", "4s", "4s", d, n
 func (a *arm) umax4s(d, n, m int) { a.three(0x6ea06400, "umax", "4s", "4s", d, n, m) }
 func (a *arm) and(d, n, m int)    { a.three(0x4e201c00, "and", "16b", "16b", d, n, m) }
 func (a *arm) bit(d, n, m int)    { a.three(0x6ea01c00, "bit", "16b", "16b", d, n, m) }
-func (a *arm) cmtst(d, n, m int)  { a.three(0x4e208c00, "cmtst", "16b", "16b", d, n, m) }
-func (a *arm) neg16b(d, n int)    { a.two(0x6e20b800, "neg", "16b", "16b", d, n) }
-func (a *arm) saddlp8h(d, n int)  { a.two(0x4e202800, "saddlp", "8h", "16b", d, n) }
+func (a *arm) add16b(d, n, m int) { a.three(0x4e208400, "add", "16b", "16b", d, n, m) }
+func (a *arm) sub16b(d, n, m int) { a.three(0x6e208400, "sub", "16b", "16b", d, n, m) }
+func (a *arm) addp8h(d, n, m int) { a.three(0x4e60bc00, "addp", "8h", "8h", d, n, m) }
+func (a *arm) smull(d, n, m int)  { a.three(0x0e20c000, "smull", "8h", "8b", d, n, m) }
+func (a *arm) smull2(d, n, m int) { a.three(0x4e20c000, "smull2", "8h", "16b", d, n, m) }
 func (a *arm) saddlp4s(d, n int)  { a.two(0x4e602800, "saddlp", "4s", "8h", d, n) }
 func (a *arm) bsl(d, n, m int)    { a.three(0x6e601c00, "bsl", "16b", "16b", d, n, m) }
 func (a *arm) zero(d int)         { a.three(0x6e201c00, "eor", "16b", "16b", d, d, d) }
@@ -154,14 +156,6 @@ func (a *arm) ext(d, n, m, b int) {
 func (a *arm) dup4s(d, n, i int) {
 	a.w(0x4e000400|uint32((i<<3|4)<<16|n<<5|d), "dup v%d.4s, v%d.s[%d]", d, n, i)
 }
-
-// dup8b repeats byte i of n eight times; ins8b makes the upper half of d the lower one of n.
-func (a *arm) dup8b(d, n, i int) {
-	a.w(0x0e000400|uint32((i<<1|1)<<16|n<<5|d), "dup v%d.8b, v%d.b[%d]", d, n, i)
-}
-func (a *arm) ins8b(d, n int) { a.w(0x6e180400|uint32(n<<5|d), "mov v%d.d[1], v%d.d[0]", d, n) }
-
-func (a *arm) dupD(d, r int) { a.w(0x4e080c00|uint32(r<<5|d), "dup v%d.2d, x%d", d, r) }
 
 func (a *arm) dupW(d, r int) { a.w(0x4e040c00|uint32(r<<5|d), "dup v%d.4s, w%d", d, r) }
 

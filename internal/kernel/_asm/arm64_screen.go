@@ -104,22 +104,21 @@ func screenNEON(a *arm, name string, dot bool) {
 	a.p("RET")
 }
 
-// Sixteen activations a register: two bytes of lowest bits are spread over it, one a lane, and decide the signs.
+// Sixteen activations a register, and sixteen codes of two bits.
 func refineNEON(a *arm) {
-	a.fn("screenRefineNEON", "(y []float32, index []int32, lowest []byte, x []int8, xs []float32)", 0,
+	a.fn("screenRefineNEON", "(y []float32, index []int32, lower []byte, x []int8, xs []float32)", 0,
 		"screenRefineNEON is ScreenRefine, one row at a time.")
 	a.ptr("y", "R0")
 	a.ptr("index", "R1")
 	a.length("y", "R2")
 	a.length("xs", "R3")
 	acc := seq(0, 4)
-	const bits, m, v, mask, sum, one = 4, 5, 6, 7, 16, 20
-	a.p("MOVD $0x8040201008040201, R4")
-	a.dupD(one, 4)
+	const bits, m, x, v, p, three = 4, 5, 6, 7, 16, 20
+	a.movi16b(three, 3)
 	a.loop("row", "R2", func() {
 		a.p("MOVW.P 4(R1), R4") // row
-		a.ptr("lowest", "R5")
-		a.p("LSL $3, R3, R6") // bytes of a row's bits, and with its scales
+		a.ptr("lower", "R5")
+		a.p("LSL $4, R3, R6") // bytes of a row's bits, and with its scales
 		a.p("ADD R3<<1, R6, R7")
 		a.p("MADD R7, R5, R4, R5")
 		a.p("ADD R5, R6")
@@ -130,25 +129,28 @@ func refineNEON(a *arm) {
 		}
 		a.p("MOVD R3, R9")
 		a.loop("block", "R9", func() {
-			a.p("FMOVD.P 8(R5), F%d", bits)
+			a.p("FMOVQ.P 16(R5), F%d", bits)
 			a.p("MOVHU.P 2(R6), R10")
 			a.dupW(m, 10)
 			a.fcvtl(m, m)
 			a.p("FMOVS.P 4(R8), F%d", v)
 			a.fmulBy(m, m, v, 0)
 			for q := range 4 {
-				for i := range 2 {
-					a.dup8b([2]int{mask, sum}[i], bits, 2*q+i)
+				if q == 0 {
+					a.and(v, bits, three)
+				} else {
+					a.ushr16b(v, bits, 2*q)
+					a.and(v, v, three)
 				}
-				a.ins8b(mask, sum)
-				a.cmtst(mask, mask, one)
-				a.p("FMOVQ.P 16(R7), F%d", v)
-				a.neg16b(sum, v)
-				a.bsl(mask, v, sum)
-				a.saddlp8h(sum, mask)
-				a.saddlp4s(sum, sum)
-				a.scvtf(sum, sum)
-				a.fmlaBy(acc[q], sum, m, 0)
+				a.add16b(v, v, v)
+				a.sub16b(v, v, three)
+				a.p("FMOVQ.P 16(R7), F%d", x)
+				a.smull(p, v, x)
+				a.smull2(p+1, v, x)
+				a.addp8h(p, p, p+1)
+				a.saddlp4s(p, p)
+				a.scvtf(p, p)
+				a.fmlaBy(acc[q], p, m, 0)
 			}
 		})
 		a.fadd(acc[0], acc[0], acc[2])
