@@ -54,10 +54,10 @@ type screen struct {
 	tokens, rescored int64 // since loading
 }
 
-// screenWorker is what a worker needs to refine a panel, and for an exact score.
+// screenWorker is what a worker needs to refine rows, and for an exact score.
 type screenWorker struct {
-	index [screenRows]int32
-	est   [screenRows]float32
+	index [refinePanels * screenRows]int32
+	est   [refinePanels * screenRows]float32
 	row   []byte    // of the head
 	wide  []float32 // the same, where it is stored in blocks
 }
@@ -80,6 +80,7 @@ type screenTask struct {
 
 const (
 	screenRows    = 256 // of a panel that a worker takes
+	refinePanels  = 16  // panels refined together
 	screenFirst   = 32  // estimates refined for the first bar
 	screenQueries = 64  // most tokens of a pass: each needs room for two numbers a row
 	// screenMinVocab: below it the head is too small for a screen to pay.
@@ -95,7 +96,7 @@ var width = float32(math.Sqrt(math.Log(2/missed) / 6))
 func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
-	s.pass, s.refine, s.exact = s.estimate, s.refinePanel, s.rescore
+	s.pass, s.refine, s.exact = s.estimate, s.refineSome, s.rescore
 	s.workers = make([]screenWorker, st.pool.Threads())
 	for i := range s.workers {
 		s.workers[i].row, s.workers[i].wide = rowBuffer(head), make([]float32, head.Cols)
@@ -279,30 +280,38 @@ func (s *screen) setTop(i, j int) {
 	s.top[j*s.panels()+i] = screenTop{kernel.Max(s.est[base+lo : base+hi]), kernel.Max(s.high[base+lo : base+hi])}
 }
 
-// refinePanel takes the lower bits into account in those rows of a panel that can reach the bar: the part of their bounds
-// that comes from the weights' rounding is a quarter then.
-func (s *screen) refinePanel(i, worker int) {
-	V, blocks, w := len(s.norm), s.cols/kernel.ScreenBlock, &s.workers[worker]
-	lo, hi := s.rows(i)
+// refineSome takes the lower bits into account in those rows of some panels that can reach the bar: the part of their
+// bounds that comes from the weights' rounding is a quarter then.
+func (s *screen) refineSome(i, worker int) {
+	V, panels, blocks, w := len(s.norm), s.panels(), s.cols/kernel.ScreenBlock, &s.workers[worker]
+	from, to := i*refinePanels, min((i+1)*refinePanels, panels)
 	for j := range s.query {
-		bar := s.query[j].bar
-		if !(s.top[j*s.panels()+i].high >= bar) {
-			continue
+		bar := math.Nextafter32(s.query[j].bar, float32(math.Inf(-1)))
+		est, high := s.est[j*V:], s.high[j*V:]
+		n := 0
+		for p := from; p < to; p++ {
+			if !(s.top[j*panels+p].high > bar) {
+				continue
+			}
+			lo, hi := s.rows(p)
+			list := w.index[n:]
+			list = list[:kernel.Above(list, high[lo:hi], bar)]
+			for k, r := range list {
+				list[k] += int32(lo)
+				w.est[n+k] = est[int32(lo)+r]
+			}
+			n += len(list)
 		}
-		est, high := s.est[j*V+lo:j*V+hi], s.high[j*V+lo:j*V+hi]
-		index := w.index[:kernel.Above(w.index[:], high, math.Nextafter32(bar, float32(math.Inf(-1))))]
-		refined := w.est[:len(index)]
-		for k, r := range index {
-			refined[k] = est[r]
-			index[k] += int32(lo)
+		kernel.ScreenRefine(w.est[:n], w.index[:n], s.lower, s.q[j*s.cols:][:s.cols], s.eighth[j*blocks:][:blocks])
+		for k, r := range w.index[:n] {
+			high[r] = w.est[k] + (high[r]-est[r]+3*s.norm[r]*s.margin[j])/4
+			est[r] = w.est[k]
 		}
-		kernel.ScreenRefine(refined, index, s.lower, s.q[j*s.cols:][:s.cols], s.eighth[j*blocks:][:blocks])
-		for k, r := range index {
-			r -= int32(lo)
-			high[r] = refined[k] + (high[r]-est[r]+3*s.norm[index[k]]*s.margin[j])/4
-			est[r] = refined[k]
+		for p := from; p < to; p++ {
+			if s.top[j*panels+p].high > bar {
+				s.setTop(p, j)
+			}
 		}
-		s.setTop(i, j)
 	}
 }
 
@@ -314,7 +323,7 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	}
 	pool.Run(panels, s.pass)
 	s.raiseBars(pool, dst, true)
-	pool.Run(panels, s.refine)
+	pool.Run((panels+refinePanels-1)/refinePanels, s.refine)
 	s.raiseBars(pool, dst, false)
 	s.tasks = s.tasks[:0]
 	for j := range s.query {
