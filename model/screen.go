@@ -25,12 +25,12 @@ import (
 // slack·‖w‖·‖x‖. (Dither: Schuchman 1964; Gray and Stockham 1993. Rounding at random without taking the dither out costs
 // √3 of the bound.)
 type screen struct {
-	head   *weights.Dense
-	cols   int // D rounded up to kernel.ScreenBlock
-	upper  []byte
-	lower  []byte
-	scale  []uint16  // s of the upper bits
-	norm   []float32 // [V] ‖w‖ of each row, rounded up
+	head  *weights.Dense
+	cols  int // D rounded up to kernel.ScreenBlock
+	upper []byte
+	lower []byte
+	scale []uint16  // s of the upper bits
+	norm  []float32 // [V] ‖w‖ of each row, rounded up
 
 	dither []float32 // [cols] d_j in [0, 4)
 	origin []float32 // [cols] 3+d_j/4: the upper bits that stand for 0
@@ -81,7 +81,7 @@ type screenTask struct {
 const (
 	screenRows    = 256 // of a panel that a worker takes
 	refinePanels  = 16  // panels refined together
-	screenFirst   = 32  // estimates refined for the first bar
+	screenFirst   = 8   // estimates refined for the first bar
 	screenQueries = 64  // most tokens of a pass: each needs room for two numbers a row
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
