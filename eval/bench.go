@@ -22,7 +22,7 @@ type Memory struct {
 	Dense     int64 `json:"dense"`     // projections that stay floats
 	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
 	Head      int64 `json:"head"`      // 0 when tied
-	Screen    int64 `json:"screen"`    // of the head, at 4 bits; with it embedding and head stay in the file, read by row
+	Screen    int64 `json:"screen"`    // of the head, at 5.5 bits; with it embedding and head stay in the file, read by row
 	Screened  int64 `json:"screened"`  // what a token reads of the screen
 	Copies    int64 `json:"copies"`    // of down_proj, for products that skip zeros
 	Norms     int64 `json:"norms"`     // and biases
