@@ -38,7 +38,6 @@ type decoder struct {
 	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
 	saving    sync.WaitGroup // of the packed copy
 	loaded    int            // matrices so far
-	embedded  int            // rows since the last release of the embedding
 
 	mu      sync.Mutex // held by Forward
 	rope    *rope
@@ -128,6 +127,7 @@ type scratch struct {
 	k, v []float32 // [B, KV·hd]
 	up   []float32 // [F] of one token
 
+	row []byte    // of the embedding as the file has it
 	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage; of a token that is decoded alone, its gate
 
 	open []int32 // where the gate of the one token is open, at most F
@@ -177,7 +177,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Pro
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && host != nil && c.ScreenBytes() > 0 {
+	if kept, _ := c.ScreenBytes(); err == nil && host != nil && kept > 0 {
 		d.screen = newScreen(d.head, st)
 	}
 	if st.packed != nil {
@@ -224,6 +224,7 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 	if d.embed, err = w.Dense(embedName+".weight", c.VocabSize, c.HiddenSize); err != nil {
 		return err
 	}
+	d.s.row = rowBuffer(d.embed)
 	switch {
 	case c.TiedHead:
 		d.head = d.embed
@@ -548,19 +549,13 @@ func (d *decoder) block(ctx context.Context) error {
 	return d.output(ctx)
 }
 
-// embedRows begins the residual stream. The rows of an embedding that is mapped bring their neighbours in the file into this
-// process's memory: now and then all of it is let go.
+// embedRows begins the residual stream.
 func (d *decoder) embedRows() {
 	c, s := d.cfg, &d.s
-	const many = 256 // rows, each in 64 KiB of the file
-	if d.embedded += s.b; d.embedded > many && d.embed.Rows > many {
-		d.embed.Release(0, d.embed.Rows)
-		d.embedded = 0
-	}
 	for _, r := range s.runs {
 		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
 			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]
-			d.embed.Row(x, int(id))
+			d.embed.Widen(x, d.embed.ReadRow(s.row, int(id)))
 			if c.EmbedScale != 0 {
 				kernel.Scale(x, c.EmbedScale)
 			}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"testing"
@@ -14,7 +15,13 @@ func TestTernaryRows(t *testing.T) {
 			const rows = 37
 			t16 := packT16(t, rows, cols, c.code)
 			w := vec[byte](t, RowsBytes(rows, cols))
-			RowsFromT16(w, t16, rows, cols)
+			rowsFromT16Generic(w, t16, rows, cols)
+			forTiers(func(tier string) {
+				own := vec[byte](t, len(w))
+				if RowsFromT16(own, t16, rows, cols); !bytes.Equal(own, w) {
+					t.Fatalf("%s, %s: another matrix of %d columns", tier, c.name, cols)
+				}
+			})
 			x := vecOf(t, cols, c.x)
 			xsum := sums(x, 1)[0]
 			dense := make([]int32, Pad16(rows))
@@ -126,7 +133,7 @@ func TestSparseLengthsPanic(t *testing.T) {
 	mustPanic(t, "rows not in 256", func() { TernaryColumns(y[:128], w, 64, nil, nil, 0) })
 }
 
-// TestLists: both lists of every tier, at every density and length. What is not a number counts as positive: a damaged
+// TestLists: both lists of every tier, at every density and length. What is not a number is in the list: a damaged
 // value must show further on.
 func TestLists(t *testing.T) {
 	rng := newRand(8)
@@ -149,11 +156,12 @@ func TestLists(t *testing.T) {
 				}
 				return 0
 			})
-			var positive, nonzero []int32
+			bar := []float32{0, 0.25, -inf}[n%3]
+			var above, nonzero []int32
 			var values []int8
 			for i := range n {
-				if !(g[i] <= 0) {
-					positive = append(positive, int32(i))
+				if !(g[i] <= bar) {
+					above = append(above, int32(i))
 				}
 				if x[i] != 0 {
 					nonzero, values = append(nonzero, int32(i)), append(values, x[i])
@@ -165,7 +173,7 @@ func TestLists(t *testing.T) {
 			forTiers(func(tier string) {
 				what := fmt.Sprintf("%s, %d values, %g", tier, n, share)
 				index, value := vec[int32](t, Pad16(n)), vec[int8](t, Pad16(n))
-				equalInts(t, what+": positive", index[:Positive(index, g)], positive)
+				equalInts(t, what+": above", index[:Above(index, g, bar)], above)
 				m := Nonzeros(index, value, x)
 				equalInts(t, what+": nonzero", index[:m], nonzero)
 				equalInts(t, what+": values", value[:m], values)

@@ -3,7 +3,7 @@ package kernel
 import "encoding/binary"
 
 // T5 is T16 squeezed to 1.67 bits a weight: three weights in five bits. A machine that unpacks it faster than memory
-// delivers it decodes from it (PreferT5); products of many tokens go through T16.
+// delivers it multiplies from it (PreferT5).
 //
 // As in T16, rows are padded to 16 and columns too, and tiles of 16 rows follow each other. Within a tile each 96 columns
 // take 320 bytes, five vectors b0…b4 of 64 in whose lanes the rows lie as in T16; the columns left over (less than 96)
@@ -23,7 +23,7 @@ func T5Bytes(rows, cols int) int {
 	return Pad16(rows) / 16 * (c/T5Cols*t5Bytes + c%T5Cols/TileCols*TileBytes)
 }
 
-// PreferT5 says whether the active tier decodes faster from T5 than from T16, memory being what limits it.
+// PreferT5 says whether the active tier multiplies faster from T5 than from T16, memory being what limits one token.
 func PreferT5() bool { return active.preferT5 }
 
 // t5Field has the three 2-bit fields of a code, by the low 5 bits.
@@ -120,6 +120,26 @@ func TernaryMatVecT5(y []int32, w []byte, x []int8, xsum int32) {
 		badLength("TernaryMatVecT5(y, w, x)", len(y), len(w), len(x))
 	}
 	active.ternaryMatVecT5(y, w, x, xsum)
+}
+
+// TernaryMatMulT5 is TernaryMatMul of a matrix in T5.
+func TernaryMatMulT5(y []int32, w []byte, x []int8, xsum []int32) {
+	tokens := max(len(xsum), 1)
+	rows, cols := len(y)/tokens, len(x)/tokens
+	if len(y)%tokens != 0 || len(x)%tokens != 0 || rows%16 != 0 || cols%16 != 0 || cols > MaxCols || len(w) != T5Bytes(rows, cols) || len(xsum) == 0 && len(y)+len(x) > 0 {
+		badLength("TernaryMatMulT5(y, w, x, xsum)", len(y), len(w), len(x), len(xsum))
+	}
+	if len(y) != 0 {
+		active.ternaryMatMulT5(y, w, x, xsum)
+	}
+}
+
+// ternaryMatMulT5Generic defines TernaryMatMulT5: a token at a time.
+func ternaryMatMulT5Generic(y []int32, w []byte, x []int8, xsum []int32) {
+	rows, cols := len(y)/len(xsum), len(x)/len(xsum)
+	for t, s := range xsum {
+		ternaryMatVecT5Generic(y[t*rows:][:rows], w, x[t*cols:][:cols], s)
+	}
 }
 
 // ternaryMatVecT5Generic defines TernaryMatVecT5: a tile's T16 columns, 96 at a time.
