@@ -5,6 +5,7 @@
 //
 //	generic     plain Go, any machine
 //	avx2        amd64 with AVX2, FMA and F16C
+//	avxvnni     the same and AVX-VNNI, where there is no AVX-512
 //	avx512vnni  amd64 with AVX-512 F, BW, DQ, VL and VNNI; layout T5 where there is VBMI too
 //	neon        arm64
 //	neondot     arm64 with the SDOT instruction (ARMv8.2 DotProd)

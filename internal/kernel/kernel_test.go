@@ -34,6 +34,8 @@ func TestDefaultTier(t *testing.T) {
 		switch {
 		case has("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"):
 			want = "avx512vnni"
+		case has("avx2", "fma", "f16c", "avx_vnni"):
+			want = "avxvnni"
 		case has("avx2", "fma", "f16c"):
 			want = "avx2"
 		default:

@@ -12,19 +12,3 @@ func ternaryMatMulNEON(y []int32, w []byte, x []int8, xsum []int32, _ []byte) {
 		}
 	}
 }
-
-func ternaryMatMulDot(y []int32, w []byte, x []int8, xsum []int32, _ []byte) {
-	tokens := len(xsum)
-	rows, cols := len(y)/tokens, len(x)/tokens
-	if cols == 0 {
-		clear(y)
-		return
-	}
-	if tokens == 1 {
-		ternaryMatVecNEONDot(y, w, x, xsum[0])
-		return
-	}
-	for r := 0; r < rows; r += TileRows {
-		ternaryMatMulNEONDot(&y[r], rows*4, &w[r*cols/4], &x[0], cols, &xsum[0], tokens)
-	}
-}

@@ -42,7 +42,7 @@ func tiers() []*tier {
 	dot.name = "neondot"
 	dot.peak.int8, dot.peak.int8Turn = peakInt8NEONDot, 16*16
 	dot.ternaryMatVec = ternaryMatVecNEONDot
-	dot.ternaryMatMul = ternaryMatMulDot
+	dot.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecNEONDot, ternaryMatMulNEONDot)
 	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
 	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
 	dot.screen4 = screen4Queries(screen4NEONDot)
