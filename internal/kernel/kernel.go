@@ -9,6 +9,7 @@
 //	avx512vnni  amd64 with AVX-512 F, BW, DQ, VL and VNNI; layout T5 where there is VBMI too
 //	neon        arm64
 //	neondot     arm64 with the SDOT instruction (ARMv8.2 DotProd)
+//	neoni8mm    the same and SMMLA (ARMv8.2 I8MM), for products of several tokens
 //
 // Ternary products are integers, hence exact. Float32 work is exact too in the sense that matters:
 // each sum has one order (see Dot), each multiply-add is fused and rounded once, and Exp is one

@@ -46,7 +46,15 @@ func tiers() []*tier {
 	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
 	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
 	dot.screen4 = screen4Queries(screen4NEONDot)
-	return append(list, &dot)
+	list = append(list, &dot)
+	if !cpu.ARM64.HasI8MM {
+		return list
+	}
+	i8mm := dot
+	i8mm.name = "neoni8mm"
+	i8mm.peak.int8, i8mm.peak.int8Turn = peakInt8NEONI8MM, 16*32
+	i8mm.ternaryMatMul = ternaryMatMulI8MM
+	return append(list, &i8mm)
 }
 
 func softmaxExpNEON(s []float32, max float32) float32 {

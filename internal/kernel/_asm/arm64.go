@@ -187,6 +187,7 @@ var armGroups = []struct {
 	write func(*arm)
 }{
 	{"ternary_arm64.s", ternaryARM},
+	{"i8mm_arm64.s", i8mmARM},
 	{"dense_arm64.s", denseARM},
 	{"elementwise_arm64.s", elementwiseARM},
 	{"sparse_arm64.s", sparseARM},

@@ -58,7 +58,7 @@ func TestEncodings(t *testing.T) {
 		}
 	}
 	var names []string
-	source := ".arch armv8.2-a+dotprod\n"
+	source := ".arch armv8.2-a+dotprod+i8mm\n"
 	for name := range seen {
 		names = append(names, name)
 		source += name + "\n"
