@@ -131,69 +131,61 @@ pairs3_block:
 	FMOVQ.P 16(R13), F29
 	WORD $0x4edd3b9a // zip1 v26.2d, v28.2d, v29.2d
 	WORD $0x4edd7b9d // zip2 v29.2d, v28.2d, v29.2d
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e9ea7e0 // smmla v0.4s, v31.16b, v30.16b
-	WORD $0x4e98a7e8 // smmla v8.4s, v31.16b, v24.16b
-	WORD $0x4e9aa7f0 // smmla v16.4s, v31.16b, v26.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e9ea781 // smmla v1.4s, v28.16b, v30.16b
+	WORD $0x4e98a7e8 // smmla v8.4s, v31.16b, v24.16b
 	WORD $0x4e98a789 // smmla v9.4s, v28.16b, v24.16b
+	WORD $0x4e9aa7f0 // smmla v16.4s, v31.16b, v26.16b
 	WORD $0x4e9aa791 // smmla v17.4s, v28.16b, v26.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e9ea7e2 // smmla v2.4s, v31.16b, v30.16b
-	WORD $0x4e98a7ea // smmla v10.4s, v31.16b, v24.16b
-	WORD $0x4e9aa7f2 // smmla v18.4s, v31.16b, v26.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e9ea783 // smmla v3.4s, v28.16b, v30.16b
+	WORD $0x4e98a7ea // smmla v10.4s, v31.16b, v24.16b
 	WORD $0x4e98a78b // smmla v11.4s, v28.16b, v24.16b
+	WORD $0x4e9aa7f2 // smmla v18.4s, v31.16b, v26.16b
 	WORD $0x4e9aa793 // smmla v19.4s, v28.16b, v26.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e9ea7e4 // smmla v4.4s, v31.16b, v30.16b
-	WORD $0x4e98a7ec // smmla v12.4s, v31.16b, v24.16b
-	WORD $0x4e9aa7f4 // smmla v20.4s, v31.16b, v26.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e9ea785 // smmla v5.4s, v28.16b, v30.16b
+	WORD $0x4e98a7ec // smmla v12.4s, v31.16b, v24.16b
 	WORD $0x4e98a78d // smmla v13.4s, v28.16b, v24.16b
+	WORD $0x4e9aa7f4 // smmla v20.4s, v31.16b, v26.16b
 	WORD $0x4e9aa795 // smmla v21.4s, v28.16b, v26.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e9ea7e6 // smmla v6.4s, v31.16b, v30.16b
-	WORD $0x4e98a7ee // smmla v14.4s, v31.16b, v24.16b
-	WORD $0x4e9aa7f6 // smmla v22.4s, v31.16b, v26.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e9ea787 // smmla v7.4s, v28.16b, v30.16b
+	WORD $0x4e98a7ee // smmla v14.4s, v31.16b, v24.16b
 	WORD $0x4e98a78f // smmla v15.4s, v28.16b, v24.16b
+	WORD $0x4e9aa7f6 // smmla v22.4s, v31.16b, v26.16b
 	WORD $0x4e9aa797 // smmla v23.4s, v28.16b, v26.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e99a7e0 // smmla v0.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7e8 // smmla v8.4s, v31.16b, v27.16b
-	WORD $0x4e9da7f0 // smmla v16.4s, v31.16b, v29.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e99a781 // smmla v1.4s, v28.16b, v25.16b
+	WORD $0x4e9ba7e8 // smmla v8.4s, v31.16b, v27.16b
 	WORD $0x4e9ba789 // smmla v9.4s, v28.16b, v27.16b
+	WORD $0x4e9da7f0 // smmla v16.4s, v31.16b, v29.16b
 	WORD $0x4e9da791 // smmla v17.4s, v28.16b, v29.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e99a7e2 // smmla v2.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7ea // smmla v10.4s, v31.16b, v27.16b
-	WORD $0x4e9da7f2 // smmla v18.4s, v31.16b, v29.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e99a783 // smmla v3.4s, v28.16b, v25.16b
+	WORD $0x4e9ba7ea // smmla v10.4s, v31.16b, v27.16b
 	WORD $0x4e9ba78b // smmla v11.4s, v28.16b, v27.16b
+	WORD $0x4e9da7f2 // smmla v18.4s, v31.16b, v29.16b
 	WORD $0x4e9da793 // smmla v19.4s, v28.16b, v29.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e99a7e4 // smmla v4.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7ec // smmla v12.4s, v31.16b, v27.16b
-	WORD $0x4e9da7f4 // smmla v20.4s, v31.16b, v29.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e99a785 // smmla v5.4s, v28.16b, v25.16b
+	WORD $0x4e9ba7ec // smmla v12.4s, v31.16b, v27.16b
 	WORD $0x4e9ba78d // smmla v13.4s, v28.16b, v27.16b
+	WORD $0x4e9da7f4 // smmla v20.4s, v31.16b, v29.16b
 	WORD $0x4e9da795 // smmla v21.4s, v28.16b, v29.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F28)
 	WORD $0x4e99a7e6 // smmla v6.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7ee // smmla v14.4s, v31.16b, v27.16b
-	WORD $0x4e9da7f6 // smmla v22.4s, v31.16b, v29.16b
-	FMOVQ.P 16(R2), F28
 	WORD $0x4e99a787 // smmla v7.4s, v28.16b, v25.16b
+	WORD $0x4e9ba7ee // smmla v14.4s, v31.16b, v27.16b
 	WORD $0x4e9ba78f // smmla v15.4s, v28.16b, v27.16b
+	WORD $0x4e9da7f6 // smmla v22.4s, v31.16b, v29.16b
 	WORD $0x4e9da797 // smmla v23.4s, v28.16b, v29.16b
 	SUB $1, R7
 	CBNZ R7, pairs3_block
@@ -344,53 +336,45 @@ pairs2_block:
 	FMOVQ.P 16(R11), F27
 	WORD $0x4edb3b58 // zip1 v24.2d, v26.2d, v27.2d
 	WORD $0x4edb7b5b // zip2 v27.2d, v26.2d, v27.2d
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e9ea7e0 // smmla v0.4s, v31.16b, v30.16b
-	WORD $0x4e98a7e8 // smmla v8.4s, v31.16b, v24.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e9ea741 // smmla v1.4s, v26.16b, v30.16b
+	WORD $0x4e98a7e8 // smmla v8.4s, v31.16b, v24.16b
 	WORD $0x4e98a749 // smmla v9.4s, v26.16b, v24.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e9ea7e2 // smmla v2.4s, v31.16b, v30.16b
-	WORD $0x4e98a7ea // smmla v10.4s, v31.16b, v24.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e9ea743 // smmla v3.4s, v26.16b, v30.16b
+	WORD $0x4e98a7ea // smmla v10.4s, v31.16b, v24.16b
 	WORD $0x4e98a74b // smmla v11.4s, v26.16b, v24.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e9ea7e4 // smmla v4.4s, v31.16b, v30.16b
-	WORD $0x4e98a7ec // smmla v12.4s, v31.16b, v24.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e9ea745 // smmla v5.4s, v26.16b, v30.16b
+	WORD $0x4e98a7ec // smmla v12.4s, v31.16b, v24.16b
 	WORD $0x4e98a74d // smmla v13.4s, v26.16b, v24.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e9ea7e6 // smmla v6.4s, v31.16b, v30.16b
-	WORD $0x4e98a7ee // smmla v14.4s, v31.16b, v24.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e9ea747 // smmla v7.4s, v26.16b, v30.16b
+	WORD $0x4e98a7ee // smmla v14.4s, v31.16b, v24.16b
 	WORD $0x4e98a74f // smmla v15.4s, v26.16b, v24.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e99a7e0 // smmla v0.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7e8 // smmla v8.4s, v31.16b, v27.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e99a741 // smmla v1.4s, v26.16b, v25.16b
+	WORD $0x4e9ba7e8 // smmla v8.4s, v31.16b, v27.16b
 	WORD $0x4e9ba749 // smmla v9.4s, v26.16b, v27.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e99a7e2 // smmla v2.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7ea // smmla v10.4s, v31.16b, v27.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e99a743 // smmla v3.4s, v26.16b, v25.16b
+	WORD $0x4e9ba7ea // smmla v10.4s, v31.16b, v27.16b
 	WORD $0x4e9ba74b // smmla v11.4s, v26.16b, v27.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e99a7e4 // smmla v4.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7ec // smmla v12.4s, v31.16b, v27.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e99a745 // smmla v5.4s, v26.16b, v25.16b
+	WORD $0x4e9ba7ec // smmla v12.4s, v31.16b, v27.16b
 	WORD $0x4e9ba74d // smmla v13.4s, v26.16b, v27.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F26)
 	WORD $0x4e99a7e6 // smmla v6.4s, v31.16b, v25.16b
-	WORD $0x4e9ba7ee // smmla v14.4s, v31.16b, v27.16b
-	FMOVQ.P 16(R2), F26
 	WORD $0x4e99a747 // smmla v7.4s, v26.16b, v25.16b
+	WORD $0x4e9ba7ee // smmla v14.4s, v31.16b, v27.16b
 	WORD $0x4e9ba74f // smmla v15.4s, v26.16b, v27.16b
 	SUB $1, R7
 	CBNZ R7, pairs2_block
@@ -493,37 +477,29 @@ pairs1_block:
 	FMOVQ.P 16(R9), F25
 	WORD $0x4ed93b1e // zip1 v30.2d, v24.2d, v25.2d
 	WORD $0x4ed97b19 // zip2 v25.2d, v24.2d, v25.2d
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e9ea7e0 // smmla v0.4s, v31.16b, v30.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e9ea701 // smmla v1.4s, v24.16b, v30.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e9ea7e2 // smmla v2.4s, v31.16b, v30.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e9ea703 // smmla v3.4s, v24.16b, v30.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e9ea7e4 // smmla v4.4s, v31.16b, v30.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e9ea705 // smmla v5.4s, v24.16b, v30.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e9ea7e6 // smmla v6.4s, v31.16b, v30.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e9ea707 // smmla v7.4s, v24.16b, v30.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e99a7e0 // smmla v0.4s, v31.16b, v25.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e99a701 // smmla v1.4s, v24.16b, v25.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e99a7e2 // smmla v2.4s, v31.16b, v25.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e99a703 // smmla v3.4s, v24.16b, v25.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e99a7e4 // smmla v4.4s, v31.16b, v25.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e99a705 // smmla v5.4s, v24.16b, v25.16b
-	FMOVQ.P 16(R2), F31
+	FLDPQ.P 32(R2), (F31, F24)
 	WORD $0x4e99a7e6 // smmla v6.4s, v31.16b, v25.16b
-	FMOVQ.P 16(R2), F24
 	WORD $0x4e99a707 // smmla v7.4s, v24.16b, v25.16b
 	SUB $1, R7
 	CBNZ R7, pairs1_block

@@ -53,6 +53,23 @@ func TestDefaultTier(t *testing.T) {
 	t.Logf("tiers %v, default %s, T5 %v", Tiers(), Tier(), PreferT5())
 }
 
+// AllTiers has the tiers of this machine, in their order.
+func TestAllTiers(t *testing.T) {
+	var here []string
+	for _, info := range AllTiers() {
+		if info.Here {
+			here = append(here, info.Name)
+		}
+	}
+	var want []string
+	for _, tier := range tiers() {
+		want = append(want, tier.name)
+	}
+	if !slices.Equal(here, want) {
+		t.Errorf("here are %v, of all tiers those that say so: %v", want, here)
+	}
+}
+
 func TestSetTier(t *testing.T) {
 	defer restoreTier(Tier())
 	for _, name := range Tiers() {

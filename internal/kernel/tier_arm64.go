@@ -53,7 +53,7 @@ func tiers() []*tier {
 	i8mm := dot
 	i8mm.name = "neoni8mm"
 	i8mm.peak.int8, i8mm.peak.int8Turn = peakInt8NEONI8MM, 16*32
-	i8mm.ternaryMatMul = ternaryMatMulI8MM
+	i8mm.ternaryMatMul = ternaryMatMulI8MM(dot.ternaryMatMul)
 	return append(list, &i8mm)
 }
 

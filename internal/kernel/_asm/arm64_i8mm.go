@@ -102,11 +102,11 @@ func ternaryTokensI8MM(a *arm) {
 				half[0][p], half[1][p], free = free, x1, x0
 			}
 			for h := range 2 {
-				for i := range 8 {
-					code := []int{31, free}[i%2]
-					a.p("FMOVQ.P 16(R2), F%d", code)
+				for i := 0; i < 8; i += 2 {
+					a.p("FLDPQ.P 32(R2), (F31, F%d)", free)
 					for p := range pairs {
-						a.smmla(acc(p, i), code, half[h][p])
+						a.smmla(acc(p, i), 31, half[h][p])
+						a.smmla(acc(p, i+1), free, half[h][p])
 					}
 				}
 			}
