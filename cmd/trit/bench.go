@@ -49,9 +49,10 @@ what share of its int8 arithmetic reading the prompt reached.
 Speeds are medians over the repeats, with the least and the most.
 
 With --kernels it takes no model and measures the inner loops themselves: every tier that this processor runs (the
-others are named), at the shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line has multiply-adds and bytes
-of weights a second, and what share they are of the machine's limits: of reading memory and doing nothing else, and
-of multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.
+others are named), at the shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line
+has multiply-adds and bytes of weights a second, and what share they are of the machine's limits: of reading memory
+and doing nothing else, and of multiplying in registers and reading nothing. All take turns, and the shortest run of
+each counts.
 
 With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
 for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
