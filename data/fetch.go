@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/tritlm/trit/internal/tempfile"
 )
 
 // Source is a public text that Fetch knows.
@@ -78,7 +80,7 @@ func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url st
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, "."+s.File+".tmp*")
+	tmp, err := tempfile.Create(path)
 	if err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
