@@ -24,6 +24,6 @@ func init() {
 	t.peak.int8, t.peak.int8Turn = peakInt8EVEX, 12*32
 	t.ternaryMatVec = ternaryMatVecEVEX
 	t.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecEVEX, ternaryMatMulEVEX)
-	t.screen4 = screen4Queries(screen4EVEX)
+	t.screen = screenQueries(screenEVEX)
 	available = slices.Insert(available, i+1, &t)
 }

@@ -194,14 +194,15 @@ func (b *bench) products(t *tier) {
 			})
 		}
 	}
-	codes, scales := ScreenSizes(rows, D)
+	codes, scales, _ := ScreenSizes(rows, D)
 	for _, tokens := range []int{1, 8} {
 		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
-		b.add(t, "screen of the head, 4 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
+		b.add(t, "screen of the head, 3 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
 			x, xs := make([]int8, D*tokens), make([]float32, D/ScreenBlock*tokens)
-			y, v := make([]float32, rows*tokens), make([]float32, rows*tokens)
+			y, high := make([]float32, rows*tokens), make([]float32, rows*tokens)
+			norm, margin := make([]float32, rows), make([]float32, tokens)
 			return func() {
-				t.screen4(y, v, rows, rows, take(codes), as[uint16](take(2*scales)), x, xs, xs, xs, tokens)
+				t.screen(y, high, rows, take(codes), as[uint16](take(2*scales)), norm, x, xs, xs, xs, margin)
 			}
 		})
 	}

@@ -83,10 +83,10 @@ func TestMeasure(t *testing.T) {
 }
 
 // The head of the 2B4T shape, in pieces that the runs before have pushed out of L3.
-func TestMeasureScreen4(t *testing.T) {
+func TestMeasureScreen(t *testing.T) {
 	measuring(t)
 	const rows, cols = 2048, 2560
-	nc, ns := ScreenSizes(rows, cols)
+	nc, ns, _ := ScreenSizes(rows, cols)
 	const pieces = 60
 	codes, free := hugePages(nc * pieces)
 	defer free()
@@ -95,7 +95,7 @@ func TestMeasureScreen4(t *testing.T) {
 		codes[i] = byte(i)
 	}
 	x, xs := fill(cols, func(i int) int8 { return int8(i) }), make([]float32, cols/64)
-	y := [2][]float32{make([]float32, rows), make([]float32, rows)}
+	y, norm := [2][]float32{make([]float32, rows), make([]float32, rows)}, make([]float32, rows)
 	next := 0
 	piece := nc + 2*ns
 	take := func() int {
@@ -106,15 +106,15 @@ func TestMeasureScreen4(t *testing.T) {
 	for _, tier := range available[1:] {
 		list = append(list, entrant{tier.name + " 1 thread", float64(piece), "GB/s", func() {
 			i := take()
-			tier.screen4(y[0], y[1], 0, rows, codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs, 1)
+			tier.screen(y[0], y[1], 0, codes[i*nc:][:nc], scales[i*ns:][:ns], norm, x, xs, xs, xs, norm[:1])
 		}}, entrant{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
-			tier.screen4(y[0], y[1], 0, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, 1)
+			tier.screen(y[0], y[1], 0, codes[:nc/8], scales[:ns/8], norm[:rows/8], x, xs, xs, xs, norm[:1])
 		}})
 		for _, queries := range []int{2, 4, 16} {
 			x, xs := fill(queries*cols, func(i int) int8 { return int8(i) }), make([]float32, queries*cols/64)
 			y, v := make([]float32, queries*rows/8), make([]float32, queries*rows/8)
 			list = append(list, entrant{fmt.Sprintf("%s from L2, %d queries", tier.name, queries), float64(queries*piece) / 8, "GB/s a query", func() {
-				tier.screen4(y, v, rows/8, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, queries)
+				tier.screen(y, v, rows/8, codes[:nc/8], scales[:ns/8], norm[:rows/8], x, xs, xs, xs, norm[:queries])
 			}})
 		}
 	}

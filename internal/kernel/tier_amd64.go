@@ -15,7 +15,8 @@ func tiers() []*tier {
 	avx2.peak = peaks{int8: peakInt8AVX2, int8Turn: 12 * 32, f32: peakF32AVX2, f32Turn: 12 * 8, read: readAVX2}
 	avx2.ternaryMatVec = ternaryMatVecAVX2
 	avx2.ternaryMatMul = ternaryMatMulAVX2
-	avx2.screen4 = screen4Queries(screen4AVX2)
+	avx2.screen = screenQueries(screenAVX2)
+	avx2.screenRefine = screenRefineAVX2
 	avx2.dotF32 = dotWith(matVecF32AVX2)
 	avx2.matMulF32 = matMulWith(matVecF32AVX2, matMulF32AVX2, 2, 32, 4)
 	avx2.dotBF16 = dotWith(matVecBF16AVX2)
@@ -46,7 +47,7 @@ func tiers() []*tier {
 		avxvnni.peak.int8, avxvnni.peak.int8Turn = peakInt8AVXVNNI, 12*32
 		avxvnni.ternaryMatVec = ternaryMatVecAVXVNNI
 		avxvnni.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecAVXVNNI, ternaryMatMulAVXVNNI)
-		avxvnni.screen4 = screen4Queries(screen4AVXVNNI)
+		avxvnni.screen = screenQueries(screenAVXVNNI)
 		list = append(list, &avxvnni)
 	}
 	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2 && x.HasPOPCNT) {
@@ -63,7 +64,8 @@ func tiers() []*tier {
 		vnni.t5FromT16 = t5FromT16With(t5FromT16VNNI)
 		vnni.t16FromT5 = t16FromT5With(t16FromT5VBMI)
 	}
-	vnni.screen4 = screen4Tiles
+	vnni.screen = screenTiles
+	vnni.screenRefine = screenRefineVNNI
 	vnni.dotF32 = dotWith(matVecF32VNNI)
 	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)
 	vnni.dotBF16 = dotWith(matVecBF16VNNI)
@@ -74,7 +76,7 @@ func tiers() []*tier {
 	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
 	vnni.ternaryRows = ternaryRowsWith(ternaryRowsVNNI)
 	vnni.nonzeros = nonzerosWith(nonzerosVNNI)
-	vnni.positive = positiveWith(positiveVNNI)
+	vnni.above = aboveWith(aboveVNNI)
 	vnni.ternaryColumns = ternaryColumnsWith(ternaryColumnsVNNI, 64)
 	return append(list, &vnni)
 }

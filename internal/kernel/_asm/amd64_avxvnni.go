@@ -12,7 +12,7 @@ func avxVNNI(a *asm) {
 	for _, encoding := range []string{"AVXVNNI", "EVEX"} {
 		ternaryMatVecY(a, "ternaryMatVec"+encoding)
 		ternaryMatMulY(a, "ternaryMatMul"+encoding)
-		screen4Y(a, "screen4"+encoding)
+		screenY(a, "screen"+encoding)
 		peakInt8Y(a, "peakInt8"+encoding)
 	}
 }
@@ -177,16 +177,18 @@ func ternaryMatMulY(a *asm, name string) {
 	a.ret()
 }
 
-// As screen4VNNI of one query: the high nibbles unshifted, as 16·code ≤ 240, and two sets of accumulators in turn.
-func screen4Y(a *asm, name string) {
-	a.fn(name, "(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)",
-		name+" is Screen4 of one query, one tile of 16 rows at a time.")
-	y, v, codes, scales := a.ptr("y"), a.ptr("v"), a.ptr("codes"), a.ptr("scales")
+// As screenVNNI of one query, half of a tile's rows at a time in each block, as that is all the registers: codes in bits 3–5
+// are summed where they lie. Two sets of accumulators in turn.
+func screenY(a *asm, name string) {
+	a.fn(name, "(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32)",
+		name+" is Screen of one query, one tile of 16 rows at a time.")
+	y, high, upper, scales, norm := a.ptr("y"), a.ptr("high"), a.ptr("upper"), a.ptr("scales"), a.ptr("norm")
 	tiles := a.n("y")
 	a.SHRQ(Imm(4), tiles)
-	mask := [2]reg.VecVirtual{a.YMM(), a.YMM()} // low and high nibbles
-	a.splatByte(0x0f, mask[0])
-	a.splatByte(0xf0, mask[1])
+	low, middle, two := a.YMM(), a.YMM(), a.YMM()
+	a.splatByte(7, low)
+	a.splatByte(7<<3, middle)
+	a.splatByte(3, two)
 	a.loop("tile", tiles, func() {
 		var yacc, vacc [2]reg.VecVirtual
 		for h := range 2 {
@@ -197,41 +199,58 @@ func screen4Y(a *asm, name string) {
 		x, xs, off, sq := a.ptr("x"), a.ptr("xs"), a.ptr("off"), a.ptr("sq")
 		blocks := a.n("xs")
 		a.loop("block", blocks, func() {
-			var sum [2][2][2]reg.VecVirtual // of a turn; of a nibble; of a half of the rows
-			for s := range 8 {
-				for nibble := range 2 {
-					b := a.YMM()
-					a.VPBROADCASTD(mem(x, 8*s+4*nibble), b)
-					for h := range 2 {
-						acc := &sum[s%2][nibble][h]
-						if s < 2 {
-							*acc = a.YMM()
-							a.zero(*acc)
-						}
+			for h := range 2 {
+				var lo, hi [2]reg.VecVirtual
+				for i := range 2 {
+					lo[i], hi[i] = a.YMM(), a.YMM()
+					a.zero(lo[i])
+					a.zero(hi[i])
+				}
+				for half := range 2 {
+					meet := func(acc, codes reg.VecVirtual, group int) {
+						xb := a.YMM()
+						a.VPBROADCASTD(mem(x, 32*half+4*group), xb)
+						a.VPDPBUSD(xb, codes, acc)
+					}
+					var b [3]reg.VecVirtual
+					for i := range b {
+						b[i] = a.YMM()
 						f := a.YMM()
-						a.VPAND(mem(codes, 64*s+32*h), mask[nibble], f)
-						a.VPDPBUSD(b, f, *acc)
+						a.VMOVDQU(mem(upper, 192*half+64*i+32*h), b[i])
+						a.VPAND(b[i], low, f)
+						meet(lo[i%2], f, 2*i)
+						a.VPAND(b[i], middle, f)
+						meet(hi[i%2], f, 2*i+1)
+						if i < 2 { // bits 6–7
+							a.VPSRLW(Imm(6), b[i], b[i])
+							a.VPAND(b[i], two, b[i])
+						}
+					}
+					for i := range 2 { // with bit 6 or 7 of b2
+						g := a.YMM()
+						a.VPSRLW(Imm(uint64(4+i)), b[2], g)
+						a.VPAND(g, low, g)
+						a.VPANDN(g, two, g) // bit 2 alone
+						a.VPOR(g, b[i], g)
+						meet(lo[1-i], g, 6+i)
 					}
 				}
-			}
-			for h := range 2 {
-				lo, hi := sum[0][0][h], sum[0][1][h]
-				a.VPADDD(sum[1][0][h], lo, lo)
-				a.VPADDD(sum[1][1][h], hi, hi)
-				a.VPSRAD(Imm(4), hi, hi)
-				a.VPADDD(lo, hi, hi)
-				a.VCVTDQ2PS(hi, hi)
-				s, t, m := a.YMM(), a.YMM(), a.YMM()
+				a.VPADDD(lo[1], lo[0], lo[0])
+				a.VPADDD(hi[1], hi[0], hi[0])
+				a.VPSRAD(Imm(3), hi[0], hi[0])
+				f, s, t, m := a.YMM(), a.YMM(), a.YMM(), a.YMM()
+				a.VPADDD(lo[0], hi[0], f)
+				a.VCVTDQ2PS(f, f)
 				a.VBROADCASTSS(mem(off, 0), t)
 				a.VBROADCASTSS(mem(xs, 0), m)
-				a.VFMADD231PS(m, hi, t)
+				a.VFMADD231PS(m, f, t)
 				a.VCVTPH2PS(mem(scales, 16*h), s)
 				a.VFMADD231PS(t, s, yacc[h])
 				a.VMULPS(s, s, s)
 				a.VBROADCASTSS(mem(sq, 0), m)
 				a.VFMADD231PS(m, s, vacc[h])
 			}
-			a.add(codes, 512)
+			a.add(upper, 384)
 			a.add(scales, 32)
 			a.add(x, 64)
 			a.add(xs, 4)
@@ -239,11 +258,17 @@ func screen4Y(a *asm, name string) {
 			a.add(sq, 4)
 		})
 		for h := range 2 {
+			m := a.YMM()
+			a.VBROADCASTSS(a.addr("margin"), m)
 			a.VMOVUPS(yacc[h], mem(y, 32*h))
-			a.VMOVUPS(vacc[h], mem(v, 32*h))
+			a.VSQRTPS(vacc[h], vacc[h])
+			a.VFMADD231PS(mem(norm, 32*h), m, vacc[h])
+			a.VADDPS(vacc[h], yacc[h], yacc[h])
+			a.VMOVUPS(yacc[h], mem(high, 32*h))
 		}
 		a.add(y, 64)
-		a.add(v, 64)
+		a.add(high, 64)
+		a.add(norm, 64)
 	})
 	a.ret()
 }
