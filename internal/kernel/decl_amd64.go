@@ -87,6 +87,12 @@ func peakInt8EVEX(turns int)
 //go:noescape
 func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest int, xsum int32, table *byte)
 
+// ternaryMatMulT5VBMI is TernaryMatMulT5 for one tile: 8, 4, 2 or 1 tokens at a time.
+// stride is the bytes from one token's outputs to the next one's.
+//
+//go:noescape
+func ternaryMatMulT5VBMI(y *int32, stride int, w *byte, x *int8, cols int, groups int, rest int, xsum *int32, tokens int, table *byte)
+
 // t16FromT5VBMI is T16FromT5.
 //
 //go:noescape

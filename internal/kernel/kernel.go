@@ -28,6 +28,7 @@ type tier struct {
 	ternaryMatVec   func(y []int32, w []byte, x []int8, xsum int32)
 	ternaryMatMul   func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
 	ternaryMatVecT5 func(y []int32, w []byte, x []int8, xsum int32)
+	ternaryMatMulT5 func(y []int32, w []byte, x []int8, xsum []int32)
 	t5FromT16       func(dst, src []byte, rows, cols int)
 	t16FromT5       func(dst, src []byte, rows, cols int)
 	preferT5        bool

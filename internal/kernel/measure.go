@@ -182,15 +182,11 @@ func (b *bench) products(t *tier) {
 				return func() { t.ternaryMatMul(y, take(t16), x, sums, scratch) }
 			})
 			b.add(t, "ternary T5", shape, macs, float64(t5), false, func(take func(int) []byte) func() {
-				x, y, sums, scratch := make([]int8, cols*tokens), make([]int32, rows*tokens), make([]int32, tokens), make([]byte, MatMulScratch(cols))
+				x, y, sums := make([]int8, cols*tokens), make([]int32, rows*tokens), make([]int32, tokens)
 				if tokens == 1 {
 					return func() { t.ternaryMatVecT5(y, take(t5), x, 0) }
 				}
-				w := make([]byte, t16)
-				return func() {
-					t.t16FromT5(w, take(t5), rows, cols)
-					t.ternaryMatMul(y, w, x, sums, scratch)
-				}
+				return func() { t.ternaryMatMulT5(y, take(t5), x, sums) }
 			})
 		}
 	}

@@ -234,3 +234,41 @@ func TestMeasureRows(t *testing.T) {
 		})
 	}
 }
+
+// A panel of gate_proj of the 2B4T shape in T5 for several tokens: straight, and through T16.
+func TestMeasureT5MatMul(t *testing.T) {
+	measuring(t)
+	const rows, cols, pieces = 256, 2560, 1200
+	size := T5Bytes(rows, cols)
+	w, free := hugePages(size * pieces)
+	defer free()
+	for i := range w {
+		w[i] = byte(i % 251)
+	}
+	vnni := available[len(available)-1]
+	if !vnni.preferT5 {
+		t.Skip("this tier does not decode from T5")
+	}
+	next := 0
+	for _, tokens := range []int{2, 4, 8, 16, 32, 64} {
+		x := fill(tokens*cols, func(i int) int8 { return int8(i) })
+		y, sums, scratch, t16 := make([]int32, tokens*rows), make([]int32, tokens), make([]byte, MatMulScratch(cols)), make([]byte, T16Bytes(rows, cols))
+		macs := float64(rows * cols * tokens)
+		var list []entrant
+		for _, from := range []string{"L2", "memory"} {
+			take := func() []byte {
+				if from == "memory" {
+					next = (next + 1) % pieces
+				}
+				return w[next*size:][:size]
+			}
+			list = append(list, entrant{fmt.Sprintf("%d tokens, from %s, T16", tokens, from), macs, "GMAC/s", func() {
+				vnni.t16FromT5(t16, take(), rows, cols)
+				vnni.ternaryMatMul(y, t16, x, sums, scratch)
+			}}, entrant{fmt.Sprintf("%d tokens, from %s, straight", tokens, from), macs, "GMAC/s", func() {
+				vnni.ternaryMatMulT5(y, take(), x, sums)
+			}})
+		}
+		race(t, list)
+	}
+}

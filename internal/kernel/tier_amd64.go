@@ -61,6 +61,7 @@ func tiers() []*tier {
 	if x.HasAVX512VBMI {
 		vnni.preferT5 = true
 		vnni.ternaryMatVecT5 = ternaryMatVecT5With(ternaryMatVecT5VBMI)
+		vnni.ternaryMatMulT5 = ternaryMatMulT5With(ternaryMatMulT5VBMI)
 		vnni.t5FromT16 = t5FromT16With(t5FromT16VNNI)
 		vnni.t16FromT5 = t16FromT5With(t16FromT5VBMI)
 	}

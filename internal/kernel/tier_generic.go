@@ -8,6 +8,7 @@ var generic = tier{
 	ternaryMatVec:   ternaryMatVecGeneric,
 	ternaryMatMul:   ternaryMatMulGeneric,
 	ternaryMatVecT5: ternaryMatVecT5Generic,
+	ternaryMatMulT5: ternaryMatMulT5Generic,
 	t5FromT16:       t5FromT16Generic,
 	t16FromT5:       t16FromT5Generic,
 	screen:          screenQueries(screenGeneric),
