@@ -158,8 +158,8 @@ type scheduler struct {
 	echo     []float32     // rows of scores of prompts, of one step
 	echoed   int           // of echo
 	perToken time.Duration // measured time of a token of a prompt
-	turn     int
 	ages     uint64
+	reading  []*sequence // of plan
 
 	active atomic.Int64 // running and resumed
 	speed  rates
@@ -496,7 +496,7 @@ func (s *scheduler) preempt() bool {
 		q.pool.Reset()
 	}
 	s.resumed = append(s.resumed, q)
-	slices.SortFunc(s.resumed, func(a, b *sequence) int { return cmp.Compare(a.age, b.age) })
+	slices.SortFunc(s.resumed, byAge)
 	s.m.preemptions.Inc()
 	return true
 }
@@ -511,35 +511,44 @@ func (s *scheduler) plan() {
 			writing++
 		}
 	}
-	// Prompts share what is left of the budget, in turns. While others write, it is what takes
-	// StepTime, so that their tokens keep coming.
+	// Prompts share what is left of the budget. While others write, it is what takes StepTime, so that
+	// their tokens keep coming.
 	budget := s.o.PrefillTokens
 	if writing > 0 && s.perToken > 0 {
 		budget = min(budget, max(int(s.o.StepTime/s.perToken), 16))
 	}
-	var reading []*sequence
-	for _, q := range s.running {
-		if q.prefilling() {
-			reading = append(reading, q)
-		}
-	}
-	s.turn++
 	rows := max(s.o.EchoBytes/(4*s.vocab), 1) // of scores, in the whole step
-	for i := range reading {
-		q := reading[(i+s.turn)%len(reading)]
-		share := max(budget/(len(reading)-i), 1)
-		n := min(len(q.tokens)-q.cache.Len(), share)
+	read := func(q *sequence, budget int) int {
+		n := min(len(q.tokens)-q.cache.Len()-q.take, budget)
 		if q.echo {
 			n = min(n, rows)
 			rows -= n
 		}
-		q.take = n
-		budget -= n
-		if budget <= 0 {
-			break
+		q.take += n
+		return n
+	}
+	// One after the other, as a piece of each would let all of them wait for their first token until the last one
+	// is read: half to the one that came first, so that a long prompt gets on too, the rest to the shortest.
+	s.reading = s.reading[:0]
+	for _, q := range s.running {
+		if q.prefilling() {
+			s.reading = append(s.reading, q)
 		}
 	}
+	if len(s.reading) == 0 {
+		return
+	}
+	budget -= read(slices.MinFunc(s.reading, byAge), (budget+1)/2)
+	slices.SortFunc(s.reading, func(a, b *sequence) int {
+		return cmp.Or(cmp.Compare(len(a.tokens)-a.cache.Len(), len(b.tokens)-b.cache.Len()), byAge(a, b))
+	})
+	for _, q := range s.reading {
+		budget -= read(q, budget)
+	}
+	clear(s.reading)
 }
+
+func byAge(a, b *sequence) int { return cmp.Compare(a.age, b.age) }
 
 // room makes memory for the step: it forgets prefixes, then preempts.
 func (s *scheduler) room() {

@@ -121,7 +121,7 @@ function drawMessage(c, m, i) {
       editing = i;
       draw();
     }));
-  } else {
+  } else if (!m.error) { // an error has a button of its own
     acts.append(button('redo', 'Answer again', () => regenerate(c, i)));
     if (m.note) acts.append(h('span', {}, m.note));
   }
@@ -222,7 +222,7 @@ async function answer(c) {
     const seconds = (performance.now() - first) / 1000;
     if (!first) return '';
     const rate = tokens > 1 && seconds > 0 ? ` · ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : '';
-    return `${tokens} tokens${rate} · first after ${((first - start) / 1000).toFixed(2)} s`;
+    return `${tokens} tokens${rate} · first after ${((first - start) / 1000).toFixed(2)} s`.replaceAll(/(\d) /g, '$1\u00a0');
   };
   try {
     const body = { model: settings.model || undefined, messages };
@@ -244,7 +244,7 @@ async function answer(c) {
     if (e.name === 'AbortError') {
       m.note = `${note() ? `${note()} · ` : ''}stopped`;
     } else {
-      m.error = e.message.replace(/[^.!?]$/, '$&.') + (e.retry ? ` Try again in ${e.retry} s.` : '');
+      m.error = e.message.replace(/^[a-z]/, (x) => x.toUpperCase()).replace(/[^.!?]$/, '$&.') + (e.retry ? ` Try again in ${e.retry} s.` : '');
       if (e.status === 401) askKey();
     }
   } finally {

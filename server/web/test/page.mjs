@@ -137,7 +137,7 @@ try {
   await page.route('**/v1/chat/completions', (r) => r.fulfill({ status: 429, headers: { 'Retry-After': '2' }, json: { error: { message: 'too many requests wait already' } } }));
   await ask(page, 'hello');
   await page.waitForSelector('.error');
-  assert.match(await page.locator('.error').innerText(), /too many.*Try again in 2 s/s);
+  assert.match(await page.locator('.error').innerText(), /Too many.*Try again in 2 s/s);
   await shot(page, 'desktop-error');
   await page.unroute('**/v1/chat/completions');
   await page.click('.error button');
