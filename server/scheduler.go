@@ -207,11 +207,11 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	// What finds a free place at once does not count as queued.
 	free := max(s.o.MaxBatch-int(s.active.Load()), 0)
 	if s.queue.n+len(seqs) > s.o.MaxQueue+free && s.queue.n+int(s.active.Load()) > 0 {
-		return nil, errQueueFull
+		return nil, s.full()
 	}
 	// Better refused now than after a long wait.
 	if wait := time.Duration(s.queue.n+len(seqs)) * s.pace; s.o.QueueTimeout > 0 && s.queue.n > 0 && wait > s.o.QueueTimeout/4*3 {
-		return nil, errQueueFull
+		return nil, s.full()
 	}
 	for _, q := range seqs {
 		s.queue.push(q)
@@ -219,6 +219,16 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	s.kick()
 	return streams, nil
 }
+
+// full is errQueueFull with the time after which a quarter of those that wait now have a place. It needs s.mu.
+func (s *scheduler) full() error {
+	return &queueFull{retry: min(max(time.Duration(s.queue.n)*s.pace/4, time.Second), 30*time.Second)}
+}
+
+type queueFull struct{ retry time.Duration }
+
+func (q *queueFull) Error() string   { return errQueueFull.Error() }
+func (q *queueFull) Is(e error) bool { return e == errQueueFull }
 
 func (s *scheduler) kick() {
 	select {

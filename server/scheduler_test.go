@@ -246,9 +246,19 @@ func TestQueueRefusesWhatWouldWaitTooLong(t *testing.T) {
 			t.Errorf("%d wait, for %d minutes: %v", i, 10*(i+1), err)
 		}
 	}
-	if _, err := submit(1); !errors.Is(err, errQueueFull) {
+	_, err := submit(1)
+	if !errors.Is(err, errQueueFull) {
 		t.Errorf("a wait of 50 of 60 minutes: %v", err)
 	}
+	if api := asAPIError(err); api.status != 429 || api.retry != 30 {
+		t.Errorf("status %d, to be tried again after %d s, want 429 and the longest, 30", api.status, api.retry)
+	}
+	s.mu.Lock()
+	s.pace = 6 * time.Second
+	if got := asAPIError(s.full()).retry; got != 6 {
+		t.Errorf("4 wait, one gets a place every 6 s: to be tried again after %d s, want 6", got)
+	}
+	s.mu.Unlock()
 }
 
 // A client that goes away frees its place within one step, also while it waits.
