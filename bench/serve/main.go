@@ -7,6 +7,9 @@
 // to be complete (its end marked, its tokens counted against the usage) and in order (greedy: whoever asked the same
 // gets the same text, to the byte), then the next. A 429 is waited out as Retry-After says and counted apart.
 //
+// Where the machine stands still for seconds (paused, suspended), time-outs of the server's and the client's pass in no time;
+// errors of requests that were under way then are counted apart, as errors_across_pauses.
+//
 // A round has a phase for each number of clients and each server; rates count tokens by when they arrive, between the
 // start of a phase and its end. Requests that are under way at the end are waited for, or with -cut broken off and
 // not counted. times_one is what batching gives: the rate over that of one client.
@@ -49,6 +52,43 @@ type options struct {
 	cut                 bool
 	seed                uint64
 	http                *http.Client
+	pauses              pauses
+}
+
+// pauses are when the machine stood still.
+type pauses struct {
+	mu   sync.Mutex
+	list [][2]time.Time
+}
+
+// watch notes pauses of 3 s and more for as long as the program runs.
+func (p *pauses) watch() {
+	last := time.Now()
+	for range time.Tick(100 * time.Millisecond) {
+		now := time.Now()
+		if now.Sub(last) >= 3*time.Second {
+			p.mu.Lock()
+			p.list = append(p.list, [2]time.Time{last, now})
+			p.mu.Unlock()
+		}
+		last = now
+	}
+}
+
+// within reports a pause between two times.
+func (p *pauses) within(from, to time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.list, func(x [2]time.Time) bool { return from.Before(x[1]) && to.After(x[0]) })
+}
+
+func (p *pauses) total() (n int, sum time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.list {
+		sum += x[1].Sub(x[0])
+	}
+	return len(p.list), sum
 }
 
 // target is a server and what was seen of it.
@@ -65,6 +105,7 @@ type target struct {
 type result struct {
 	arrived []time.Time // chunks of text
 	start   time.Time
+	end     time.Time
 	tokens  int
 	prompt  int
 	text    string
@@ -79,6 +120,7 @@ type phase struct {
 	seconds, cpu               float64 // cpu: the server's, of all processors
 	tokens, read               float64
 	done, busy, fail, cut, dry int // dry: of those cut, without a token
+	paused                     int // errors of requests that were under way when the machine stood still
 	ttft, itl                  []time.Duration
 }
 
@@ -148,6 +190,7 @@ func (o *options) main(urls, clients, lengths, pids, tokens string, rounds int, 
 	transport.DialContext = (&net.Dialer{Timeout: 5 * time.Minute}).DialContext // a server that is slow to accept is no error
 	o.http = &http.Client{Transport: transport}
 
+	go o.pauses.watch()
 	watched := watchMemory(targets)
 	for round := range rounds {
 		for i, n := range counts {
@@ -157,6 +200,9 @@ func (o *options) main(urls, clients, lengths, pids, tokens string, rounds int, 
 		}
 	}
 	watched()
+	if n, sum := o.pauses.total(); n > 0 {
+		fmt.Fprintf(os.Stderr, "the machine stood still %d times, %v together\n", n, sum.Round(time.Second))
+	}
 	if asJSON {
 		for _, t := range targets {
 			for _, p := range t.phases {
@@ -203,6 +249,7 @@ func (t *target) values(p *phase) []pair {
 		{"seconds", round(p.seconds)},
 		{"requests", p.done},
 		{"errors", p.fail},
+		{"errors_across_pauses", p.paused},
 		{"refused_429", p.busy},
 		{"cut", p.cut},
 		{"cut_before_first_token", p.dry},
@@ -280,6 +327,7 @@ func (o *options) run(t *target, p *phase, clients int, length time.Duration, ph
 	}
 	go func() { wg.Wait(); close(results) }()
 	p.seconds += length.Seconds()
+	var failed []result
 	for r := range results {
 		switch {
 		case r.busy > 0:
@@ -290,9 +338,7 @@ func (o *options) run(t *target, p *phase, clients int, length time.Duration, ph
 				p.dry++
 			}
 		case r.err != nil:
-			if p.fail++; p.fail <= 5 {
-				fmt.Fprintln(os.Stderr, t.url, r.err)
-			}
+			failed = append(failed, r)
 			continue
 		default:
 			p.done++
@@ -307,6 +353,16 @@ func (o *options) run(t *target, p *phase, clients int, length time.Duration, ph
 			} else {
 				p.itl = append(p.itl, at.Sub(r.arrived[i-1]))
 			}
+		}
+	}
+	if len(failed) > 0 {
+		time.Sleep(300 * time.Millisecond) // a pause that has just ended is noted now
+	}
+	for _, r := range failed {
+		if o.pauses.within(r.start, r.end) {
+			p.paused++
+		} else if p.fail++; p.fail <= 5 {
+			fmt.Fprintln(os.Stderr, t.url, r.err)
 		}
 	}
 }
@@ -329,7 +385,9 @@ func (o *options) ask(ctx context.Context, t *target, rng *rand.Rand) result {
 	if o.model != "" {
 		body["model"] = o.model
 	}
+	start := time.Now()
 	r := one(ctx, o.http, t.url, o.key, body)
+	r.start, r.end = start, time.Now()
 	if r.err != nil && ctx.Err() != nil {
 		r.err, r.cut, r.tokens = nil, true, len(r.arrived)
 	}
@@ -432,7 +490,6 @@ func one(ctx context.Context, c *http.Client, url, key string, body any) (r resu
 	if key != "" {
 		q.Header.Set("Authorization", "Bearer "+key)
 	}
-	r.start = time.Now()
 	a, err := c.Do(q)
 	if err != nil {
 		return result{err: err}
