@@ -487,6 +487,7 @@ func one(ctx context.Context, c *http.Client, url, key string, body any) (r resu
 		return result{err: err}
 	}
 	q.Header.Set("Content-Type", "application/json")
+	q.Header["Idempotency-Key"] = nil // not sent; says that a request may go again if the server closed a connection that was idle
 	if key != "" {
 		q.Header.Set("Authorization", "Bearer "+key)
 	}
