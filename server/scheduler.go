@@ -175,7 +175,12 @@ func newScheduler(m Model, o Options, mm *modelMetrics) *scheduler {
 	}
 	s.queue.byClient = map[string][]*sequence{}
 	perPage := max(m.Engine.Config().KVBytes(), 1) * ledgerPage
-	s.pages.limit = max(int(o.CacheBytes/perPage), (s.limit+ledgerPage-1)/ledgerPage+1)
+	whole := pagesOf(s.limit) + 1
+	if s.pages.limit = int(o.CacheBytes / perPage); s.pages.limit < whole {
+		o.Log.Warn("the memory for keys and values is less than one sequence may take, and is raised to that; a shorter context takes less",
+			"model", m.ID, "bytes", o.CacheBytes, "raised_to", int64(whole)*perPage, "context", s.limit)
+		s.pages.limit = whole
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	go s.loop()
 	return s
