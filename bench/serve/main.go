@@ -163,6 +163,9 @@ func (o *options) main(urls, clients, lengths, pids, tokens string, rounds int, 
 	if err != nil {
 		return fmt.Errorf("-clients: %w", err)
 	}
+	if slices.Min(counts) < 1 {
+		return fmt.Errorf("-clients %s: at least one", clients)
+	}
 	times, err := list(lengths, time.ParseDuration)
 	if err != nil {
 		return fmt.Errorf("-for: %w", err)
