@@ -152,7 +152,7 @@ try {
   await ask(page, 'hello');
   await idle(page);
   assert.equal(await last(page).locator('.body').innerText(), 'Hello there!');
-  assert.match(await last(page).locator('.acts').innerText(), /without the first 2 messages/);
+  assert.match(await last(page).locator('.acts').innerText(), /without the first 2\smessages/);
   assert.equal(await page.locator('.msg').count(), 4);
   await c.done();
   console.log('ok');
