@@ -235,7 +235,12 @@ func TestQueueRefusesWhatWouldWaitTooLong(t *testing.T) {
 	if _, err := submit(1e6); err != nil { // runs from now on
 		t.Fatal(err)
 	}
-	for s.active.Load() == 0 {
+	waiting := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.queue.n
+	}
+	for waiting() > 0 || s.active.Load() == 0 { // the one before may still count as active
 		time.Sleep(time.Millisecond)
 	}
 	s.mu.Lock()
