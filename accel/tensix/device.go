@@ -67,6 +67,7 @@ type Device struct {
 	maxima int // where a feed-forward's 32 largest magnitudes are
 	job    uint32
 	next   uint64 // first free GDDR address, the same in each bank
+	top    uint64 // of what is free; pages of keys and values come down from there
 	turn   int    // tile that gets the next matrix's first chunk
 	x      []byte
 	failed error
@@ -104,7 +105,7 @@ func Open(m driver.Machine, o Options) (*Device, error) {
 	if o.Clocks == 0 {
 		o.Clocks = defaultClocks
 	}
-	d := &Device{m: m, c: c, o: o, next: gddrStart}
+	d := &Device{m: m, c: c, o: o, next: gddrStart, top: chip.BankSize}
 	if err := d.boot(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -238,7 +239,7 @@ func (d *Device) Stats() Stats {
 func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next, d.turn = gddrStart, 0
+	d.next, d.top, d.turn = gddrStart, chip.BankSize, 0
 }
 
 // Matrix is a matrix in the card's memory.
@@ -340,8 +341,8 @@ func (d *Device) reserve(m *Matrix) error {
 		s := &m.segs[i]
 		s.base, s.stride, s.turn = d.next, uint64(longest*s.bytes), d.turn
 		need := uint64(readers) * s.stride
-		if d.next+need > chip.BankSize {
-			return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
+		if d.next+need > d.top {
+			return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (d.top-d.next)>>20)
 		}
 		d.next = (d.next + need + 4095) &^ 4095
 	}
@@ -521,7 +522,7 @@ func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, t
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := d.launch(list[0].m.Name, []stage{{job: job, list: list}}); err != nil {
+	if err := d.launch(list[0].m.Name, []stage{{job: job, list: list}}, 0); err != nil {
 		d.failed = err
 		return err
 	}
@@ -556,13 +557,14 @@ func (d *Device) cast(addr uint64, b []byte) {
 	d.stats.Sent += uint64(len(b))
 }
 
-// launch describes a job, starts it and waits for it.
-func (d *Device) launch(name string, stages []stage) error {
+// launch describes a job, starts it and waits for it. Its description goes to L1 address listAt, or, for 0, to where
+// short jobs have it.
+func (d *Device) launch(name string, stages []stage, listAt int) error {
 	var body, parts []byte
 	var total uint32
 	for i := range stages {
 		s := &stages[i]
-		s.job.Parts, s.job.First, s.job.More = uint32(len(s.list)), uint32(len(parts)/32), 0
+		s.job.Parts, s.job.First, s.job.More = uint32(len(s.list)), uint32(len(parts)/kernels.PartBytes), 0
 		if i == 0 {
 			s.job.More = uint32(len(stages) - 1)
 		}
@@ -573,21 +575,31 @@ func (d *Device) launch(name string, stages []stage) error {
 		}
 		total += n
 		d.stats.Weights += uint64(n) * uint64(s.job.ChunkBytes)
-		body = append(body, kernels.Words(&s.job)...)
-		if s.job.Then == kernels.ThenHost { // the last one
+		at := len(body)
+		body = append(body, make([]byte, kernels.StageBytes)...)
+		copy(body[at:], kernels.Words(&s.job))
+		copy(body[at+kernels.VectorIn:], kernels.Words(&s.vec))
+		switch s.job.Then {
+		case kernels.ThenHost:
 			d.stats.Returned += uint64(n) * uint64(kernels.OutBytes(int(s.job.Rows)))
-			break
-		}
-		body = append(body, make([]byte, (kernels.VectorAt-kernels.JobAt)-len(body)%kernels.StageBytes)...)
-		body = append(body, kernels.Words(&s.vec)...)
-		if s.job.Then == kernels.ThenOut {
+		case kernels.ThenOut:
 			d.stats.Returned += 4 * uint64(s.vec.Tokens) * uint64(s.vec.Cols)
-		} else {
+		default:
 			d.stats.Returned += 128
 		}
 	}
-	d.cast(kernels.PartsAt, parts)
-	d.cast(kernels.JobAt, body)
+	partsAt := kernels.PartsAt
+	switch {
+	case listAt != 0:
+		partsAt = listAt + len(body)
+	case len(stages) > kernels.MaxStages || len(parts) > kernels.MaxParts*kernels.PartBytes:
+		panic("tensix: a job without room for its description")
+	default:
+		listAt = kernels.StagesAt
+	}
+	d.cast(uint64(partsAt), parts)
+	d.cast(uint64(listAt), body)
+	d.cast(kernels.BellAt+4, binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(listAt)), uint32(partsAt)))
 	return d.ring(name, total)
 }
 

@@ -65,6 +65,7 @@ type counter struct {
 	columns, banks int
 	host           driver.HostMemory
 	tiles          int
+	l1             map[uint32][]byte // what was last written there, by the start of the write
 	stages         []stage
 	parts          []kernels.Part
 	s              Speed
@@ -113,25 +114,35 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 	}
 	c.s.NoCBytes += len(b) * c.tiles
 	c.s.PCIeBytes += len(b)
-	word := func(n int) uint32 { return binary.LittleEndian.Uint32(b[4*n:]) }
-	switch off {
-	case kernels.JobAt:
-		c.stages = c.stages[:0]
-		for i := 0; 4*i < len(b); i += kernels.StageBytes / 4 {
-			st := stage{job: kernels.Job{Kind: kernels.Kind(word(i)), Rows: word(i + 1), KT: word(i + 2), ChunkBytes: word(i + 3), Parts: word(i + 9), First: word(i + 10), Then: kernels.Then(word(i + 12))}}
-			if v := i + (kernels.VectorAt-kernels.JobAt)/4; 4*v < len(b) {
-				st.vec = kernels.Vector{Tokens: word(v), Cols: word(v + 1)}
-			}
-			c.stages = append(c.stages, st)
-		}
-	case kernels.PartsAt:
-		c.parts = c.parts[:0]
-		for i := 0; 32*i < len(b); i++ {
-			c.parts = append(c.parts, kernels.Part{Chunks: word(8 * i), Turn: word(8*i + 3)})
-		}
-	case kernels.BellAt:
-		c.ring(word(0))
+	if off == kernels.BellAt {
+		c.describe()
+		c.ring(binary.LittleEndian.Uint32(b))
+		return
 	}
+	c.l1[uint32(off)] = append(c.l1[uint32(off)][:0], b...)
+}
+
+// describe reads the job that has been written.
+func (c *counter) describe() {
+	at := words(c.l1[kernels.BellAt+4])
+	c.stages, c.parts = c.stages[:0], c.parts[:0]
+	for w := words(c.l1[at[0]]); len(w) > 0; w = w[kernels.StageBytes/4:] {
+		v := w[kernels.VectorIn/4:]
+		c.stages = append(c.stages, stage{
+			job: kernels.Job{Kind: kernels.Kind(w[0]), Rows: w[1], KT: w[2], ChunkBytes: w[3], Parts: w[9], First: w[10], Then: kernels.Then(w[12])},
+			vec: kernels.Vector{Tokens: v[0], Cols: v[1]},
+		})
+	}
+	for w := words(c.l1[at[1]]); len(w) > 0; w = w[kernels.PartBytes/4:] {
+		c.parts = append(c.parts, kernels.Part{Chunks: w[0], Turn: w[3]})
+	}
+}
+
+func words(b []byte) (w []uint32) {
+	for ; len(b) > 0; b = b[4:] {
+		w = append(w, binary.LittleEndian.Uint32(b))
+	}
+	return w
 }
 
 // ring counts a job and writes its completion lines.
@@ -241,7 +252,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error
 	if err := checkModel(c); err != nil {
 		return Speed{}, err
 	}
-	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10}
+	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10, l1: map[uint32][]byte{}}
 	d, err := Open(m, Options{})
 	if err != nil {
 		return Speed{}, err
