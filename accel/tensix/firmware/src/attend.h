@@ -19,6 +19,8 @@ enum { LANE = 256, PAIR = 320, FOUND = 324, KEEP_X = 328, KEEP_T = 330, KEEP_N =
 //   s + w                is the sum, rounded once
 //
 // Products below 2^-79 lose bits of e, as the unit flushes subnormal numbers.
+//
+// Two chains that do not need each other take turns, as an operation's result is there after two cycles.
 static __attribute__((noinline)) void multiply_add(void) {
   INSN(V_AND(3, 0, 14));
   INSN(V_AND(4, 1, 14));
@@ -26,28 +28,28 @@ static __attribute__((noinline)) void multiply_add(void) {
   INSN(V_SUB(0, 0, 3));
   INSN(V_SUB(1, 1, 4));
   INSN(V_MADN(6, 3, 4, 5));
+  INSN(V_ADD(7, 5, 2));      // s
   INSN(V_MAD(6, 3, 1, 6));
+  INSN(V_SUB(3, 7, 5));
   INSN(V_MAD(6, 0, 4, 6));
+  INSN(V_SUB(4, 7, 3));
   INSN(V_MAD(6, 0, 1, 6));   // e
-  INSN(V_ADD(3, 5, 2));      // s
-  INSN(V_SUB(4, 3, 5));
-  INSN(V_SUB(7, 3, 4));
-  INSN(V_SUB(7, 5, 7));
-  INSN(V_SUB(2, 2, 4));
-  INSN(V_ADD(7, 7, 2));      // t
-  INSN(V_ADD(0, 7, 6));      // w
-  INSN(V_SUB(1, 0, 7));
+  INSN(V_SUB(4, 5, 4));
+  INSN(V_SUB(2, 2, 3));
+  INSN(V_ADD(4, 4, 2));      // t
+  INSN(V_ADD(0, 4, 6));      // w
+  INSN(V_SUB(1, 0, 4));
   INSN(V_SUB(2, 0, 1));
-  INSN(V_SUB(7, 7, 2));
   INSN(V_SUB(6, 6, 1));
-  INSN(V_ADD(7, 7, 6));      // what w's rounding left
-  INSN(V_IF_NOT_0(7));
-  INSN(V_XOR(7, 0));
-  INSN(V_SHIFT_SIGN(7, -31));
-  INSN(V_IADD(0, 7));        // one less where it was rounded away from zero
+  INSN(V_SUB(4, 4, 2));
+  INSN(V_ADD(6, 4, 6));      // what w's rounding left
+  INSN(V_IF_NOT_0(6));
+  INSN(V_XOR(6, 0));
+  INSN(V_SHIFT_SIGN(6, -31));
+  INSN(V_IADD(0, 6));        // one less where it was rounded away from zero
   INSN(V_OR(0, 0, 13));      // odd
   INSN(V_ALL_LANES);
-  INSN(V_ADD(2, 3, 0));
+  INSN(V_ADD(2, 7, 0));
 }
 
 // unpack_to brings n blocks of 4 KiB from L1 into Dst, 64 rows each.
