@@ -241,14 +241,23 @@ func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
 
 // layOut places stages in L1, one region behind the other: activations, sums, what is normed, a piece, gathered rows,
 // tile 0's table, the residual stream where it comes in, what more says, the ring of weights; at the end the residual
-// stream that stays.
+// stream that stays. The stream comes in behind what the activations of the first stages take, over those of wider ones
+// that are made when it has been added; unless that would be padding, which must be finite numbers.
 func (d *Device) layOut(stages []stage, tokens int, begins bool, more func(region func(n int) uint32)) error {
 	rows, tiles := kernels.Rows(tokens), len(d.tiles)
 	each := func(m *Matrix) int { return (m.chunks + tiles - 1) / tiles }
 	xBytes, slots, normed, stay, widest, stream := 0, 2, 0, 0, 0, 0
+	early, over, adds := 0, true, -1 // bytes of activations that the stream lies behind; whether it may; where it is added
 	for i := range stages {
 		s := &stages[i]
-		xBytes = max(xBytes, kernels.XBytes(kernels.Ternary, s.list[0].m.Cols, rows))
+		cols := s.list[0].m.Cols
+		xBytes = max(xBytes, kernels.XBytes(kernels.Ternary, cols, rows))
+		if over = over && cols == kernels.PadK(cols); adds < 0 || i == adds+1 {
+			early = xBytes
+		}
+		if adds < 0 && s.job.Then == kernels.ThenAdd {
+			adds = i
+		}
 		if s.job.Then == kernels.ThenHost {
 			continue
 		}
@@ -270,13 +279,16 @@ func (d *Device) layOut(stages []stage, tokens int, begins bool, more func(regio
 		at = (at + n + 1023) &^ 1023
 		return uint32(a)
 	}
-	x, out := region(xBytes), region(slots*kernels.OutBytes(rows))
+	if !over {
+		early = xBytes
+	}
+	x := region(max(xBytes, early+4*tokens*stream))
+	out := region(slots * kernels.OutBytes(rows))
 	v := d.vector(tokens)
 	v.H = region(normed * rows * 128)
 	v.Piece = region(4096 + 128)
 	v.Gather = region((8*tokens + tiles - 1) / tiles * widest / 2)
 	v.Table = region(tiles * 128)
-	xin := region(tokens * stream * 4)
 	if more != nil {
 		more(region)
 	}
@@ -299,13 +311,8 @@ func (d *Device) layOut(stages []stage, tokens int, begins bool, more func(regio
 		s.vec = v
 		s.vec.Cols, s.vec.Norm, s.vec.Eps = own.Cols, own.Norm, own.Eps
 	}
-	if begins { // the first stage that adds has the stream from the host
-		for i := range stages {
-			if stages[i].job.Then == kernels.ThenAdd {
-				stages[i].vec.XIn = xin
-				break
-			}
-		}
+	if begins {
+		stages[adds].vec.XIn = x + uint32(early)
 	}
 	return nil
 }

@@ -69,6 +69,7 @@ type Device struct {
 	next   uint64 // first free GDDR address, the same in each bank
 	top    uint64 // of what is free; pages of keys and values come down from there
 	turn   int    // tile that gets the next matrix's first chunk
+	pages  *Pages // of the last Step, nil: none
 	x      []byte
 	failed error
 	stats  Stats

@@ -62,6 +62,7 @@ func (d *Device) NewStep(w StepWeights) (*Step, error) {
 	if _, err := d.planStep(s, 1, kernels.PageTokens); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrShape, err)
 	}
+	d.pages = s.pages
 	return s, nil
 }
 
