@@ -40,7 +40,7 @@ const (
 	multiplyAdd = 44    // of a tile's math core and vector unit, for 32 multiply-adds: 28 vector instructions, those that load, and what the core spends on them; counted in attend.h
 	exponential = 10    // multiply-adds' worth, of a vector of weights
 	vectorBlock = 700   // cycles of a block of keys or values besides: unpacking, folding, orders
-	weighing    = 6     // of a scalar core, for the largest of scores, each
+	weighing    = 10    // of a scalar core, for a score: where it is put, and the largest
 	keeping     = 2e-6  // s: a block of 4 KiB read from GDDR and written back
 	hostPerSec  = 40e9  // bytes of keys and values that the host's attention reads
 	hostColumn  = 5e-10 // s of a host's core, for a column of a norm, an activation function or a residual sum
@@ -275,13 +275,10 @@ func (c *counter) attend(st *stage) float64 {
 	cycles, bytes := 0, 0
 	for r := range tokens {
 		n := int(rows[2*r]) + 1
-		blocks, pairs := (n+31)/32, (n+63)/64
-		own := 0 // blocks of the busiest of a team, its first
-		for p := 0; p < pairs; p += team {
-			own += min(2, blocks-2*p)
-		}
+		blocks := (n + 31) / 32
+		own := (blocks + team - 1) / team // of the busiest of a team
 		score := kernels.ChunkRows*(team-1)*multiplyAdd + 2*kernels.ChunkRows*12
-		cycles += own*(score+team*vectorBlock/2) + 2*pairs*exponential*multiplyAdd + n*(multiplyAdd+weighing) + blocks*vectorBlock
+		cycles += own*(score+team*vectorBlock/2) + (blocks+blocks%2)*exponential*multiplyAdd + n*(multiplyAdd+weighing) + blocks*vectorBlock
 		bytes += 2 * heads * blocks * kernels.PageTokens * cols * 4
 	}
 	c.s.CacheBytes += bytes

@@ -205,9 +205,10 @@ func (d *Device) planStep(s *Step, tokens, longest int) (*stepPlan, error) {
 		a.Rope = region(tokens * w.Cols * 4)
 		a.Mine, a.Theirs = region(2*each*tokens*128), region(2*each*tokens*128)
 		a.Q = region(each * tokens * w.Cols * 4)
-		a.Scores = region(each*tokens*pairs*256 + 4096) // the unpacker takes 4 KiB at a time
+		a.Scores = region(each * tokens * pairs * 256)
+		a.Weights = region(pairs*256 + 4096) // the unpacker takes 4 KiB at a time
 		a.Blocks = region(2 * w.Cols * 128)
-		a.Found = region(256)
+		a.Found = region(2 * 256)
 		p.listAt = int(region(4*layers*kernels.StageBytes + 7*layers*kernels.PartBytes))
 	})
 	if err != nil {

@@ -1471,7 +1471,7 @@ func runAttend(seed uint64, patch func(name string, code []byte)) []string {
 	const (
 		xAt, outAt, hAt, pieceAt, gatherAt, tableAt, attendAt = 0x1A000, 0x38000, 0x58000, 0x70000, 0x72000, 0x80000, 0x81000
 		bankAt, rowsAt, ropeAt, mineAt, theirsAt, qAt         = 0x82000, 0x82400, 0x83000, 0x86000, 0x8A000, 0x8E000
-		scoresAt, blocksAt, foundAt, ringAt                   = 0x94000, 0xA4000, 0xB0000, 0xB4000
+		scoresAt, weightsAt, blocksAt, foundAt, ringAt        = 0x94000, 0xA0000, 0xA4000, 0xB0000, 0xB4000
 		normAt, bytesOf, stride, outChunks                    = 0x300000, 1024, 0x10000, 4
 	)
 	each := (heads*team + clusterTiles - 1) / clusterTiles
@@ -1541,7 +1541,7 @@ func runAttend(seed uint64, patch func(name string, code []byte)) []string {
 			c.coords[0]<<12|c.coords[clusterTiles-1], c.coords[0], clusterHost+resultsAt, 0, clusterHost+largestAt, 0)
 		m.put(0x16D00, 0, uint32(rows), 4, bytesOf, xAt, outAt, 12, ringAt, 3, 1, 3, 0, uint32(kernels.ThenHost))
 		m.put(attendAt, uint32(heads), uint32(group), uint32(cols), uint32(keyHeads), math.Float32bits(scale), uint32(each), banks, bankAt, kvBase, slotBytes, rowsAt, ropeAt,
-			mineAt, theirsAt, qAt, scoresAt, uint32(pairs), blocksAt, foundAt)
+			mineAt, theirsAt, qAt, scoresAt, uint32(pairs), weightsAt, blocksAt, foundAt)
 		m.put(bankAt, clusterBank, clusterBank+1<<6)
 		lists := uint32(rowsAt + 8*tokens)
 		for r, w := range list {

@@ -126,6 +126,7 @@ type Attend struct {
 	Mine, Theirs       uint32
 	Q                  uint32
 	Scores, Pairs      uint32
+	Weights            uint32
 	Blocks             uint32
 	Found              uint32
 }

@@ -69,7 +69,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more then"},
 		{"vector", "tokens cols eps norm h res piece gather table x_in rect master out_lo out_hi max_lo max_hi"},
 		{"part", "chunks weights stride turn dst_lo dst_hi scale pad"},
-		{"attend", "heads group cols key_heads scale each banks bank_at base slot_bytes rows_at rope mine theirs q scores pairs blocks found"},
+		{"attend", "heads group cols key_heads scale each banks bank_at base slot_bytes rows_at rope mine theirs q scores pairs weights blocks found"},
 	} {
 		m := regexp.MustCompile(`(?s)struct ` + c.name + ` \{(.*?)\};`).FindStringSubmatch(string(src))
 		body := regexp.MustCompile(`//.*`).ReplaceAllString(m[1], "")

@@ -5,7 +5,7 @@
 #include "units.h"
 
 // Places in Dst. Up to 256 rows hold what was unpacked.
-enum { LANE = 256, PAIR = 320, FOUND = 324, KEEP_X = 328, KEEP_T = 330, KEEP_N = 332, KEEP_R = 334 };
+enum { LANE = 256, FOUND = 324, KEEP_X = 328, KEEP_T = 330, KEEP_N = 332, KEEP_R = 334 };
 
 #define CONSTANT(d, bits) INSN(V_HIGH(d, bits)); INSN(V_LOW(d, bits))
 #define NUMBER(d, bits) PUSH(V_HIGH(d, bits)); PUSH(V_LOW(d, bits))
@@ -79,7 +79,7 @@ static void pack_from(u32 row, u32 l1, u32 n) {
 
 // scores: lane l of a key's sum takes the columns l, 32 + l, …; then the lanes are folded in halves. A lane of the
 // vector unit is a key.
-static void scores(u32 q, u32 block, u32 cols, u32 scale, u32 odd, u32 to) {
+static void scores(u32 q, u32 block, u32 cols, u32 scale, u32 to) {
   unpack_to(block, cols / 32);
   for (u32 lane = 0; lane < 32; lane++) {
     for (u32 i = lane; i < cols; i += 32) {
@@ -100,8 +100,8 @@ static void scores(u32 q, u32 block, u32 cols, u32 scale, u32 odd, u32 to) {
     }
   NUMBER(1, scale);
   INSN(V_MUL(0, 0, 1));
-  PUSH(V_STORE(0, PAIR + 2 * odd));
-  if (to) pack_from(PAIR, to, 1);
+  INSN(V_STORE(0, FOUND));
+  pack_from(FOUND, to, 1);
 }
 
 // weights: exp as internal/kernel's Exp, of scores that are not above the largest, and the 32 lanes of their sum.
@@ -163,7 +163,7 @@ static void weights(u32 at, u32 pairs, u32 largest, u32 sums) {
 }
 
 // mix adds values, weighted, to register 2, which stays from order to order. A lane is a column.
-static void mix(u32 block, u32 weight, u32 n, u32 inv, u32 begin, u32 to) {
+static void mix(u32 block, u32 weight, u32 n, u32 inv, u32 to, u32 begin) {
   unpack_to(block, 1);
   NUMBER(0, inv);
   INSN(V_CONST(12));
@@ -217,8 +217,8 @@ static void attend(void) {
     volatile struct order *o = ORDER;
     u32 what = o->what;
     if (what != REST && !ready) configure_vectors(), ready = 1;
-    if (what == SCORES) scores(o->a, o->b, o->c, o->d, o->e, o->f);
-    else if (what == WEIGHTS) weights(o->a, o->b, o->c, o->f);
+    if (what == SCORES) scores(o->a, o->b, o->c, o->d, o->e);
+    else if (what == WEIGHTS) weights(o->a, o->b, o->c, o->e);
     else if (what == MIX) mix(o->a, o->b, o->c, o->d, o->e, o->f);
     else if (ready) INSN(V_NO_LANES_OFF);
     insn_done();

@@ -6,7 +6,7 @@
 //
 //   turn       query and key by position; each tile has one half of a turned pair and gets the other. Meeting
 //   keep       key and value into their pages, the query to its team. Meeting
-//   score      a tile scores every cols / 32-th pair of blocks of keys and tells its team. Meeting
+//   score      a tile scores every cols / 32-th block of keys and tells its team. Meeting
 //   mix        weights of all keys, then the values of this tile's columns
 //
 // Then the output is normed and quantised as after any product (vector.h).
@@ -54,6 +54,21 @@ static u32 keep(struct slice p, u32 offset, u32 token, u32 keys, u32 row, u32 l1
   drain(l1 + (keys ? spread_at(31, token & 31) : spread_at(token & 31, 31)));
   niu_write(NIU_SENDER, p.bank, p.addr + offset, 0, l1, BLOCK);
   acked(++acks);
+  return acks;
+}
+
+// tell_team puts a block's scores among its chunk's, here and on the other tiles of its head.
+static u32 tell_team(volatile struct attend *a, u32 part, u32 chunk, u32 at, u32 stride, u32 found, u32 acks) {
+  u32 tiles = TILE->tiles, team = a->cols / 32, own = a->scores + at;
+  see();
+  for (u32 i = 0; i < 32; i++) REG(own + 4 * i) = REG(found + 4 * SPREAD(i));
+  drain(own + 124);
+  for (u32 i = chunk / team * team, end = i + team; i < end; i++) {
+    if (i == chunk) continue;
+    u32 to = own + (i / tiles - chunk / tiles) * stride; // where that tile has its chunk
+    niu_write(NIU_SENDER, REG(TILES_AT + 4 * ((PART(part)->turn + i) % tiles)), to, 0, own, 128);
+    acks++;
+  }
   return acks;
 }
 
@@ -128,48 +143,40 @@ static u32 attend_step(u32 stage, u32 acks, u32 *meeting) {
     }
   acked(acks);
   acks = meet(v, acks, meeting, 0);
-  // score: blocks come one ahead of their use
-  u32 n = my_chunks(part), first = my_first(part), room = a->pairs * 256, k = 0;
+  // score: blocks come one ahead of their use, and go to the team while the core is at the next one
+  u32 n = my_chunks(part), first = my_first(part), room = a->pairs * 256, k = 0, last_at = 0, last_chunk = 0;
   for (u32 c = 0; c < n; c++) {
-    u32 head = (first + c * tiles) / team, m = (first + c * tiles) % team;
+    u32 chunk = first + c * tiles, head = chunk / team;
     for (u32 r = 0; r < tokens; r++) {
-      u32 len = REG(a->rows_at + 8 * r) + 1, q = a->q + (c * tokens + r) * cols * 4, to = a->scores + (c * tokens + r) * room;
-      for (u32 pair = m; pair * 64 < len; pair += team) {
-        u32 two = pair * 64 + 32 < len;
-        for (u32 odd = 0; odd <= two; odd++, k++) {
-          u32 l1 = a->blocks + (k & 1) * cols * 128;
-          fetch(4 + (k & 1), keys_of(a, layer, head / a->group, r, pair * 64 + odd * 32), 0, l1, cols * 128); // the core is at the other block
-          fetched(4 + (k & 1));
-          ask(SCORES, q, l1, cols, a->scale, odd, odd == two ? to + 256 * pair : 0);
-        }
-        if (team == 1) continue;
-        answered();
-        see();
-        for (u32 i = head * team; i < head * team + team; i++) {
-          if (i == first + c * tiles) continue;
-          u32 xy = REG(TILES_AT + 4 * ((PART(part)->turn + i) % tiles));
-          niu_write(NIU_SENDER, xy, a->scores + (i / tiles * tokens + r) * room + 256 * pair, 0, to + 256 * pair, 256);
-          acks++;
-        }
+      u32 len = REG(a->rows_at + 8 * r) + 1, q = a->q + (c * tokens + r) * cols * 4, at = (c * tokens + r) * room;
+      for (u32 b = chunk % team; b * 32 < len; b += team, k++) {
+        u32 l1 = a->blocks + (k & 1) * cols * 128;
+        fetch(4 + (k & 1), keys_of(a, layer, head / a->group, r, b * 32), 0, l1, cols * 128); // the core is at the other one
+        fetched(4 + (k & 1));
+        ask(SCORES, q, l1, cols, a->scale, a->found + (k & 1) * 256, 0);
+        if (k) acks = tell_team(a, part, last_chunk, last_at, tokens * room, a->found + (~k & 1) * 256, acks);
+        last_at = at + b * 128, last_chunk = chunk;
       }
     }
   }
   answered();
+  if (k) acks = tell_team(a, part, last_chunk, last_at, tokens * room, a->found + (~k & 1) * 256, acks);
   acked(acks);
   acks = meet(v, acks, meeting, 0);
   // mix
   for (u32 c = 0; c < n; c++) {
     u32 head = (first + c * tiles) / team, m = (first + c * tiles) % team;
     for (u32 r = 0; r < tokens; r++) {
-      u32 len = REG(a->rows_at + 8 * r) + 1, pairs = (len + 63) / 64, s = a->scores + (c * tokens + r) * room;
-      for (u32 i = len; i < pairs * 64; i++) REG(s + spread_at(i >> 5, i & 31)) = as_bits(-3e38f);
-      drain(s + pairs * 256 - 4);
+      u32 len = REG(a->rows_at + 8 * r) + 1, pairs = (len + 63) / 64, s = a->scores + (c * tokens + r) * room, w = a->weights;
       float largest = F32(s);
-      for (u32 end = s + pairs * 256, at = s; at != end; at += 4) {
-        float x = F32(at);
-        if (x > largest) largest = x;
-      }
-      ask(WEIGHTS, s, pairs, as_bits(largest), 0, 0, a->found);
+      for (u32 b = 0; b < 2 * pairs; b++)
+        for (u32 l = 0; l < 32; l++, s += 4) {
+          float x = b * 32 + l < len ? F32(s) : -3e38f;
+          if (x > largest) largest = x;
+          REG(w + spread_at(b, l)) = as_bits(x);
+        }
+      drain(w + pairs * 256 - 4);
+      ask(WEIGHTS, w, pairs, as_bits(largest), 0, a->found, 0);
       answered();
       see();
       float lane[32];
@@ -181,7 +188,7 @@ static u32 attend_step(u32 stage, u32 acks, u32 *meeting) {
         u32 l1 = a->blocks + (kk & 1) * BLOCK, have = len - b < 32 ? len - b : 32;
         fetch(4 + (kk & 1), keys_of(a, layer, head / a->group, r, b), (team + m) * BLOCK, l1, BLOCK);
         fetched(4 + (kk & 1));
-        ask(MIX, l1, s + spread_at(b >> 5, 0), have, inv, !b, b + 32 >= len ? a->found : 0);
+        ask(MIX, l1, w + spread_at(b >> 5, 0), have, inv, b + 32 >= len ? a->found : 0, !b);
       }
       answered();
       see();

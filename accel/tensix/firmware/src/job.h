@@ -99,9 +99,10 @@ struct attend {
   u32 rope;                 // L1: [tokens][2][cols / 2] cosines, sines
   u32 mine, theirs;         // L1: [2][each][tokens][32] of q and k: this tile's, and the chunks they are turned with
   u32 q;                    // L1: [each][tokens][cols] the queries of this tile's heads
-  u32 scores, pairs;        // L1: [each][tokens][pairs][64]
+  u32 scores, pairs;        // L1: [each][tokens][2 * pairs][32]
+  u32 weights;              // L1: [pairs][64], of one token and head at a time
   u32 blocks;               // L1: two keys' blocks
-  u32 found;                // L1: 256 bytes, what the vector unit found
+  u32 found;                // L1: 2 * 256 bytes, what the vector unit found
 };
 #define SPREAD(i) (((i) >> 3) * 16 + ((i) & 7) * 2)
 
@@ -111,9 +112,9 @@ struct order {
   u32 a, b, c, d, e, f;
 };
 enum {
-  SCORES,   // a: query, b: block of keys, c: its columns, d: scale, e: 0 or 1 of a pair, f: where the pair goes, or 0
-  WEIGHTS,  // a: pairs of scores, b: how many, c: the largest; they become exp(score - c); f: where 32 lanes of their sum go
-  MIX,      // a: block of values, b: weights of its tokens, c: how many; d: 1/sum; e: begin anew; f: where the sums go, or 0
+  SCORES,   // a: query, b: block of keys, c: its columns, d: scale; e: where 32 scores go
+  WEIGHTS,  // a: pairs of scores, b: how many, c: the largest; they become exp(score - c); e: where 32 lanes of their sum go
+  MIX,      // a: block of values, b: weights of its tokens, c: how many, d: 1/sum; e: where 32 sums go, or 0; f: begin anew
   REST,     // back to products
 };
 #define ORDER ((volatile struct order *)0x17F40)
