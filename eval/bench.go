@@ -20,6 +20,7 @@ type Memory struct {
 	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
 	Head      int64 `json:"head"`      // 0 when tied
 	Screen    int64 `json:"screen"`    // of the head, at 4 bits; with it embedding and head stay in the file, read by row
+	Screened  int64 `json:"screened"`  // what a token reads of the screen
 	Copies    int64 `json:"copies"`    // of down_proj, for products that skip zeros
 	Norms     int64 `json:"norms"`     // and biases
 	KVToken   int64 `json:"kv_per_token"`
@@ -40,7 +41,7 @@ func (m Memory) Total(tokens int) int64 { return m.Weights() + m.KVToken*int64(t
 func (m Memory) HeadPerToken() int64 {
 	switch {
 	case m.Screen > 0:
-		return m.Screen
+		return m.Screened
 	case m.Head > 0:
 		return m.Head
 	}
@@ -54,7 +55,8 @@ func (m Memory) PerToken(before int) int64 {
 
 // Estimate computes Memory from names and shapes alone.
 func Estimate(c *model.Config, set *weights.Set) Memory {
-	m := Memory{KVToken: c.KVBytes(), Screen: c.ScreenBytes(), Copies: c.CopyBytes()}
+	m := Memory{KVToken: c.KVBytes(), Copies: c.CopyBytes()}
+	m.Screen, m.Screened = c.ScreenBytes()
 	for _, name := range set.Names() {
 		hf, ok := set.HFName(name)
 		if !ok {

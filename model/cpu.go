@@ -290,20 +290,15 @@ func (p *cpuProducts) panel(i, worker int) {
 	switch {
 	case tokens == 1 && job.m.t5:
 		kernel.TernaryMatVecT5(y, w, p.x, p.xsum[0])
+	case job.m.t5:
+		kernel.TernaryMatMulT5(y, w, p.x, p.xsum)
 	case tokens == 1:
 		kernel.TernaryMatVec(y, w, p.x, p.xsum[0])
 	default:
-		n := kernel.MatMulScratch(cols)
-		if room := n + kernel.T16Bytes(PanelRows, cols); len(p.scratch[worker]) < room {
-			p.scratch[worker] = make([]byte, room)
+		if n := kernel.MatMulScratch(cols); len(p.scratch[worker]) < n {
+			p.scratch[worker] = make([]byte, n)
 		}
-		scratch := p.scratch[worker]
-		if job.m.t5 {
-			t16 := scratch[n:][:kernel.T16Bytes(width, cols)]
-			kernel.T16FromT5(t16, w, width, cols)
-			w = t16
-		}
-		kernel.TernaryMatMul(y, w, p.x, p.xsum, scratch[:n])
+		kernel.TernaryMatMul(y, w, p.x, p.xsum, p.scratch[worker])
 	}
 }
 

@@ -124,6 +124,7 @@ type scratch struct {
 	gate []float32 // [B, F]
 	up   []float32 // [B, F]
 
+	row []byte    // of the embedding as the file has it
 	tmp []float32 // [B, max(D, H·hd, F)] a row's own, for the length of a stage
 
 	open []int32 // where the gate of the one token is open, at most F
@@ -173,7 +174,7 @@ func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Pro
 		}
 	}
 	err := d.load(ctx, w)
-	if err == nil && host != nil && c.ScreenBytes() > 0 {
+	if kept, _ := c.ScreenBytes(); err == nil && host != nil && kept > 0 {
 		d.screen = newScreen(d.head, st)
 	}
 	if st.packed != nil {
@@ -220,6 +221,7 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 	if d.embed, err = w.Dense(embedName+".weight", c.VocabSize, c.HiddenSize); err != nil {
 		return err
 	}
+	d.s.row = rowBuffer(d.embed)
 	switch {
 	case c.TiedHead:
 		d.head = d.embed
@@ -572,7 +574,7 @@ func (d *decoder) embedRows() {
 	for _, r := range s.runs {
 		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
 			x := s.x[(r.row+i)*c.HiddenSize:][:c.HiddenSize]
-			d.embed.Row(x, int(id))
+			d.embed.Widen(x, d.embed.ReadRow(s.row, int(id)))
 			if c.EmbedScale != 0 {
 				kernel.Scale(x, c.EmbedScale)
 			}

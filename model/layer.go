@@ -104,7 +104,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	if len(s.open) < F {
 		s.open = make([]int32, kernel.Pad16(F))
 	}
-	open := s.open[:kernel.Positive(s.open, g)]
+	open := s.open[:kernel.Above(s.open, g, 0)]
 	y := s.acc[1][:len(open)]
 	if !p.multiplyRows(up.id, y, open, s.xq[:roundUp16(c.HiddenSize)], s.xsum[:1]) {
 		if err := d.project(ctx, c.HiddenSize, l.linears[upAt:upAt+1]); err != nil {

@@ -12,47 +12,61 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
-// screen finds the best tokens without reading the whole head in full precision. It keeps every row at 4.25 bits a
-// weight, estimates all scores from them, and computes exactly those that can still be among the best. What comes
-// out is exact.
+// screen finds the best tokens without reading the whole head in full precision. It keeps every row at 5.5 bits a
+// weight and reads 3.25 of them to estimate all scores. Those that can still be among the best are refined by the lower
+// bits of their codes, and what then still can is computed exactly. What comes out is exact.
 //
-// The 4-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random part of a
-// step v_j before it is rounded down, and the estimate takes v_j out again. So whatever the weights are, the error of
-// each is uniform over one step s, and independent of the other columns' errors. A row's estimate for activations x̂
-// then has an error of mean 0 that is sub-Gaussian with variance proxy Σ(s·x̂)²/12: it exceeds t with a probability of
-// at most 2·exp(-6t²/Σ(s·x̂)²). missed is that probability for one row and token. The activations' own rounding is
-// bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and the float32 arithmetic by slack·‖w‖·‖x‖. (Dither: Schuchman 1964;
-// Gray and Stockham 1993. Rounding at random without taking the dither out costs √3 of the bound.)
+// The 5-bit codes are rounded with subtractive dither: column j of every row is shifted by the same random d_j, of up to
+// four steps, before it is rounded down, and the estimate takes d_j out again. So whatever the weights are, the error of
+// each is uniform over one step s, of the code or of its upper three bits, and independent of the other columns'
+// errors. A row's estimate for activations x̂ then has an error of mean 0 that is sub-Gaussian with variance proxy
+// Σ(s·x̂)²/12: it exceeds t with a probability of at most 2·exp(-6t²/Σ(s·x̂)²). missed is that probability for one row
+// and token. The activations' own rounding is bounded by Cauchy and Schwarz, ‖w‖·‖x-x̂‖, and the float32 arithmetic by
+// slack·‖w‖·‖x‖. (Dither: Schuchman 1964; Gray and Stockham 1993. Rounding at random without taking the dither out costs
+// √3 of the bound.)
 type screen struct {
 	head  *weights.Dense
 	cols  int // D rounded up to kernel.ScreenBlock
-	codes []byte
-	scale []uint16
+	upper []byte
+	lower []byte
+	scale []uint16  // s of the upper bits
 	norm  []float32 // [V] ‖w‖ of each row, rounded up
 
-	dither []float32 // [cols] v_j in [0, 1)
-	origin []float32 // [cols] 7+v_j: the code that stands for 0
+	dither []float32 // [cols] d_j in [0, 4)
+	origin []float32 // [cols] 3+d_j/4: the upper bits that stand for 0
 
 	// Of the pass under way, of n tokens that ask.
 	query       []screenQuery // [n]
 	q           []int8        // [n, cols] their activations as the screen reads them
 	xs, off, sq []float32     // [n, cols/64]
-	est, high   []float32     // [n, V16] estimate; the most that the exact score can be
+	eighth      []float32     // [n, cols/64] xs/8
+	margin      []float32     // [n] what rounding x adds to the bound of a row of norm 1
+	est, high   []float32     // [n, V16] estimate; the most that the exact score can be, -∞ when that is known
 	top         []screenTop   // [n, panels]
 
-	tasks []screenTask
-	fn    func(i, worker int)
-	exact func(lo, hi int)
+	tasks   []screenTask
+	first   []Scored // see promising
+	workers []screenWorker
+	pass    func(i, worker int)
+	refine  func(i, worker int)
+	exact   func(i, worker int)
 
 	tokens, rescored int64 // since loading
-	looked           int   // rows since the last release
+}
+
+// screenWorker is what a worker needs to refine rows, and for an exact score.
+type screenWorker struct {
+	index [refinePanels * screenRows]int32
+	est   [refinePanels * screenRows]float32
+	row   []byte    // of the head
+	wide  []float32 // the same, where it is stored in blocks
 }
 
 // screenQuery is a token that asks for the best scores.
 type screenQuery struct {
-	x        []float32 // [D] exact
-	rounding float32   // ‖x-x̂‖
-	length   float32   // ‖x‖
+	x     []float32 // [D] exact
+	found []Scored  // exact scores so far, best first
+	bar   float32   // the last of as many of them as are asked for
 }
 
 // screenTop has the largest estimate and bound of a panel.
@@ -66,8 +80,9 @@ type screenTask struct {
 
 const (
 	screenRows    = 256 // of a panel that a worker takes
+	refinePanels  = 16  // panels refined together
+	screenFirst   = 8   // estimates refined for the first bar
 	screenQueries = 64  // most tokens of a pass: each needs room for two numbers a row
-	releaseRows   = 640 // looked at between releases
 	// screenMinVocab: below it the head is too small for a screen to pay.
 	screenMinVocab = 8192
 	missed         = 1e-15
@@ -81,26 +96,30 @@ var width = float32(math.Sqrt(math.Log(2/missed) / 6))
 func newScreen(head *weights.Dense, st *store) *screen {
 	rows := roundUp16(head.Rows)
 	s := &screen{head: head, cols: (head.Cols + kernel.ScreenBlock - 1) / kernel.ScreenBlock * kernel.ScreenBlock}
-	s.fn, s.exact = s.panel, s.rescore
+	s.pass, s.refine, s.exact = s.estimate, s.refineSome, s.rescore
+	s.workers = make([]screenWorker, st.pool.Threads())
+	for i := range s.workers {
+		s.workers[i].row, s.workers[i].wide = rowBuffer(head), make([]float32, head.Cols)
+	}
 	rng := rand.NewPCG(0x7472_6974, 4)
 	s.dither, s.origin = make([]float32, s.cols), make([]float32, s.cols)
 	for j := range s.dither {
-		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 24)
-		s.origin[j] = 7 + s.dither[j]
+		s.dither[j] = float32(rng.Uint64()>>40) / (1 << 22)
+		s.origin[j] = 3 + s.dither[j]/4
 	}
-	nc, ns := kernel.ScreenSizes(rows, s.cols)
-	names := [3]string{"screen.codes", "screen.scale", "screen.norm"}
-	var data [3][]byte
+	nu, ns, nl := kernel.ScreenSizes(rows, s.cols)
+	names := [4]string{"screen.upper", "screen.lower", "screen.scale", "screen.norm"}
+	var data [len(names)][]byte
 	found := 0
-	for i, size := range [3]int{nc, 2 * ns, 4 * rows} {
+	for i, size := range [len(names)]int{nu, nl, 2 * ns, 4 * rows} {
 		var ok bool
 		if data[i], _, ok = st.piece(names[i], screenKind, rows, s.cols, size); ok {
 			found++
 		}
 	}
-	s.codes = data[0]
-	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[1][0])), ns)
-	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[2][0])), rows)
+	s.upper, s.lower = data[0], data[1]
+	s.scale = unsafe.Slice((*uint16)(unsafe.Pointer(&data[2][0])), ns)
+	s.norm = unsafe.Slice((*float32)(unsafe.Pointer(&data[3][0])), rows)
 	head.Scatter()
 	if found == len(names) {
 		return s
@@ -124,8 +143,14 @@ func newScreen(head *weights.Dense, st *store) *screen {
 	return s
 }
 
+// rowBuffer is room for ReadRow.
+func rowBuffer(d *weights.Dense) []byte {
+	b := make([]uint64, d.RowBytes()/8+1)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&b[0])), 8*len(b))
+}
+
 // screenKind is the layout of the screen in the packed copy.
-const screenKind = "screen4 2"
+const screenKind = "screen 3+2"
 
 // encode writes row r.
 func (s *screen) encode(r int, w []float32) {
@@ -137,41 +162,35 @@ func (s *screen) encode(r int, w []float32) {
 			top = max(top, max(v, -v))
 			square += float64(v) * float64(v)
 		}
-		// The grid s·(code-7.5) must reach ±top, after s is rounded to binary16.
-		h := kernel.ToF16(top / 7.5)
-		for kernel.F16(h)*7.5 < top {
+		// The grid of quarter steps, s/4·(code-14), must reach ±top, after s is rounded to binary16.
+		h := kernel.ToF16(top / 3.5)
+		for kernel.F16(h)*3.5 < top {
 			h++
 		}
-		s.scale[kernel.ScreenScaleIndex(s.cols, r, b)] = h
 		inv := float32(0)
 		if h != 0 {
-			inv = 1 / kernel.F16(h)
+			inv = 4 / kernel.F16(h)
 		}
-		for step := 0; step < kernel.ScreenBlock; step += 8 {
-			at, _ := kernel.ScreenIndex(s.cols, r, b+step)
-			dst, src, v := s.codes[at:at+4], block[step:step+8], s.dither[b+step:b+step+8]
-			for i := range dst { // columns i and 4+i share a byte
-				dst[i] = grid(src[i], inv, v[i]) | grid(src[4+i], inv, v[4+i])<<4
-			}
+		var code [kernel.ScreenBlock]byte
+		d := s.dither[b:][:len(code)]
+		for i, w := range block {
+			code[i] = byte(min(max(int32(float32(w*inv)+14+d[i]), 0), 31))
 		}
+		kernel.ScreenPack(s.upper, s.scale, s.lower, s.cols, r, b, h, &code)
 	}
 	s.norm[r] = float32(math.Sqrt(square) * (1 + 1e-6))
 }
 
-// grid is the code of w: the grid's step, dithered.
-func grid(w, inv, dither float32) byte {
-	return byte(min(max(int32(float32(w*inv)+7.5+dither), 0), 15))
-}
-
-// ScreenBytes is what the screen of the model's head takes in memory, and what a decoded token reads of the head then;
+// ScreenBytes is what the screen of the model's head takes in memory, and how much of it a decoded token reads at least;
 // 0 where there is none, and the head is read as it is.
-func (c *Config) ScreenBytes() int64 {
+func (c *Config) ScreenBytes() (kept, read int64) {
 	if c.Pooling != "" || c.VocabSize < screenMinVocab || !c.TiedHead && !c.floatLinear(headName) {
-		return 0
+		return 0, 0
 	}
 	rows, cols := roundUp16(c.VocabSize), (c.HiddenSize+kernel.ScreenBlock-1)/kernel.ScreenBlock*kernel.ScreenBlock
-	codes, scales := kernel.ScreenSizes(rows, cols)
-	return int64(codes) + 2*int64(scales) + 4*int64(rows)
+	upper, scales, lower := kernel.ScreenSizes(rows, cols)
+	read = int64(upper) + 2*int64(scales) + 4*int64(rows)
+	return read + int64(lower), read
 }
 
 // HeadStats counts what the screen of an engine's head did since loading: tokens answered, and rows of the head that
@@ -194,10 +213,10 @@ func (s *screen) add(x []float32) {
 	}
 	s.query = s.query[:i+1]
 	q := &s.query[i]
-	q.x = append(q.x[:0], x...)
+	q.x, q.found = append(q.x[:0], x...), q.found[:0]
 	s.q = extend(s.q, s.cols)
-	s.xs, s.off, s.sq = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks)
-	code, xs, off, sq := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:]
+	s.xs, s.off, s.sq, s.eighth = extend(s.xs, blocks), extend(s.off, blocks), extend(s.sq, blocks), extend(s.eighth, blocks)
+	code, xs, off, sq, eighth := s.q[i*s.cols:], s.xs[i*blocks:], s.off[i*blocks:], s.sq[i*blocks:], s.eighth[i*blocks:]
 	var rounding, length float64
 	for b := range xs {
 		block := x[min(b*kernel.ScreenBlock, len(x)):min((b+1)*kernel.ScreenBlock, len(x))]
@@ -220,11 +239,11 @@ func (s *screen) add(x []float32) {
 			rounding += d * d
 			length += float64(v) * float64(v)
 		}
-		xs[b] = scale
+		xs[b], eighth[b] = scale, scale/8
 		off[b] = float32(-zero * float64(scale))
-		sq[b] = scale * scale * float32(square)
+		sq[b] = width * width * scale * scale * float32(square)
 	}
-	q.rounding, q.length = float32(math.Sqrt(rounding)), float32(math.Sqrt(length))
+	s.margin = append(s.margin, float32(math.Sqrt(rounding)+slack*math.Sqrt(length)))
 }
 
 // extend adds n zeros.
@@ -237,23 +256,62 @@ func extend[T any](x []T, n int) []T {
 // panels is how many pieces the rows make.
 func (s *screen) panels() int { return (len(s.norm) + screenRows - 1) / screenRows }
 
-// panel estimates one panel of rows for every query.
-func (s *screen) panel(i, _ int) {
+// rows are those of panel i, those of the head without what they are padded to.
+func (s *screen) rows(i int) (lo, hi int) {
+	return i * screenRows, min((i+1)*screenRows, s.head.Rows)
+}
+
+// estimate scores one panel of rows for every query.
+func (s *screen) estimate(i, _ int) {
 	V := len(s.norm)
-	lo := i * screenRows
-	hi := min(lo+screenRows, V)
-	codes := s.codes[lo*s.cols/2 : hi*s.cols/2]
+	lo, hi := i*screenRows, min((i+1)*screenRows, V)
+	upper := s.upper[lo*s.cols/8*3 : hi*s.cols/8*3]
 	scale := s.scale[lo*s.cols/kernel.ScreenBlock : hi*s.cols/kernel.ScreenBlock]
-	kernel.Screen4(s.est[lo:], s.high[lo:], V, codes, scale, s.q, s.xs, s.off, s.sq, len(s.query))
+	kernel.Screen(s.est[lo:], s.high[lo:], V, upper, scale, s.norm[lo:hi], s.q, s.xs, s.off, s.sq, s.margin)
 	for j := range s.query {
-		q := &s.query[j]
-		est, high := s.est[j*V+lo:][:hi-lo], s.high[j*V+lo:][:hi-lo]
-		top, margin := screenTop{float32(math.Inf(-1)), float32(math.Inf(-1))}, q.rounding+slack*q.length
-		for r, norm := range s.norm[lo:min(hi, s.head.Rows)] {
-			high[r] = est[r] + width*float32(math.Sqrt(float64(high[r]))) + norm*margin
-			top.est, top.high = max(top.est, est[r]), max(top.high, high[r])
+		s.setTop(i, j)
+	}
+}
+
+// setTop finds the largest estimate and bound of panel i for query j.
+func (s *screen) setTop(i, j int) {
+	lo, hi := s.rows(i)
+	base := j * len(s.norm)
+	s.top[j*s.panels()+i] = screenTop{kernel.Max(s.est[base+lo : base+hi]), kernel.Max(s.high[base+lo : base+hi])}
+}
+
+// refineSome takes the lower bits into account in those rows of some panels that can reach the bar: the part of their
+// bounds that comes from the weights' rounding is a quarter then.
+func (s *screen) refineSome(i, worker int) {
+	V, panels, blocks, w := len(s.norm), s.panels(), s.cols/kernel.ScreenBlock, &s.workers[worker]
+	from, to := i*refinePanels, min((i+1)*refinePanels, panels)
+	for j := range s.query {
+		bar := math.Nextafter32(s.query[j].bar, float32(math.Inf(-1)))
+		est, high := s.est[j*V:], s.high[j*V:]
+		n := 0
+		for p := from; p < to; p++ {
+			if !(s.top[j*panels+p].high > bar) {
+				continue
+			}
+			lo, hi := s.rows(p)
+			list := w.index[n:]
+			list = list[:kernel.Above(list, high[lo:hi], bar)]
+			for k, r := range list {
+				list[k] += int32(lo)
+				w.est[n+k] = est[int32(lo)+r]
+			}
+			n += len(list)
 		}
-		s.top[j*s.panels()+i] = top
+		kernel.ScreenRefine(w.est[:n], w.index[:n], s.lower, s.q[j*s.cols:][:s.cols], s.eighth[j*blocks:][:blocks])
+		for k, r := range w.index[:n] {
+			high[r] = w.est[k] + (high[r]-est[r]+3*s.norm[r]*s.margin[j])/4
+			est[r] = w.est[k]
+		}
+		for p := from; p < to; p++ {
+			if s.top[j*panels+p].high > bar {
+				s.setTop(p, j)
+			}
+		}
 	}
 }
 
@@ -263,59 +321,91 @@ func (s *screen) best(pool *par.Pool, dst [][]Scored) {
 	if len(s.top) < n*panels {
 		s.est, s.high, s.top = make([]float32, n*V), make([]float32, n*V), make([]screenTop, n*panels)
 	}
-	pool.Run(panels, s.fn)
-
-	// The exact scores of the best estimates are a bar that the others must be able to reach.
+	pool.Run(panels, s.pass)
+	s.raiseBars(pool, dst, true)
+	pool.Run((panels+refinePanels-1)/refinePanels, s.refine)
+	s.raiseBars(pool, dst, false)
 	s.tasks = s.tasks[:0]
-	for i := range dst {
-		s.bestEstimates(dst[i], i)
-		for _, c := range dst[i] {
-			s.tasks = append(s.tasks, screenTask{i, c})
-		}
-	}
-	pool.For(len(s.tasks), 4, s.exact)
-	first := 0
-	for i := range dst {
-		k := len(dst[i])
-		got := s.tasks[first : first+k]
-		slices.SortFunc(got, byScore)
-		bar := got[k-1].Logit
-		for p, top := range s.top[i*panels:][:panels] {
-			if top.high < bar {
+	for j := range s.query {
+		bar := s.query[j].bar
+		for i, top := range s.top[j*panels:][:panels] {
+			if !(top.high >= bar) {
 				continue
 			}
-			lo := p * screenRows
-			for r, high := range s.high[i*V:][lo:min(lo+screenRows, s.head.Rows)] {
-				id := int32(lo + r)
-				if high >= bar && !slices.ContainsFunc(got, func(t screenTask) bool { return t.ID == id }) {
-					s.tasks = append(s.tasks, screenTask{i, Scored{ID: id}})
+			lo, hi := s.rows(i)
+			for r, high := range s.high[j*V+lo : j*V+hi] {
+				if high >= bar && !math.IsInf(float64(high), -1) {
+					s.tasks = append(s.tasks, screenTask{j, Scored{ID: int32(lo + r)}})
 				}
 			}
 		}
-		first += k
 	}
-	all := s.tasks
-	s.tasks = all[first:]
-	pool.For(len(s.tasks), 4, s.exact)
-	s.tasks = all
-	slices.SortFunc(all, byScore)
-	for i := range dst {
-		k := 0
-		for _, t := range all {
-			if t.query == i && k < len(dst[i]) {
-				dst[i][k] = t.Scored
-				k++
+	s.score(pool)
+	for j := range s.query {
+		q := &s.query[j]
+		slices.SortFunc(q.found, byScore)
+		copy(dst[j], q.found)
+		s.rescored += int64(len(q.found))
+	}
+	s.query, s.q, s.xs, s.off, s.sq, s.eighth, s.margin = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0], s.eighth[:0], s.margin[:0]
+	s.tokens += int64(n)
+}
+
+// raiseBars computes the exact scores of the best estimates: a bar that the others must be able to reach. The first time
+// it refines more of them than are asked for, and takes the best of these.
+func (s *screen) raiseBars(pool *par.Pool, dst [][]Scored, first bool) {
+	s.tasks = s.tasks[:0]
+	for j := range dst {
+		list := dst[j]
+		if first {
+			list = s.promising(j, len(list))
+		} else {
+			s.bestEstimates(list, j)
+		}
+		for _, c := range list {
+			if !math.IsInf(float64(s.high[j*len(s.norm)+int(c.ID)]), -1) {
+				s.tasks = append(s.tasks, screenTask{j, c})
 			}
 		}
 	}
-	s.query, s.q, s.xs, s.off, s.sq = s.query[:0], s.q[:0], s.xs[:0], s.off[:0], s.sq[:0]
-	s.tokens += int64(n)
-	s.rescored += int64(len(all))
-	// The rows that were looked at lie here and there in the mapped file and drag their neighbours into this process's
-	// memory; let go of them now and then. They stay in the system's cache.
-	if s.looked += len(all); s.looked >= releaseRows {
-		s.head.Release(0, s.head.Rows)
-		s.looked = 0
+	s.score(pool)
+	for j := range dst {
+		q := &s.query[j]
+		slices.SortFunc(q.found, byScore)
+		q.bar = float32(math.Inf(-1))
+		if k := len(dst[j]); len(q.found) >= k {
+			q.bar = q.found[k-1].Logit
+		}
+	}
+}
+
+// promising refines the best estimates of query j, at least screenFirst of them, and returns the n best.
+func (s *screen) promising(j, n int) []Scored {
+	s.first = slices.Grow(s.first[:0], max(n, screenFirst))[:min(max(n, screenFirst), s.head.Rows)]
+	s.bestEstimates(s.first, j)
+	w, blocks := &s.workers[0], s.cols/kernel.ScreenBlock
+	for some := range slices.Chunk(s.first, screenRows) {
+		index, est := w.index[:len(some)], w.est[:len(some)]
+		for i, c := range some {
+			index[i], est[i] = c.ID, c.Logit
+		}
+		kernel.ScreenRefine(est, index, s.lower, s.q[j*s.cols:][:s.cols], s.eighth[j*blocks:][:blocks])
+		for i := range some {
+			some[i].Logit = est[i]
+		}
+	}
+	slices.SortFunc(s.first, byScore)
+	return s.first[:n]
+}
+
+// score computes the tasks, and notes that their scores are known.
+func (s *screen) score(pool *par.Pool) {
+	pool.Run(len(s.tasks), s.exact)
+	for _, t := range s.tasks {
+		q := &s.query[t.query]
+		q.found = append(q.found, t.Scored)
+		i := t.query*len(s.norm) + int(t.ID)
+		s.est[i], s.high[i] = t.Logit, float32(math.Inf(-1))
 	}
 }
 
@@ -324,14 +414,14 @@ func (s *screen) bestEstimates(dst []Scored, i int) {
 	n, est, panels := 0, s.est[i*len(s.norm):], s.panels()
 	for p, top := range s.top[i*panels:][:panels] {
 		if n < len(dst) || top.est > dst[n-1].Logit {
-			lo := p * screenRows
-			n = addBest(dst, n, int32(lo), est[lo:min(lo+screenRows, s.head.Rows)])
+			lo, hi := s.rows(p)
+			n = addBest(dst, n, int32(lo), est[lo:hi])
 		}
 	}
 }
 
 // byScore orders the best first, equal scores by lower id.
-func byScore(a, b screenTask) int {
+func byScore(a, b Scored) int {
 	switch {
 	case a.Logit > b.Logit:
 		return -1
@@ -342,24 +432,20 @@ func byScore(a, b screenTask) int {
 }
 
 // rescore computes exact scores, as densePanel would.
-func (s *screen) rescore(lo, hi int) {
-	var row []float32
-	for i := lo; i < hi; i++ {
-		t := &s.tasks[i]
-		r, cols, x := int(t.ID), s.head.Cols, s.query[t.query].x
-		switch s.head.Type {
-		case gguf.F32:
-			t.Logit = kernel.Dot(s.head.F32[r*cols:][:cols], x)
-		case gguf.BF16:
-			t.Logit = kernel.DotBF16(s.head.U16[r*cols:][:cols], x)
-		case gguf.F16:
-			t.Logit = kernel.DotF16(s.head.U16[r*cols:][:cols], x)
-		default:
-			if row == nil {
-				row = make([]float32, cols)
-			}
-			s.head.Row(row, r)
-			t.Logit = kernel.Dot(row, x)
-		}
+func (s *screen) rescore(i, worker int) {
+	w, t := &s.workers[worker], &s.tasks[i]
+	x := s.query[t.query].x
+	row := s.head.ReadRow(w.row, int(t.ID))
+	at := unsafe.Pointer(&row[0])
+	switch s.head.Type {
+	case gguf.F32:
+		t.Logit = kernel.Dot(unsafe.Slice((*float32)(at), s.head.Cols), x)
+	case gguf.BF16:
+		t.Logit = kernel.DotBF16(unsafe.Slice((*uint16)(at), s.head.Cols), x)
+	case gguf.F16:
+		t.Logit = kernel.DotF16(unsafe.Slice((*uint16)(at), s.head.Cols), x)
+	default:
+		s.head.Widen(w.wide, row)
+		t.Logit = kernel.Dot(w.wide, x)
 	}
 }

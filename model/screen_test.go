@@ -86,22 +86,34 @@ func TestScreenBounds(t *testing.T) {
 		x[i] = float32(rng.NormFloat64())
 	}
 	s.add(x)
-	s.best(pool, [][]Scored{make([]Scored, 1)})
+	s.best(pool, [][]Scored{make([]Scored, 1)}) // makes room
+	t.Logf("%d of %d rows rescored", s.rescored, head.Rows)
 	logits := make([]float32, head.Rows)
 	kernel.MatVecBF16(logits, head.U16, x)
-	var used float64
-	for r, v := range logits {
-		room := s.high[r] - s.est[r]
-		off := float64(v - s.est[r])
-		if math.Abs(off) > float64(room) {
-			t.Errorf("row %d: exact %g, estimate %g ± %g", r, v, s.est[r], room)
+	s.add(x)
+	s.query[0].bar = float32(math.Inf(-1)) // every row is refined
+	quarter := make([]float32, head.Rows)
+	for i, pass := range []func(i, worker int){s.pass, s.refine} {
+		pool.Run([]int{s.panels(), (s.panels() + refinePanels - 1) / refinePanels}[i], pass)
+		var used float64
+		for r, v := range logits {
+			room := s.high[r] - s.est[r]
+			off := float64(v - s.est[r])
+			if math.Abs(off) > float64(room) {
+				t.Errorf("pass %d, row %d: exact %g, estimate %g ± %g", i, r, v, s.est[r], room)
+			}
+			if room > 0 {
+				used = max(used, math.Abs(off)/float64(room))
+			}
+			if i == 0 {
+				quarter[r] = room / 4
+			} else if room > quarter[r]*1.5 {
+				t.Errorf("row %d: ± %g after it was refined, ± %g before", r, room, quarter[r]*4)
+			}
 		}
-		if room > 0 {
-			used = max(used, math.Abs(off)/float64(room))
+		t.Logf("pass %d: largest error %.2f of its bound", i, used)
+		if used < 0.1 {
+			t.Errorf("pass %d: the largest of 4096 errors is %.3f of its bound: the bound is too wide to be of use", i, used)
 		}
-	}
-	t.Logf("largest error: %.2f of its bound; %d of %d rows rescored", used, s.rescored, head.Rows)
-	if used < 0.1 {
-		t.Errorf("the largest of 4096 errors is %.3f of its bound: the bound is too wide to be of use", used)
 	}
 }

@@ -14,16 +14,19 @@ type blob struct {
 	name  string // as errors show it
 	data  []byte
 	unmap func() error
+	file  *os.File // open while rows may be read from it, or nil
 }
 
 func (b *blob) close() error {
 	if b.unmap == nil {
 		return nil
 	}
-	u := b.unmap
-	b.unmap = nil
-	b.data = nil
-	return u()
+	err := b.unmap()
+	if b.file != nil {
+		err = errors.Join(err, b.file.Close())
+	}
+	b.data, b.unmap, b.file = nil, nil, nil
+	return err
 }
 
 // folder is where the files of a model are: a directory on disk, or an fs.FS such as an embedded one.
@@ -89,7 +92,12 @@ func mapFile(path string) (*blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
 	}
-	defer file.Close()
+	b := &blob{name: path}
+	defer func() {
+		if b.file == nil {
+			file.Close()
+		}
+	}()
 	st, err := file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
@@ -103,13 +111,16 @@ func mapFile(path string) (*blob, error) {
 	if int64(int(st.Size())) != st.Size() {
 		return nil, fmt.Errorf("weights: %s: %d bytes do not fit this machine's address space", path, st.Size())
 	}
-	data, unmap, err := mmap(file, int(st.Size()))
+	b.data, b.unmap, err = mmap(file, int(st.Size()))
 	if errors.Is(err, errors.ErrUnsupported) {
-		data = make([]byte, st.Size())
-		_, err = io.ReadFull(file, data)
+		b.data = make([]byte, st.Size())
+		_, err = io.ReadFull(file, b.data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("weights: %s: map: %w", path, err)
 	}
-	return &blob{name: path, data: data, unmap: unmap}, nil
+	if keepFiles {
+		b.file = file
+	}
+	return b, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
@@ -182,7 +183,9 @@ type Dense struct {
 	U16        []uint16  // F16, BF16
 	Raw        []byte    // block types, row after row
 	rowBytes   int
-	mapped     []byte // the same bytes in the file's mapping, when that is where they are
+	mapped     []byte   // the same bytes in the file's mapping, when that is where they are
+	file       *os.File // and in the file, from at, when ReadRow is to take them from there
+	at         int64
 }
 
 // Bytes is what the matrix takes in memory.
@@ -210,8 +213,41 @@ func (d *Dense) Row(dst []float32, r int) {
 	}
 }
 
-// Scatter tells the system that single rows will be read, here and there.
-func (d *Dense) Scatter() { scatter(d.mapped) }
+// RowBytes is the size of a row in the precision of the file.
+func (d *Dense) RowBytes() int { return int(d.Bytes() / int64(d.Rows)) }
+
+// Scatter says that from now on single rows will be read, here and there.
+func (d *Dense) Scatter() {
+	if d.file != nil {
+		scattered(d.file)
+	}
+}
+
+// ReadRow gives row r in the precision of the file: RowBytes bytes in this machine's order, which are valid as long as
+// buf is. Where it can, it reads them from the file into buf: rows read through the mapping, here and there, would each
+// bring their neighbours into this process's memory, and cost more than being copied.
+//
+//	buf  at least RowBytes, aligned to 4 bytes
+func (d *Dense) ReadRow(buf []byte, r int) []byte {
+	n := d.RowBytes()
+	if d.file != nil && readAt(d.file, buf[:n], d.at+int64(r)*int64(n)) {
+		return buf[:n]
+	}
+	switch {
+	case d.F32 != nil:
+		return unsafe.Slice((*byte)(unsafe.Pointer(&d.F32[r*d.Cols])), n)
+	case d.U16 != nil:
+		return unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), n)
+	}
+	return d.Raw[r*n:][:n]
+}
+
+// Widen writes a row of ReadRow as float32.
+//
+//	dst  [Cols]
+func (d *Dense) Widen(dst []float32, row []byte) {
+	mustDequantize(dst[:d.Cols], d.Type, row)
+}
 
 // Release tells the system that rows [lo, hi) will not be read soon: their pages of the file leave this process's
 // memory, and come back when they are read.
@@ -241,7 +277,11 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	if len(s.blobs) > 0 && s.blobs[0].unmap != nil && (d.F32 == nil || len(t.data) == 4*rows*cols) {
 		d.mapped = t.data
 	}
+	if d.mapped != nil && littleEndian {
+		d.file, d.at = s.origin(t.data)
+	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		d.file = nil
 		switch {
 		case d.F32 != nil:
 			d.F32 = reorder(d.F32, cols, hd)
@@ -252,6 +292,19 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 		}
 	}
 	return d, nil
+}
+
+// origin says where in which file data lies, nil when that is not open.
+func (s *Set) origin(data []byte) (*os.File, int64) {
+	for _, b := range s.blobs {
+		if len(b.data) == 0 || len(data) == 0 || b.file == nil {
+			continue
+		}
+		if at := uintptr(unsafe.Pointer(&data[0])) - uintptr(unsafe.Pointer(&b.data[0])); at < uintptr(len(b.data)) {
+			return b.file, int64(at)
+		}
+	}
+	return nil, 0
 }
 
 func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {

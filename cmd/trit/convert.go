@@ -15,7 +15,7 @@ import (
 )
 
 // embeddings are the values of --embedding.
-var embeddings = map[string]gguf.Type{"f32": gguf.F32, "f16": gguf.F16, "bf16": gguf.BF16, "q8_0": gguf.Q8_0, "q6_k": gguf.Q6_K}
+var embeddings = map[string]gguf.Type{"f32": gguf.F32, "f16": gguf.F16, "bf16": gguf.BF16, "q8_0": gguf.Q8_0, "q6_k": gguf.Q6_K, "q4_0": gguf.Q4_0}
 
 // writeFlags are those of convert and synth.
 type writeFlags struct {
@@ -32,11 +32,11 @@ func (f *writeFlags) add(cmd *cobra.Command, flag, def string) {
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.format, flag, def, "what to write: "+strings.Join(list, ", "))
-	fl.StringVar(&f.embedding, "embedding", "", "how a GGUF file stores embedding and head: f32, f16, bf16, q8_0 or q6_k (default as they are)")
+	fl.StringVar(&f.embedding, "embedding", "", "how a GGUF file stores embedding and head: f32, f16, bf16, q8_0, q6_k or q4_0 (default as they are)")
 	fl.BoolVar(&f.overwrite, "overwrite", false, "replace what is there")
 	fl.BoolVar(&f.json, "json", false, "print what was written as JSON")
 	cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("embedding", cobra.FixedCompletions([]string{"f32", "f16", "bf16", "q8_0", "q6_k"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("embedding", cobra.FixedCompletions([]string{"f32", "f16", "bf16", "q8_0", "q6_k", "q4_0"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (f *writeFlags) options() (convert.Options, error) {
@@ -44,7 +44,7 @@ func (f *writeFlags) options() (convert.Options, error) {
 	if !o.Keep {
 		t, ok := embeddings[f.embedding]
 		if !ok {
-			return o, usagef("--embedding %q is not known; known: f32, f16, bf16, q8_0, q6_k", f.embedding)
+			return o, usagef("--embedding %q is not known; known: f32, f16, bf16, q8_0, q6_k, q4_0", f.embedding)
 		}
 		o.Embedding = t
 	}

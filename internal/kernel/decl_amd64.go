@@ -45,6 +45,12 @@ func ternaryTokensAVX2(y *int32, stride int, codes *byte, x *int8, groups int, t
 //go:noescape
 func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest int, xsum int32, table *byte)
 
+// ternaryMatMulT5VBMI is TernaryMatMulT5 for one tile: 8, 4, 2 or 1 tokens at a time.
+// stride is the bytes from one token's outputs to the next one's.
+//
+//go:noescape
+func ternaryMatMulT5VBMI(y *int32, stride int, w *byte, x *int8, cols int, groups int, rest int, xsum *int32, tokens int, table *byte)
+
 // t16FromT5VBMI is T16FromT5.
 //
 //go:noescape
@@ -55,25 +61,35 @@ func t16FromT5VBMI(dst *byte, src *byte, tiles int, groups int, rest int, table 
 //go:noescape
 func t5FromT16VNNI(dst *byte, src *byte, tiles int, groups int, rest int)
 
-// screen4x4VNNI is Screen4 of so many queries; stride is bytes.
+// screen4VNNI is Screen of so many queries; stride is bytes.
 //
 //go:noescape
-func screen4x4VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+func screen4VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
 
-// screen4x2VNNI is Screen4 of so many queries; stride is bytes.
+// screen2VNNI is Screen of so many queries; stride is bytes.
 //
 //go:noescape
-func screen4x2VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+func screen2VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
 
-// screen4x1VNNI is Screen4 of so many queries; stride is bytes.
+// screen1VNNI is Screen of so many queries; stride is bytes.
 //
 //go:noescape
-func screen4x1VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+func screen1VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
 
-// screen4AVX2 is Screen4 of one query, one tile of 16 rows at a time.
+// screenAVX2 is Screen of one query, one tile of 16 rows at a time.
 //
 //go:noescape
-func screen4AVX2(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+func screenAVX2(y []float32, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs []float32, off []float32, sq []float32, margin float32)
+
+// screenRefineVNNI is ScreenRefine, one row at a time.
+//
+//go:noescape
+func screenRefineVNNI(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+
+// screenRefineAVX2 is ScreenRefine, one row at a time.
+//
+//go:noescape
+func screenRefineAVX2(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 
 // matVecF32VNNI computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
 //
@@ -261,10 +277,10 @@ func ternaryColumnsAVX2(y *int32, w *byte, stride int, index *int32, next *int32
 //go:noescape
 func nonzerosVNNI(index *int32, value *int8, x *int8, steps int) int
 
-// positiveVNNI is Positive for 16·steps values.
+// aboveVNNI is Above for 16·steps values.
 //
 //go:noescape
-func positiveVNNI(index *int32, gate *float32, steps int) int
+func aboveVNNI(index *int32, values *float32, bar float32, steps int) int
 
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //

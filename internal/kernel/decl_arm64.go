@@ -157,15 +157,20 @@ func ternaryColumnsNEON(y *int32, w *byte, stride int, index, next *int32, x *in
 //go:noescape
 func ternaryColumnsNEONDot(y *int32, w *byte, stride int, index, next *int32, x *int8, groups, blocks int)
 
-// screen4NEON is Screen4, one tile of 16 rows at a time.
+// screenNEON is Screen, one tile of 16 rows at a time.
 //
 //go:noescape
-func screen4NEON(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+func screenNEON(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32)
 
-// screen4NEONDot is Screen4, one tile of 16 rows at a time.
+// screenNEONDot is Screen, one tile of 16 rows at a time.
 //
 //go:noescape
-func screen4NEONDot(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
+func screenNEONDot(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32)
+
+// screenRefineNEON is ScreenRefine, one row at a time.
+//
+//go:noescape
+func screenRefineNEON(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 
 // peakInt8NEON does 16·8 int8 multiply-adds a turn.
 //

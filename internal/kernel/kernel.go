@@ -33,14 +33,16 @@ type tier struct {
 	ternaryMatVec   func(y []int32, w []byte, x []int8, xsum int32)
 	ternaryMatMul   func(y []int32, w []byte, x []int8, xsum []int32, scratch []byte)
 	ternaryMatVecT5 func(y []int32, w []byte, x []int8, xsum int32)
+	ternaryMatMulT5 func(y []int32, w []byte, x []int8, xsum []int32)
 	t5FromT16       func(dst, src []byte, rows, cols int)
 	t16FromT5       func(dst, src []byte, rows, cols int)
 	preferT5        bool
-	screen4         screen4Func
+	screen          screenFunc
+	screenRefine    func(y []float32, index []int32, lower []byte, x []int8, xs []float32)
 	ternaryRows     func(y []int32, w []byte, index []int32, x []int8, xsum int32)
 	ternaryColumns  func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
 	nonzeros        func(index []int32, value, x []int8) int
-	positive        func(index []int32, g []float32) int
+	above           func(index []int32, g []float32, bar float32) int
 	quantizeRow     func(q []int8, x []float32) (scale float32, sum int32)
 
 	dotF32     func(w, x []float32) float32
@@ -67,7 +69,7 @@ type tier struct {
 	scaleRow func(y []float32, acc []int32, s float32)
 }
 
-type screen4Func = func(y, v []float32, stride, rows int, codes []byte, scales []uint16, x []int8, xs, off, sq []float32, queries int)
+type screenFunc = func(y, high []float32, stride int, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq, margin []float32)
 
 var (
 	available = tiers()                     // what this CPU runs, slowest first

@@ -182,26 +182,23 @@ func (b *bench) products(t *tier) {
 				return func() { t.ternaryMatMul(y, take(t16), x, sums, scratch) }
 			})
 			b.add(t, "ternary T5", shape, macs, float64(t5), false, func(take func(int) []byte) func() {
-				x, y, sums, scratch := make([]int8, cols*tokens), make([]int32, rows*tokens), make([]int32, tokens), make([]byte, MatMulScratch(cols))
+				x, y, sums := make([]int8, cols*tokens), make([]int32, rows*tokens), make([]int32, tokens)
 				if tokens == 1 {
 					return func() { t.ternaryMatVecT5(y, take(t5), x, 0) }
 				}
-				w := make([]byte, t16)
-				return func() {
-					t.t16FromT5(w, take(t5), rows, cols)
-					t.ternaryMatMul(y, w, x, sums, scratch)
-				}
+				return func() { t.ternaryMatMulT5(y, take(t5), x, sums) }
 			})
 		}
 	}
-	codes, scales := ScreenSizes(rows, D)
+	codes, scales, _ := ScreenSizes(rows, D)
 	for _, tokens := range []int{1, 8} {
 		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
-		b.add(t, "screen of the head, 4 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
+		b.add(t, "screen of the head, 3 bits", shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
 			x, xs := make([]int8, D*tokens), make([]float32, D/ScreenBlock*tokens)
-			y, v := make([]float32, rows*tokens), make([]float32, rows*tokens)
+			y, high := make([]float32, rows*tokens), make([]float32, rows*tokens)
+			norm, margin := make([]float32, rows), make([]float32, tokens)
 			return func() {
-				t.screen4(y, v, rows, rows, take(codes), as[uint16](take(2*scales)), x, xs, xs, xs, tokens)
+				t.screen(y, high, rows, take(codes), as[uint16](take(2*scales)), norm, x, xs, xs, xs, margin)
 			}
 		})
 	}

@@ -83,10 +83,10 @@ func TestMeasure(t *testing.T) {
 }
 
 // The head of the 2B4T shape, in pieces that the runs before have pushed out of L3.
-func TestMeasureScreen4(t *testing.T) {
+func TestMeasureScreen(t *testing.T) {
 	measuring(t)
 	const rows, cols = 2048, 2560
-	nc, ns := ScreenSizes(rows, cols)
+	nc, ns, _ := ScreenSizes(rows, cols)
 	const pieces = 60
 	codes, free := hugePages(nc * pieces)
 	defer free()
@@ -95,7 +95,7 @@ func TestMeasureScreen4(t *testing.T) {
 		codes[i] = byte(i)
 	}
 	x, xs := fill(cols, func(i int) int8 { return int8(i) }), make([]float32, cols/64)
-	y := [2][]float32{make([]float32, rows), make([]float32, rows)}
+	y, norm := [2][]float32{make([]float32, rows), make([]float32, rows)}, make([]float32, rows)
 	next := 0
 	piece := nc + 2*ns
 	take := func() int {
@@ -106,15 +106,15 @@ func TestMeasureScreen4(t *testing.T) {
 	for _, tier := range available[1:] {
 		list = append(list, entrant{tier.name + " 1 thread", float64(piece), "GB/s", func() {
 			i := take()
-			tier.screen4(y[0], y[1], 0, rows, codes[i*nc:][:nc], scales[i*ns:][:ns], x, xs, xs, xs, 1)
+			tier.screen(y[0], y[1], 0, codes[i*nc:][:nc], scales[i*ns:][:ns], norm, x, xs, xs, xs, norm[:1])
 		}}, entrant{tier.name + " from L2", float64(piece) / 8, "GB/s", func() {
-			tier.screen4(y[0], y[1], 0, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, 1)
+			tier.screen(y[0], y[1], 0, codes[:nc/8], scales[:ns/8], norm[:rows/8], x, xs, xs, xs, norm[:1])
 		}})
 		for _, queries := range []int{2, 4, 16} {
 			x, xs := fill(queries*cols, func(i int) int8 { return int8(i) }), make([]float32, queries*cols/64)
 			y, v := make([]float32, queries*rows/8), make([]float32, queries*rows/8)
 			list = append(list, entrant{fmt.Sprintf("%s from L2, %d queries", tier.name, queries), float64(queries*piece) / 8, "GB/s a query", func() {
-				tier.screen4(y, v, rows/8, rows/8, codes[:nc/8], scales[:ns/8], x, xs, xs, xs, queries)
+				tier.screen(y, v, rows/8, codes[:nc/8], scales[:ns/8], norm[:rows/8], x, xs, xs, xs, norm[:queries])
 			}})
 		}
 	}
@@ -232,5 +232,43 @@ func TestMeasureRows(t *testing.T) {
 			{tier.name + " add", n, unit, func() { tier.add(y, x) }},
 			{tier.name + " rope", n, unit, func() { tier.rope(y, x[:64], x[64:128]) }},
 		})
+	}
+}
+
+// A panel of gate_proj of the 2B4T shape in T5 for several tokens: straight, and through T16.
+func TestMeasureT5MatMul(t *testing.T) {
+	measuring(t)
+	const rows, cols, pieces = 256, 2560, 1200
+	size := T5Bytes(rows, cols)
+	w, free := hugePages(size * pieces)
+	defer free()
+	for i := range w {
+		w[i] = byte(i % 251)
+	}
+	vnni := available[len(available)-1]
+	if !vnni.preferT5 {
+		t.Skip("this tier does not decode from T5")
+	}
+	next := 0
+	for _, tokens := range []int{2, 4, 8, 16, 32, 64} {
+		x := fill(tokens*cols, func(i int) int8 { return int8(i) })
+		y, sums, scratch, t16 := make([]int32, tokens*rows), make([]int32, tokens), make([]byte, MatMulScratch(cols)), make([]byte, T16Bytes(rows, cols))
+		macs := float64(rows * cols * tokens)
+		var list []entrant
+		for _, from := range []string{"L2", "memory"} {
+			take := func() []byte {
+				if from == "memory" {
+					next = (next + 1) % pieces
+				}
+				return w[next*size:][:size]
+			}
+			list = append(list, entrant{fmt.Sprintf("%d tokens, from %s, T16", tokens, from), macs, "GMAC/s", func() {
+				vnni.t16FromT5(t16, take(), rows, cols)
+				vnni.ternaryMatMul(y, t16, x, sums, scratch)
+			}}, entrant{fmt.Sprintf("%d tokens, from %s, straight", tokens, from), macs, "GMAC/s", func() {
+				vnni.ternaryMatMulT5(y, take(), x, sums)
+			}})
+		}
+		race(t, list)
 	}
 }

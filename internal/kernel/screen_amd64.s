@@ -4,161 +4,181 @@
 
 #include "textflag.h"
 
-// func screen4x4VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+// func screen4VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
 // Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·screen4x4VNNI(SB), NOSPLIT, $0-88
-	MOVQ         codes+32(FP), AX
+TEXT ·screen4VNNI(SB), NOSPLIT, $0-104
+	MOVQ         upper+32(FP), AX
 	MOVQ         scales+40(FP), CX
-	MOVQ         cols+56(FP), DX
+	MOVQ         cols+64(FP), DX
 	MOVQ         DX, BX
 	SHRQ         $0x06, BX
 	SHLQ         $0x02, BX
 	LEAQ         (DX)(DX*2), SI
 	LEAQ         (BX)(BX*2), DI
-	MOVL         $0x0f0f0f0f, R8
+	MOVL         $0x07070707, R8
 	VPBROADCASTD R8, Z0
-	MOVL         $0xf0f0f0f0, R8
+	MOVL         $0x38383838, R8
 	VPBROADCASTD R8, Z1
+	MOVL         $0x03030303, R8
+	VPBROADCASTD R8, Z2
 	XORQ         R8, R8
 
 tile:
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z11, Z11, Z11
 	VPXORD Z15, Z15, Z15
 	VPXORD Z12, Z12, Z12
 	VPXORD Z16, Z16, Z16
 	VPXORD Z13, Z13, Z13
 	VPXORD Z17, Z17, Z17
-	MOVQ   x+48(FP), R9
-	MOVQ   xs+64(FP), R10
-	MOVQ   off+72(FP), R11
-	MOVQ   sq+80(FP), R12
+	VPXORD Z14, Z14, Z14
+	VPXORD Z18, Z18, Z18
+	MOVQ   x+56(FP), R9
+	MOVQ   xs+72(FP), R10
+	MOVQ   off+80(FP), R11
+	MOVQ   sq+88(FP), R12
 	MOVQ   BX, R13
 	SHRQ   $0x02, R13
 	TESTQ  R13, R13
 	JZ     block_end
 
 block:
-	VPXORD           Z2, Z2, Z2
-	VPXORD           Z6, Z6, Z6
 	VPXORD           Z3, Z3, Z3
 	VPXORD           Z7, Z7, Z7
 	VPXORD           Z4, Z4, Z4
 	VPXORD           Z8, Z8, Z8
 	VPXORD           Z5, Z5, Z5
 	VPXORD           Z9, Z9, Z9
-	VPANDD           (AX), Z0, Z18
-	VPANDD           (AX), Z1, Z19
-	VPDPBUSD.BCST    (R9), Z18, Z2
-	VPDPBUSD.BCST    4(R9), Z19, Z6
-	VPDPBUSD.BCST    (R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    4(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    (R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    4(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    (R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    4(R9)(SI*1), Z19, Z9
-	VPANDD           64(AX), Z0, Z18
-	VPANDD           64(AX), Z1, Z19
-	VPDPBUSD.BCST    8(R9), Z18, Z2
-	VPDPBUSD.BCST    12(R9), Z19, Z6
-	VPDPBUSD.BCST    8(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    12(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    8(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    12(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    8(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    12(R9)(SI*1), Z19, Z9
-	VPANDD           128(AX), Z0, Z18
-	VPANDD           128(AX), Z1, Z19
-	VPDPBUSD.BCST    16(R9), Z18, Z2
-	VPDPBUSD.BCST    20(R9), Z19, Z6
-	VPDPBUSD.BCST    16(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    20(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    16(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    20(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    16(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    20(R9)(SI*1), Z19, Z9
-	VPANDD           192(AX), Z0, Z18
-	VPANDD           192(AX), Z1, Z19
-	VPDPBUSD.BCST    24(R9), Z18, Z2
-	VPDPBUSD.BCST    28(R9), Z19, Z6
-	VPDPBUSD.BCST    24(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    28(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    24(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    28(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    24(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    28(R9)(SI*1), Z19, Z9
-	VPANDD           256(AX), Z0, Z18
-	VPANDD           256(AX), Z1, Z19
-	VPDPBUSD.BCST    32(R9), Z18, Z2
-	VPDPBUSD.BCST    36(R9), Z19, Z6
-	VPDPBUSD.BCST    32(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    36(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    32(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    36(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    32(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    36(R9)(SI*1), Z19, Z9
-	VPANDD           320(AX), Z0, Z18
-	VPANDD           320(AX), Z1, Z19
-	VPDPBUSD.BCST    40(R9), Z18, Z2
-	VPDPBUSD.BCST    44(R9), Z19, Z6
-	VPDPBUSD.BCST    40(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    44(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    40(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    44(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    40(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    44(R9)(SI*1), Z19, Z9
-	VPANDD           384(AX), Z0, Z18
-	VPANDD           384(AX), Z1, Z19
-	VPDPBUSD.BCST    48(R9), Z18, Z2
-	VPDPBUSD.BCST    52(R9), Z19, Z6
-	VPDPBUSD.BCST    48(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    52(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    48(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    52(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    48(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    52(R9)(SI*1), Z19, Z9
-	VPANDD           448(AX), Z0, Z18
-	VPANDD           448(AX), Z1, Z19
-	VPDPBUSD.BCST    56(R9), Z18, Z2
-	VPDPBUSD.BCST    60(R9), Z19, Z6
-	VPDPBUSD.BCST    56(R9)(DX*1), Z18, Z3
-	VPDPBUSD.BCST    60(R9)(DX*1), Z19, Z7
-	VPDPBUSD.BCST    56(R9)(DX*2), Z18, Z4
-	VPDPBUSD.BCST    60(R9)(DX*2), Z19, Z8
-	VPDPBUSD.BCST    56(R9)(SI*1), Z18, Z5
-	VPDPBUSD.BCST    60(R9)(SI*1), Z19, Z9
-	VCVTPH2PS        (CX), Z18
-	VMULPS           Z18, Z18, Z19
-	VPSRAD           $0x04, Z6, Z6
-	VPADDD           Z2, Z6, Z6
-	VCVTDQ2PS        Z6, Z6
-	VBROADCASTSS     (R11), Z2
-	VFMADD231PS.BCST (R10), Z6, Z2
-	VFMADD231PS      Z2, Z18, Z10
-	VFMADD231PS.BCST (R12), Z19, Z14
-	VPSRAD           $0x04, Z7, Z7
+	VPXORD           Z6, Z6, Z6
+	VPXORD           Z10, Z10, Z10
+	VMOVDQU64        (AX), Z19
+	VPANDD           Z19, Z0, Z20
+	VPANDD           Z19, Z1, Z21
+	VPDPBUSD.BCST    (R9), Z20, Z3
+	VPDPBUSD.BCST    (R9)(DX*1), Z20, Z4
+	VPDPBUSD.BCST    (R9)(DX*2), Z20, Z5
+	VPDPBUSD.BCST    (R9)(SI*1), Z20, Z6
+	VPDPBUSD.BCST    4(R9), Z21, Z7
+	VPDPBUSD.BCST    4(R9)(DX*1), Z21, Z8
+	VPDPBUSD.BCST    4(R9)(DX*2), Z21, Z9
+	VPDPBUSD.BCST    4(R9)(SI*1), Z21, Z10
+	VMOVDQU64        64(AX), Z20
+	VPANDD           Z20, Z0, Z21
+	VPANDD           Z20, Z1, Z22
+	VPDPBUSD.BCST    8(R9), Z21, Z3
+	VPDPBUSD.BCST    8(R9)(DX*1), Z21, Z4
+	VPDPBUSD.BCST    8(R9)(DX*2), Z21, Z5
+	VPDPBUSD.BCST    8(R9)(SI*1), Z21, Z6
+	VPDPBUSD.BCST    12(R9), Z22, Z7
+	VPDPBUSD.BCST    12(R9)(DX*1), Z22, Z8
+	VPDPBUSD.BCST    12(R9)(DX*2), Z22, Z9
+	VPDPBUSD.BCST    12(R9)(SI*1), Z22, Z10
+	VMOVDQU64        128(AX), Z21
+	VPANDD           Z21, Z0, Z22
+	VPANDD           Z21, Z1, Z23
+	VPDPBUSD.BCST    16(R9), Z22, Z3
+	VPDPBUSD.BCST    16(R9)(DX*1), Z22, Z4
+	VPDPBUSD.BCST    16(R9)(DX*2), Z22, Z5
+	VPDPBUSD.BCST    16(R9)(SI*1), Z22, Z6
+	VPDPBUSD.BCST    20(R9), Z23, Z7
+	VPDPBUSD.BCST    20(R9)(DX*1), Z23, Z8
+	VPDPBUSD.BCST    20(R9)(DX*2), Z23, Z9
+	VPDPBUSD.BCST    20(R9)(SI*1), Z23, Z10
+	VPSRLD           $0x06, Z19, Z19
+	VPSRLD           $0x04, Z21, Z22
+	VPTERNLOGD       $0xe4, Z2, Z22, Z19
+	VPANDD           Z19, Z0, Z19
+	VPDPBUSD.BCST    24(R9), Z19, Z3
+	VPDPBUSD.BCST    24(R9)(DX*1), Z19, Z4
+	VPDPBUSD.BCST    24(R9)(DX*2), Z19, Z5
+	VPDPBUSD.BCST    24(R9)(SI*1), Z19, Z6
+	VPSRLD           $0x06, Z20, Z19
+	VPSRLD           $0x05, Z21, Z20
+	VPTERNLOGD       $0xe4, Z2, Z20, Z19
+	VPANDD           Z19, Z0, Z19
+	VPDPBUSD.BCST    28(R9), Z19, Z3
+	VPDPBUSD.BCST    28(R9)(DX*1), Z19, Z4
+	VPDPBUSD.BCST    28(R9)(DX*2), Z19, Z5
+	VPDPBUSD.BCST    28(R9)(SI*1), Z19, Z6
+	VMOVDQU64        192(AX), Z19
+	VPANDD           Z19, Z0, Z20
+	VPANDD           Z19, Z1, Z21
+	VPDPBUSD.BCST    32(R9), Z20, Z3
+	VPDPBUSD.BCST    32(R9)(DX*1), Z20, Z4
+	VPDPBUSD.BCST    32(R9)(DX*2), Z20, Z5
+	VPDPBUSD.BCST    32(R9)(SI*1), Z20, Z6
+	VPDPBUSD.BCST    36(R9), Z21, Z7
+	VPDPBUSD.BCST    36(R9)(DX*1), Z21, Z8
+	VPDPBUSD.BCST    36(R9)(DX*2), Z21, Z9
+	VPDPBUSD.BCST    36(R9)(SI*1), Z21, Z10
+	VMOVDQU64        256(AX), Z20
+	VPANDD           Z20, Z0, Z21
+	VPANDD           Z20, Z1, Z22
+	VPDPBUSD.BCST    40(R9), Z21, Z3
+	VPDPBUSD.BCST    40(R9)(DX*1), Z21, Z4
+	VPDPBUSD.BCST    40(R9)(DX*2), Z21, Z5
+	VPDPBUSD.BCST    40(R9)(SI*1), Z21, Z6
+	VPDPBUSD.BCST    44(R9), Z22, Z7
+	VPDPBUSD.BCST    44(R9)(DX*1), Z22, Z8
+	VPDPBUSD.BCST    44(R9)(DX*2), Z22, Z9
+	VPDPBUSD.BCST    44(R9)(SI*1), Z22, Z10
+	VMOVDQU64        320(AX), Z21
+	VPANDD           Z21, Z0, Z22
+	VPANDD           Z21, Z1, Z23
+	VPDPBUSD.BCST    48(R9), Z22, Z3
+	VPDPBUSD.BCST    48(R9)(DX*1), Z22, Z4
+	VPDPBUSD.BCST    48(R9)(DX*2), Z22, Z5
+	VPDPBUSD.BCST    48(R9)(SI*1), Z22, Z6
+	VPDPBUSD.BCST    52(R9), Z23, Z7
+	VPDPBUSD.BCST    52(R9)(DX*1), Z23, Z8
+	VPDPBUSD.BCST    52(R9)(DX*2), Z23, Z9
+	VPDPBUSD.BCST    52(R9)(SI*1), Z23, Z10
+	VPSRLD           $0x06, Z19, Z19
+	VPSRLD           $0x04, Z21, Z22
+	VPTERNLOGD       $0xe4, Z2, Z22, Z19
+	VPANDD           Z19, Z0, Z19
+	VPDPBUSD.BCST    56(R9), Z19, Z3
+	VPDPBUSD.BCST    56(R9)(DX*1), Z19, Z4
+	VPDPBUSD.BCST    56(R9)(DX*2), Z19, Z5
+	VPDPBUSD.BCST    56(R9)(SI*1), Z19, Z6
+	VPSRLD           $0x06, Z20, Z19
+	VPSRLD           $0x05, Z21, Z20
+	VPTERNLOGD       $0xe4, Z2, Z20, Z19
+	VPANDD           Z19, Z0, Z19
+	VPDPBUSD.BCST    60(R9), Z19, Z3
+	VPDPBUSD.BCST    60(R9)(DX*1), Z19, Z4
+	VPDPBUSD.BCST    60(R9)(DX*2), Z19, Z5
+	VPDPBUSD.BCST    60(R9)(SI*1), Z19, Z6
+	VCVTPH2PS        (CX), Z19
+	VMULPS           Z19, Z19, Z20
+	VPSRAD           $0x03, Z7, Z7
 	VPADDD           Z3, Z7, Z7
 	VCVTDQ2PS        Z7, Z7
-	VBROADCASTSS     (R11)(BX*1), Z2
-	VFMADD231PS.BCST (R10)(BX*1), Z7, Z2
-	VFMADD231PS      Z2, Z18, Z11
-	VFMADD231PS.BCST (R12)(BX*1), Z19, Z15
-	VPSRAD           $0x04, Z8, Z8
+	VBROADCASTSS     (R11), Z3
+	VFMADD231PS.BCST (R10), Z7, Z3
+	VFMADD231PS      Z3, Z19, Z11
+	VFMADD231PS.BCST (R12), Z20, Z15
+	VPSRAD           $0x03, Z8, Z8
 	VPADDD           Z4, Z8, Z8
 	VCVTDQ2PS        Z8, Z8
-	VBROADCASTSS     (R11)(BX*2), Z2
-	VFMADD231PS.BCST (R10)(BX*2), Z8, Z2
-	VFMADD231PS      Z2, Z18, Z12
-	VFMADD231PS.BCST (R12)(BX*2), Z19, Z16
-	VPSRAD           $0x04, Z9, Z9
+	VBROADCASTSS     (R11)(BX*1), Z3
+	VFMADD231PS.BCST (R10)(BX*1), Z8, Z3
+	VFMADD231PS      Z3, Z19, Z12
+	VFMADD231PS.BCST (R12)(BX*1), Z20, Z16
+	VPSRAD           $0x03, Z9, Z9
 	VPADDD           Z5, Z9, Z9
 	VCVTDQ2PS        Z9, Z9
-	VBROADCASTSS     (R11)(DI*1), Z2
-	VFMADD231PS.BCST (R10)(DI*1), Z9, Z2
-	VFMADD231PS      Z2, Z18, Z13
-	VFMADD231PS.BCST (R12)(DI*1), Z19, Z17
-	ADDQ             $0x00000200, AX
+	VBROADCASTSS     (R11)(BX*2), Z3
+	VFMADD231PS.BCST (R10)(BX*2), Z9, Z3
+	VFMADD231PS      Z3, Z19, Z13
+	VFMADD231PS.BCST (R12)(BX*2), Z20, Z17
+	VPSRAD           $0x03, Z10, Z10
+	VPADDD           Z6, Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VBROADCASTSS     (R11)(DI*1), Z3
+	VFMADD231PS.BCST (R10)(DI*1), Z10, Z3
+	VFMADD231PS      Z3, Z19, Z14
+	VFMADD231PS.BCST (R12)(DI*1), Z20, Z18
+	ADDQ             $0x00000180, AX
 	ADDQ             $0x00000020, CX
 	ADDQ             $0x00000040, R9
 	ADDQ             $0x00000004, R10
@@ -168,129 +188,164 @@ block:
 	JNZ              block
 
 block_end:
-	MOVQ    y+0(FP), R9
-	MOVQ    v+8(FP), R10
-	VMOVUPS Z10, (R9)(R8*1)
-	VMOVUPS Z14, (R10)(R8*1)
-	ADDQ    stride+16(FP), R9
-	ADDQ    stride+16(FP), R10
-	VMOVUPS Z11, (R9)(R8*1)
-	VMOVUPS Z15, (R10)(R8*1)
-	ADDQ    stride+16(FP), R9
-	ADDQ    stride+16(FP), R10
-	VMOVUPS Z12, (R9)(R8*1)
-	VMOVUPS Z16, (R10)(R8*1)
-	ADDQ    stride+16(FP), R9
-	ADDQ    stride+16(FP), R10
-	VMOVUPS Z13, (R9)(R8*1)
-	VMOVUPS Z17, (R10)(R8*1)
-	ADDQ    $0x00000040, R8
-	DECQ    tiles+24(FP)
-	JNZ     tile
+	MOVQ             y+0(FP), R9
+	MOVQ             high+8(FP), R10
+	MOVQ             norm+48(FP), R11
+	MOVQ             margin+96(FP), R12
+	VMOVUPS          (R11)(R8*1), Z3
+	VMOVUPS          Z11, (R9)(R8*1)
+	VSQRTPS          Z15, Z15
+	VFMADD231PS.BCST (R12), Z3, Z15
+	VADDPS           Z15, Z11, Z11
+	VMOVUPS          Z11, (R10)(R8*1)
+	ADDQ             stride+16(FP), R9
+	ADDQ             stride+16(FP), R10
+	VMOVUPS          Z12, (R9)(R8*1)
+	VSQRTPS          Z16, Z16
+	VFMADD231PS.BCST 4(R12), Z3, Z16
+	VADDPS           Z16, Z12, Z12
+	VMOVUPS          Z12, (R10)(R8*1)
+	ADDQ             stride+16(FP), R9
+	ADDQ             stride+16(FP), R10
+	VMOVUPS          Z13, (R9)(R8*1)
+	VSQRTPS          Z17, Z17
+	VFMADD231PS.BCST 8(R12), Z3, Z17
+	VADDPS           Z17, Z13, Z13
+	VMOVUPS          Z13, (R10)(R8*1)
+	ADDQ             stride+16(FP), R9
+	ADDQ             stride+16(FP), R10
+	VMOVUPS          Z14, (R9)(R8*1)
+	VSQRTPS          Z18, Z18
+	VFMADD231PS.BCST 12(R12), Z3, Z18
+	VADDPS           Z18, Z14, Z14
+	VMOVUPS          Z14, (R10)(R8*1)
+	ADDQ             $0x00000040, R8
+	DECQ             tiles+24(FP)
+	JNZ              tile
 	VZEROUPPER
 	RET
 
-// func screen4x2VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+// func screen2VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
 // Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·screen4x2VNNI(SB), NOSPLIT, $0-88
-	MOVQ         codes+32(FP), AX
+TEXT ·screen2VNNI(SB), NOSPLIT, $0-104
+	MOVQ         upper+32(FP), AX
 	MOVQ         scales+40(FP), CX
-	MOVQ         cols+56(FP), DX
+	MOVQ         cols+64(FP), DX
 	MOVQ         DX, BX
 	SHRQ         $0x06, BX
 	SHLQ         $0x02, BX
 	LEAQ         (DX)(DX*2), SI
 	LEAQ         (BX)(BX*2), SI
-	MOVL         $0x0f0f0f0f, SI
+	MOVL         $0x07070707, SI
 	VPBROADCASTD SI, Z0
-	MOVL         $0xf0f0f0f0, SI
+	MOVL         $0x38383838, SI
 	VPBROADCASTD SI, Z1
+	MOVL         $0x03030303, SI
+	VPBROADCASTD SI, Z2
 	XORQ         SI, SI
 
 tile:
-	VPXORD Z6, Z6, Z6
-	VPXORD Z8, Z8, Z8
 	VPXORD Z7, Z7, Z7
 	VPXORD Z9, Z9, Z9
-	MOVQ   x+48(FP), DI
-	MOVQ   xs+64(FP), R8
-	MOVQ   off+72(FP), R9
-	MOVQ   sq+80(FP), R10
+	VPXORD Z8, Z8, Z8
+	VPXORD Z10, Z10, Z10
+	MOVQ   x+56(FP), DI
+	MOVQ   xs+72(FP), R8
+	MOVQ   off+80(FP), R9
+	MOVQ   sq+88(FP), R10
 	MOVQ   BX, R11
 	SHRQ   $0x02, R11
 	TESTQ  R11, R11
 	JZ     block_end
 
 block:
-	VPXORD           Z2, Z2, Z2
-	VPXORD           Z4, Z4, Z4
 	VPXORD           Z3, Z3, Z3
 	VPXORD           Z5, Z5, Z5
-	VPANDD           (AX), Z0, Z10
-	VPANDD           (AX), Z1, Z11
-	VPDPBUSD.BCST    (DI), Z10, Z2
-	VPDPBUSD.BCST    4(DI), Z11, Z4
-	VPDPBUSD.BCST    (DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    4(DI)(DX*1), Z11, Z5
-	VPANDD           64(AX), Z0, Z10
-	VPANDD           64(AX), Z1, Z11
-	VPDPBUSD.BCST    8(DI), Z10, Z2
-	VPDPBUSD.BCST    12(DI), Z11, Z4
-	VPDPBUSD.BCST    8(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    12(DI)(DX*1), Z11, Z5
-	VPANDD           128(AX), Z0, Z10
-	VPANDD           128(AX), Z1, Z11
-	VPDPBUSD.BCST    16(DI), Z10, Z2
-	VPDPBUSD.BCST    20(DI), Z11, Z4
-	VPDPBUSD.BCST    16(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    20(DI)(DX*1), Z11, Z5
-	VPANDD           192(AX), Z0, Z10
-	VPANDD           192(AX), Z1, Z11
-	VPDPBUSD.BCST    24(DI), Z10, Z2
-	VPDPBUSD.BCST    28(DI), Z11, Z4
-	VPDPBUSD.BCST    24(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    28(DI)(DX*1), Z11, Z5
-	VPANDD           256(AX), Z0, Z10
-	VPANDD           256(AX), Z1, Z11
-	VPDPBUSD.BCST    32(DI), Z10, Z2
-	VPDPBUSD.BCST    36(DI), Z11, Z4
-	VPDPBUSD.BCST    32(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    36(DI)(DX*1), Z11, Z5
-	VPANDD           320(AX), Z0, Z10
-	VPANDD           320(AX), Z1, Z11
-	VPDPBUSD.BCST    40(DI), Z10, Z2
-	VPDPBUSD.BCST    44(DI), Z11, Z4
-	VPDPBUSD.BCST    40(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    44(DI)(DX*1), Z11, Z5
-	VPANDD           384(AX), Z0, Z10
-	VPANDD           384(AX), Z1, Z11
-	VPDPBUSD.BCST    48(DI), Z10, Z2
-	VPDPBUSD.BCST    52(DI), Z11, Z4
-	VPDPBUSD.BCST    48(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    52(DI)(DX*1), Z11, Z5
-	VPANDD           448(AX), Z0, Z10
-	VPANDD           448(AX), Z1, Z11
-	VPDPBUSD.BCST    56(DI), Z10, Z2
-	VPDPBUSD.BCST    60(DI), Z11, Z4
-	VPDPBUSD.BCST    56(DI)(DX*1), Z10, Z3
-	VPDPBUSD.BCST    60(DI)(DX*1), Z11, Z5
-	VCVTPH2PS        (CX), Z10
-	VMULPS           Z10, Z10, Z11
-	VPSRAD           $0x04, Z4, Z4
-	VPADDD           Z2, Z4, Z4
-	VCVTDQ2PS        Z4, Z4
-	VBROADCASTSS     (R9), Z2
-	VFMADD231PS.BCST (R8), Z4, Z2
-	VFMADD231PS      Z2, Z10, Z6
-	VFMADD231PS.BCST (R10), Z11, Z8
-	VPSRAD           $0x04, Z5, Z5
+	VPXORD           Z4, Z4, Z4
+	VPXORD           Z6, Z6, Z6
+	VMOVDQU64        (AX), Z11
+	VPANDD           Z11, Z0, Z12
+	VPANDD           Z11, Z1, Z13
+	VPDPBUSD.BCST    (DI), Z12, Z3
+	VPDPBUSD.BCST    (DI)(DX*1), Z12, Z4
+	VPDPBUSD.BCST    4(DI), Z13, Z5
+	VPDPBUSD.BCST    4(DI)(DX*1), Z13, Z6
+	VMOVDQU64        64(AX), Z12
+	VPANDD           Z12, Z0, Z13
+	VPANDD           Z12, Z1, Z14
+	VPDPBUSD.BCST    8(DI), Z13, Z3
+	VPDPBUSD.BCST    8(DI)(DX*1), Z13, Z4
+	VPDPBUSD.BCST    12(DI), Z14, Z5
+	VPDPBUSD.BCST    12(DI)(DX*1), Z14, Z6
+	VMOVDQU64        128(AX), Z13
+	VPANDD           Z13, Z0, Z14
+	VPANDD           Z13, Z1, Z15
+	VPDPBUSD.BCST    16(DI), Z14, Z3
+	VPDPBUSD.BCST    16(DI)(DX*1), Z14, Z4
+	VPDPBUSD.BCST    20(DI), Z15, Z5
+	VPDPBUSD.BCST    20(DI)(DX*1), Z15, Z6
+	VPSRLD           $0x06, Z11, Z11
+	VPSRLD           $0x04, Z13, Z14
+	VPTERNLOGD       $0xe4, Z2, Z14, Z11
+	VPANDD           Z11, Z0, Z11
+	VPDPBUSD.BCST    24(DI), Z11, Z3
+	VPDPBUSD.BCST    24(DI)(DX*1), Z11, Z4
+	VPSRLD           $0x06, Z12, Z11
+	VPSRLD           $0x05, Z13, Z12
+	VPTERNLOGD       $0xe4, Z2, Z12, Z11
+	VPANDD           Z11, Z0, Z11
+	VPDPBUSD.BCST    28(DI), Z11, Z3
+	VPDPBUSD.BCST    28(DI)(DX*1), Z11, Z4
+	VMOVDQU64        192(AX), Z11
+	VPANDD           Z11, Z0, Z12
+	VPANDD           Z11, Z1, Z13
+	VPDPBUSD.BCST    32(DI), Z12, Z3
+	VPDPBUSD.BCST    32(DI)(DX*1), Z12, Z4
+	VPDPBUSD.BCST    36(DI), Z13, Z5
+	VPDPBUSD.BCST    36(DI)(DX*1), Z13, Z6
+	VMOVDQU64        256(AX), Z12
+	VPANDD           Z12, Z0, Z13
+	VPANDD           Z12, Z1, Z14
+	VPDPBUSD.BCST    40(DI), Z13, Z3
+	VPDPBUSD.BCST    40(DI)(DX*1), Z13, Z4
+	VPDPBUSD.BCST    44(DI), Z14, Z5
+	VPDPBUSD.BCST    44(DI)(DX*1), Z14, Z6
+	VMOVDQU64        320(AX), Z13
+	VPANDD           Z13, Z0, Z14
+	VPANDD           Z13, Z1, Z15
+	VPDPBUSD.BCST    48(DI), Z14, Z3
+	VPDPBUSD.BCST    48(DI)(DX*1), Z14, Z4
+	VPDPBUSD.BCST    52(DI), Z15, Z5
+	VPDPBUSD.BCST    52(DI)(DX*1), Z15, Z6
+	VPSRLD           $0x06, Z11, Z11
+	VPSRLD           $0x04, Z13, Z14
+	VPTERNLOGD       $0xe4, Z2, Z14, Z11
+	VPANDD           Z11, Z0, Z11
+	VPDPBUSD.BCST    56(DI), Z11, Z3
+	VPDPBUSD.BCST    56(DI)(DX*1), Z11, Z4
+	VPSRLD           $0x06, Z12, Z11
+	VPSRLD           $0x05, Z13, Z12
+	VPTERNLOGD       $0xe4, Z2, Z12, Z11
+	VPANDD           Z11, Z0, Z11
+	VPDPBUSD.BCST    60(DI), Z11, Z3
+	VPDPBUSD.BCST    60(DI)(DX*1), Z11, Z4
+	VCVTPH2PS        (CX), Z11
+	VMULPS           Z11, Z11, Z12
+	VPSRAD           $0x03, Z5, Z5
 	VPADDD           Z3, Z5, Z5
 	VCVTDQ2PS        Z5, Z5
-	VBROADCASTSS     (R9)(BX*1), Z2
-	VFMADD231PS.BCST (R8)(BX*1), Z5, Z2
-	VFMADD231PS      Z2, Z10, Z7
-	VFMADD231PS.BCST (R10)(BX*1), Z11, Z9
-	ADDQ             $0x00000200, AX
+	VBROADCASTSS     (R9), Z3
+	VFMADD231PS.BCST (R8), Z5, Z3
+	VFMADD231PS      Z3, Z11, Z7
+	VFMADD231PS.BCST (R10), Z12, Z9
+	VPSRAD           $0x03, Z6, Z6
+	VPADDD           Z4, Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VBROADCASTSS     (R9)(BX*1), Z3
+	VFMADD231PS.BCST (R8)(BX*1), Z6, Z3
+	VFMADD231PS      Z3, Z11, Z8
+	VFMADD231PS.BCST (R10)(BX*1), Z12, Z10
+	ADDQ             $0x00000180, AX
 	ADDQ             $0x00000020, CX
 	ADDQ             $0x00000040, DI
 	ADDQ             $0x00000004, R8
@@ -300,98 +355,127 @@ block:
 	JNZ              block
 
 block_end:
-	MOVQ    y+0(FP), DI
-	MOVQ    v+8(FP), R8
-	VMOVUPS Z6, (DI)(SI*1)
-	VMOVUPS Z8, (R8)(SI*1)
-	ADDQ    stride+16(FP), DI
-	ADDQ    stride+16(FP), R8
-	VMOVUPS Z7, (DI)(SI*1)
-	VMOVUPS Z9, (R8)(SI*1)
-	ADDQ    $0x00000040, SI
-	DECQ    tiles+24(FP)
-	JNZ     tile
+	MOVQ             y+0(FP), DI
+	MOVQ             high+8(FP), R8
+	MOVQ             norm+48(FP), R9
+	MOVQ             margin+96(FP), R10
+	VMOVUPS          (R9)(SI*1), Z3
+	VMOVUPS          Z7, (DI)(SI*1)
+	VSQRTPS          Z9, Z9
+	VFMADD231PS.BCST (R10), Z3, Z9
+	VADDPS           Z9, Z7, Z7
+	VMOVUPS          Z7, (R8)(SI*1)
+	ADDQ             stride+16(FP), DI
+	ADDQ             stride+16(FP), R8
+	VMOVUPS          Z8, (DI)(SI*1)
+	VSQRTPS          Z10, Z10
+	VFMADD231PS.BCST 4(R10), Z3, Z10
+	VADDPS           Z10, Z8, Z8
+	VMOVUPS          Z8, (R8)(SI*1)
+	ADDQ             $0x00000040, SI
+	DECQ             tiles+24(FP)
+	JNZ              tile
 	VZEROUPPER
 	RET
 
-// func screen4x1VNNI(y *float32, v *float32, stride int, tiles int, codes *byte, scales *uint16, x *int8, cols int, xs *float32, off *float32, sq *float32)
+// func screen1VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
 // Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·screen4x1VNNI(SB), NOSPLIT, $0-88
-	MOVQ         codes+32(FP), AX
+TEXT ·screen1VNNI(SB), NOSPLIT, $0-104
+	MOVQ         upper+32(FP), AX
 	MOVQ         scales+40(FP), CX
-	MOVQ         cols+56(FP), DX
+	MOVQ         cols+64(FP), DX
 	MOVQ         DX, BX
 	SHRQ         $0x06, BX
 	SHLQ         $0x02, BX
 	LEAQ         (DX)(DX*2), DX
 	LEAQ         (BX)(BX*2), DX
-	MOVL         $0x0f0f0f0f, DX
+	MOVL         $0x07070707, DX
 	VPBROADCASTD DX, Z0
-	MOVL         $0xf0f0f0f0, DX
+	MOVL         $0x38383838, DX
 	VPBROADCASTD DX, Z1
+	MOVL         $0x03030303, DX
+	VPBROADCASTD DX, Z2
 	XORQ         DX, DX
 
 tile:
-	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
-	MOVQ   x+48(FP), SI
-	MOVQ   xs+64(FP), DI
-	MOVQ   off+72(FP), R8
-	MOVQ   sq+80(FP), R9
+	VPXORD Z8, Z8, Z8
+	MOVQ   x+56(FP), SI
+	MOVQ   xs+72(FP), DI
+	MOVQ   off+80(FP), R8
+	MOVQ   sq+88(FP), R9
 	MOVQ   BX, R10
 	SHRQ   $0x02, R10
 	TESTQ  R10, R10
 	JZ     block_end
 
 block:
-	VPXORD           Z2, Z2, Z2
-	VPXORD           Z4, Z4, Z4
 	VPXORD           Z3, Z3, Z3
 	VPXORD           Z5, Z5, Z5
-	VPANDD           (AX), Z0, Z8
-	VPANDD           (AX), Z1, Z9
-	VPDPBUSD.BCST    (SI), Z8, Z2
-	VPDPBUSD.BCST    4(SI), Z9, Z4
-	VPANDD           64(AX), Z0, Z8
-	VPANDD           64(AX), Z1, Z9
-	VPDPBUSD.BCST    8(SI), Z8, Z3
-	VPDPBUSD.BCST    12(SI), Z9, Z5
-	VPANDD           128(AX), Z0, Z8
-	VPANDD           128(AX), Z1, Z9
-	VPDPBUSD.BCST    16(SI), Z8, Z2
-	VPDPBUSD.BCST    20(SI), Z9, Z4
-	VPANDD           192(AX), Z0, Z8
-	VPANDD           192(AX), Z1, Z9
-	VPDPBUSD.BCST    24(SI), Z8, Z3
-	VPDPBUSD.BCST    28(SI), Z9, Z5
-	VPANDD           256(AX), Z0, Z8
-	VPANDD           256(AX), Z1, Z9
-	VPDPBUSD.BCST    32(SI), Z8, Z2
-	VPDPBUSD.BCST    36(SI), Z9, Z4
-	VPANDD           320(AX), Z0, Z8
-	VPANDD           320(AX), Z1, Z9
-	VPDPBUSD.BCST    40(SI), Z8, Z3
-	VPDPBUSD.BCST    44(SI), Z9, Z5
-	VPANDD           384(AX), Z0, Z8
-	VPANDD           384(AX), Z1, Z9
-	VPDPBUSD.BCST    48(SI), Z8, Z2
-	VPDPBUSD.BCST    52(SI), Z9, Z4
-	VPANDD           448(AX), Z0, Z8
-	VPANDD           448(AX), Z1, Z9
-	VPDPBUSD.BCST    56(SI), Z8, Z3
-	VPDPBUSD.BCST    60(SI), Z9, Z5
-	VCVTPH2PS        (CX), Z8
-	VMULPS           Z8, Z8, Z9
-	VPADDD           Z3, Z2, Z2
-	VPADDD           Z5, Z4, Z4
-	VPSRAD           $0x04, Z4, Z4
-	VPADDD           Z2, Z4, Z4
-	VCVTDQ2PS        Z4, Z4
-	VBROADCASTSS     (R8), Z2
-	VFMADD231PS.BCST (DI), Z4, Z2
-	VFMADD231PS      Z2, Z8, Z6
-	VFMADD231PS.BCST (R9), Z9, Z7
-	ADDQ             $0x00000200, AX
+	VPXORD           Z4, Z4, Z4
+	VPXORD           Z6, Z6, Z6
+	VMOVDQU64        (AX), Z9
+	VPANDD           Z9, Z0, Z10
+	VPANDD           Z9, Z1, Z11
+	VPDPBUSD.BCST    (SI), Z10, Z3
+	VPDPBUSD.BCST    4(SI), Z11, Z5
+	VMOVDQU64        64(AX), Z10
+	VPANDD           Z10, Z0, Z11
+	VPANDD           Z10, Z1, Z12
+	VPDPBUSD.BCST    8(SI), Z11, Z4
+	VPDPBUSD.BCST    12(SI), Z12, Z6
+	VMOVDQU64        128(AX), Z11
+	VPANDD           Z11, Z0, Z12
+	VPANDD           Z11, Z1, Z13
+	VPDPBUSD.BCST    16(SI), Z12, Z3
+	VPDPBUSD.BCST    20(SI), Z13, Z5
+	VPSRLD           $0x06, Z9, Z9
+	VPSRLD           $0x04, Z11, Z12
+	VPTERNLOGD       $0xe4, Z2, Z12, Z9
+	VPANDD           Z9, Z0, Z9
+	VPDPBUSD.BCST    24(SI), Z9, Z4
+	VPSRLD           $0x06, Z10, Z9
+	VPSRLD           $0x05, Z11, Z10
+	VPTERNLOGD       $0xe4, Z2, Z10, Z9
+	VPANDD           Z9, Z0, Z9
+	VPDPBUSD.BCST    28(SI), Z9, Z4
+	VMOVDQU64        192(AX), Z9
+	VPANDD           Z9, Z0, Z10
+	VPANDD           Z9, Z1, Z11
+	VPDPBUSD.BCST    32(SI), Z10, Z3
+	VPDPBUSD.BCST    36(SI), Z11, Z5
+	VMOVDQU64        256(AX), Z10
+	VPANDD           Z10, Z0, Z11
+	VPANDD           Z10, Z1, Z12
+	VPDPBUSD.BCST    40(SI), Z11, Z4
+	VPDPBUSD.BCST    44(SI), Z12, Z6
+	VMOVDQU64        320(AX), Z11
+	VPANDD           Z11, Z0, Z12
+	VPANDD           Z11, Z1, Z13
+	VPDPBUSD.BCST    48(SI), Z12, Z3
+	VPDPBUSD.BCST    52(SI), Z13, Z5
+	VPSRLD           $0x06, Z9, Z9
+	VPSRLD           $0x04, Z11, Z12
+	VPTERNLOGD       $0xe4, Z2, Z12, Z9
+	VPANDD           Z9, Z0, Z9
+	VPDPBUSD.BCST    56(SI), Z9, Z4
+	VPSRLD           $0x06, Z10, Z9
+	VPSRLD           $0x05, Z11, Z10
+	VPTERNLOGD       $0xe4, Z2, Z10, Z9
+	VPANDD           Z9, Z0, Z9
+	VPDPBUSD.BCST    60(SI), Z9, Z4
+	VCVTPH2PS        (CX), Z9
+	VMULPS           Z9, Z9, Z10
+	VPADDD           Z4, Z3, Z3
+	VPADDD           Z6, Z5, Z5
+	VPSRAD           $0x03, Z5, Z5
+	VPADDD           Z3, Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VBROADCASTSS     (R8), Z3
+	VFMADD231PS.BCST (DI), Z5, Z3
+	VFMADD231PS      Z3, Z9, Z7
+	VFMADD231PS.BCST (R9), Z10, Z8
+	ADDQ             $0x00000180, AX
 	ADDQ             $0x00000020, CX
 	ADDQ             $0x00000040, SI
 	ADDQ             $0x00000004, DI
@@ -401,254 +485,749 @@ block:
 	JNZ              block
 
 block_end:
-	MOVQ    y+0(FP), SI
-	MOVQ    v+8(FP), DI
-	VMOVUPS Z6, (SI)(DX*1)
-	VMOVUPS Z7, (DI)(DX*1)
-	ADDQ    $0x00000040, DX
-	DECQ    tiles+24(FP)
-	JNZ     tile
+	MOVQ             y+0(FP), SI
+	MOVQ             high+8(FP), DI
+	MOVQ             norm+48(FP), R8
+	MOVQ             margin+96(FP), R9
+	VMOVUPS          (R8)(DX*1), Z3
+	VMOVUPS          Z7, (SI)(DX*1)
+	VSQRTPS          Z8, Z8
+	VFMADD231PS.BCST (R9), Z3, Z8
+	VADDPS           Z8, Z7, Z7
+	VMOVUPS          Z7, (DI)(DX*1)
+	ADDQ             $0x00000040, DX
+	DECQ             tiles+24(FP)
+	JNZ              tile
 	VZEROUPPER
 	RET
 
-// func screen4AVX2(y []float32, v []float32, codes []byte, scales []uint16, x []int8, xs []float32, off []float32, sq []float32)
+// func screenAVX2(y []float32, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs []float32, off []float32, sq []float32, margin float32)
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·screen4AVX2(SB), NOSPLIT, $0-192
+TEXT ·screenAVX2(SB), NOSPLIT, $0-220
 	MOVQ         y_base+0(FP), AX
-	MOVQ         v_base+24(FP), CX
-	MOVQ         codes_base+48(FP), DX
+	MOVQ         high_base+24(FP), CX
+	MOVQ         upper_base+48(FP), DX
 	MOVQ         scales_base+72(FP), BX
-	MOVQ         y_len+8(FP), SI
-	SHRQ         $0x04, SI
-	MOVL         $0x0f0f0f0f, DI
-	VMOVD        DI, X0
+	MOVQ         norm_base+96(FP), SI
+	MOVQ         y_len+8(FP), DI
+	SHRQ         $0x04, DI
+	MOVL         $0x07070707, R8
+	VMOVD        R8, X0
 	VPBROADCASTD X0, Y0
-	VPCMPEQW     Y1, Y1, Y1
-	VPSRLW       $0x0f, Y1, Y1
-	TESTQ        SI, SI
+	MOVL         $0x03030303, R8
+	VMOVD        R8, X1
+	VPBROADCASTD X1, Y1
+	VPCMPEQW     Y2, Y2, Y2
+	VPSRLW       $0x0f, Y2, Y2
+	TESTQ        DI, DI
 	JZ           tile_end
 
 tile:
-	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 	VPXOR Y4, Y4, Y4
 	VPXOR Y5, Y5, Y5
-	MOVQ  x_base+96(FP), DI
-	MOVQ  xs_base+120(FP), R8
-	MOVQ  off_base+144(FP), R9
-	MOVQ  sq_base+168(FP), R10
-	MOVQ  xs_len+128(FP), R11
-	TESTQ R11, R11
+	VPXOR Y6, Y6, Y6
+	MOVQ  x_base+120(FP), R8
+	MOVQ  xs_base+144(FP), R9
+	MOVQ  off_base+168(FP), R10
+	MOVQ  sq_base+192(FP), R11
+	MOVQ  xs_len+152(FP), R12
+	TESTQ R12, R12
 	JZ    block_end
 
 block:
-	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
-	VPBROADCASTD (DI), Y8
-	VPBROADCASTD 4(DI), Y9
-	VMOVDQU      (DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
+	VPXOR        Y8, Y8, Y8
+	VMOVDQU      (DX), Y9
+	VPAND        Y9, Y0, Y10
+	VPSRLW       $0x03, Y9, Y11
+	VPAND        Y11, Y0, Y11
+	VPBROADCASTD (R8), Y12
+	VPMADDUBSW   Y12, Y10, Y10
 	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 8(DI), Y8
-	VPBROADCASTD 12(DI), Y9
+	VPBROADCASTD 4(R8), Y10
+	VPMADDUBSW   Y10, Y11, Y11
+	VPADDW       Y11, Y8, Y8
 	VMOVDQU      64(DX), Y10
 	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
+	VPSRLW       $0x03, Y10, Y12
+	VPAND        Y12, Y0, Y12
+	VPBROADCASTD 8(R8), Y13
+	VPMADDUBSW   Y13, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPBROADCASTD 12(R8), Y11
+	VPMADDUBSW   Y11, Y12, Y12
+	VPADDW       Y12, Y8, Y8
+	VMOVDQU      128(DX), Y11
+	VPAND        Y11, Y0, Y12
+	VPSRLW       $0x03, Y11, Y13
+	VPAND        Y13, Y0, Y13
+	VPBROADCASTD 16(R8), Y14
+	VPMADDUBSW   Y14, Y12, Y12
+	VPADDW       Y12, Y7, Y7
+	VPBROADCASTD 20(R8), Y12
+	VPMADDUBSW   Y12, Y13, Y13
+	VPADDW       Y13, Y8, Y8
+	VPSRLW       $0x06, Y9, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x04, Y11, Y12
+	VPAND        Y12, Y0, Y12
+	VPANDN       Y12, Y1, Y12
+	VPOR         Y9, Y12, Y9
+	VPBROADCASTD 24(R8), Y12
+	VPMADDUBSW   Y12, Y9, Y9
+	VPADDW       Y9, Y7, Y7
+	VPSRLW       $0x06, Y10, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x05, Y11, Y10
 	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
+	VPANDN       Y10, Y1, Y10
+	VPOR         Y9, Y10, Y9
+	VPBROADCASTD 28(R8), Y10
+	VPMADDUBSW   Y10, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      192(DX), Y9
+	VPAND        Y9, Y0, Y10
+	VPSRLW       $0x03, Y9, Y11
+	VPAND        Y11, Y0, Y11
+	VPBROADCASTD 32(R8), Y12
+	VPMADDUBSW   Y12, Y10, Y10
 	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 16(DI), Y8
-	VPBROADCASTD 20(DI), Y9
-	VMOVDQU      128(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 24(DI), Y8
-	VPBROADCASTD 28(DI), Y9
-	VMOVDQU      192(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 32(DI), Y8
-	VPBROADCASTD 36(DI), Y9
+	VPBROADCASTD 36(R8), Y10
+	VPMADDUBSW   Y10, Y11, Y11
+	VPADDW       Y11, Y8, Y8
 	VMOVDQU      256(DX), Y10
 	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
+	VPSRLW       $0x03, Y10, Y12
+	VPAND        Y12, Y0, Y12
+	VPBROADCASTD 40(R8), Y13
+	VPMADDUBSW   Y13, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPBROADCASTD 44(R8), Y11
+	VPMADDUBSW   Y11, Y12, Y12
+	VPADDW       Y12, Y8, Y8
+	VMOVDQU      320(DX), Y11
+	VPAND        Y11, Y0, Y12
+	VPSRLW       $0x03, Y11, Y13
+	VPAND        Y13, Y0, Y13
+	VPBROADCASTD 48(R8), Y14
+	VPMADDUBSW   Y14, Y12, Y12
+	VPADDW       Y12, Y7, Y7
+	VPBROADCASTD 52(R8), Y12
+	VPMADDUBSW   Y12, Y13, Y13
+	VPADDW       Y13, Y8, Y8
+	VPSRLW       $0x06, Y9, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x04, Y11, Y12
+	VPAND        Y12, Y0, Y12
+	VPANDN       Y12, Y1, Y12
+	VPOR         Y9, Y12, Y9
+	VPBROADCASTD 56(R8), Y12
+	VPMADDUBSW   Y12, Y9, Y9
+	VPADDW       Y9, Y7, Y7
+	VPSRLW       $0x06, Y10, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x05, Y11, Y10
 	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 40(DI), Y8
-	VPBROADCASTD 44(DI), Y9
-	VMOVDQU      320(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 48(DI), Y8
-	VPBROADCASTD 52(DI), Y9
-	VMOVDQU      384(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 56(DI), Y8
-	VPBROADCASTD 60(DI), Y9
-	VMOVDQU      448(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPMADDWD     Y1, Y6, Y6
-	VPMADDWD     Y1, Y7, Y7
-	VPADDD       Y6, Y7, Y7
-	VCVTDQ2PS    Y7, Y6
-	VBROADCASTSS (R9), Y7
-	VBROADCASTSS (R8), Y8
-	VFMADD231PS  Y8, Y6, Y7
-	VCVTPH2PS    (BX), Y6
-	VFMADD231PS  Y7, Y6, Y2
-	VMULPS       Y6, Y6, Y6
+	VPANDN       Y10, Y1, Y10
+	VPOR         Y9, Y10, Y9
+	VPBROADCASTD 60(R8), Y10
+	VPMADDUBSW   Y10, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y2, Y7, Y7
+	VPMADDWD     Y2, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VCVTDQ2PS    Y8, Y7
 	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y8, Y6, Y3
-	VPXOR        Y6, Y6, Y6
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y9, Y7, Y8
+	VCVTPH2PS    (BX), Y7
+	VFMADD231PS  Y8, Y7, Y3
+	VMULPS       Y7, Y7, Y7
+	VBROADCASTSS (R11), Y9
+	VFMADD231PS  Y9, Y7, Y4
 	VPXOR        Y7, Y7, Y7
-	VPBROADCASTD (DI), Y8
-	VPBROADCASTD 4(DI), Y9
-	VMOVDQU      32(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
+	VPXOR        Y8, Y8, Y8
+	VMOVDQU      32(DX), Y9
+	VPAND        Y9, Y0, Y10
+	VPSRLW       $0x03, Y9, Y11
+	VPAND        Y11, Y0, Y11
+	VPBROADCASTD (R8), Y12
+	VPMADDUBSW   Y12, Y10, Y10
 	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 8(DI), Y8
-	VPBROADCASTD 12(DI), Y9
+	VPBROADCASTD 4(R8), Y10
+	VPMADDUBSW   Y10, Y11, Y11
+	VPADDW       Y11, Y8, Y8
 	VMOVDQU      96(DX), Y10
 	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
+	VPSRLW       $0x03, Y10, Y12
+	VPAND        Y12, Y0, Y12
+	VPBROADCASTD 8(R8), Y13
+	VPMADDUBSW   Y13, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPBROADCASTD 12(R8), Y11
+	VPMADDUBSW   Y11, Y12, Y12
+	VPADDW       Y12, Y8, Y8
+	VMOVDQU      160(DX), Y11
+	VPAND        Y11, Y0, Y12
+	VPSRLW       $0x03, Y11, Y13
+	VPAND        Y13, Y0, Y13
+	VPBROADCASTD 16(R8), Y14
+	VPMADDUBSW   Y14, Y12, Y12
+	VPADDW       Y12, Y7, Y7
+	VPBROADCASTD 20(R8), Y12
+	VPMADDUBSW   Y12, Y13, Y13
+	VPADDW       Y13, Y8, Y8
+	VPSRLW       $0x06, Y9, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x04, Y11, Y12
+	VPAND        Y12, Y0, Y12
+	VPANDN       Y12, Y1, Y12
+	VPOR         Y9, Y12, Y9
+	VPBROADCASTD 24(R8), Y12
+	VPMADDUBSW   Y12, Y9, Y9
+	VPADDW       Y9, Y7, Y7
+	VPSRLW       $0x06, Y10, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x05, Y11, Y10
 	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
+	VPANDN       Y10, Y1, Y10
+	VPOR         Y9, Y10, Y9
+	VPBROADCASTD 28(R8), Y10
+	VPMADDUBSW   Y10, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      224(DX), Y9
+	VPAND        Y9, Y0, Y10
+	VPSRLW       $0x03, Y9, Y11
+	VPAND        Y11, Y0, Y11
+	VPBROADCASTD 32(R8), Y12
+	VPMADDUBSW   Y12, Y10, Y10
 	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 16(DI), Y8
-	VPBROADCASTD 20(DI), Y9
-	VMOVDQU      160(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 24(DI), Y8
-	VPBROADCASTD 28(DI), Y9
-	VMOVDQU      224(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 32(DI), Y8
-	VPBROADCASTD 36(DI), Y9
+	VPBROADCASTD 36(R8), Y10
+	VPMADDUBSW   Y10, Y11, Y11
+	VPADDW       Y11, Y8, Y8
 	VMOVDQU      288(DX), Y10
 	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
+	VPSRLW       $0x03, Y10, Y12
+	VPAND        Y12, Y0, Y12
+	VPBROADCASTD 40(R8), Y13
+	VPMADDUBSW   Y13, Y11, Y11
+	VPADDW       Y11, Y7, Y7
+	VPBROADCASTD 44(R8), Y11
+	VPMADDUBSW   Y11, Y12, Y12
+	VPADDW       Y12, Y8, Y8
+	VMOVDQU      352(DX), Y11
+	VPAND        Y11, Y0, Y12
+	VPSRLW       $0x03, Y11, Y13
+	VPAND        Y13, Y0, Y13
+	VPBROADCASTD 48(R8), Y14
+	VPMADDUBSW   Y14, Y12, Y12
+	VPADDW       Y12, Y7, Y7
+	VPBROADCASTD 52(R8), Y12
+	VPMADDUBSW   Y12, Y13, Y13
+	VPADDW       Y13, Y8, Y8
+	VPSRLW       $0x06, Y9, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x04, Y11, Y12
+	VPAND        Y12, Y0, Y12
+	VPANDN       Y12, Y1, Y12
+	VPOR         Y9, Y12, Y9
+	VPBROADCASTD 56(R8), Y12
+	VPMADDUBSW   Y12, Y9, Y9
+	VPADDW       Y9, Y7, Y7
+	VPSRLW       $0x06, Y10, Y9
+	VPAND        Y9, Y1, Y9
+	VPSRLW       $0x05, Y11, Y10
 	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 40(DI), Y8
-	VPBROADCASTD 44(DI), Y9
-	VMOVDQU      352(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 48(DI), Y8
-	VPBROADCASTD 52(DI), Y9
-	VMOVDQU      416(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPBROADCASTD 56(DI), Y8
-	VPBROADCASTD 60(DI), Y9
-	VMOVDQU      480(DX), Y10
-	VPAND        Y10, Y0, Y11
-	VPSRLW       $0x04, Y10, Y10
-	VPAND        Y10, Y0, Y10
-	VPMADDUBSW   Y8, Y11, Y11
-	VPMADDUBSW   Y9, Y10, Y10
-	VPADDW       Y11, Y6, Y6
-	VPADDW       Y10, Y7, Y7
-	VPMADDWD     Y1, Y6, Y6
-	VPMADDWD     Y1, Y7, Y7
-	VPADDD       Y6, Y7, Y7
-	VCVTDQ2PS    Y7, Y6
-	VBROADCASTSS (R9), Y7
-	VBROADCASTSS (R8), Y8
-	VFMADD231PS  Y8, Y6, Y7
-	VCVTPH2PS    16(BX), Y6
-	VFMADD231PS  Y7, Y6, Y4
-	VMULPS       Y6, Y6, Y6
+	VPANDN       Y10, Y1, Y10
+	VPOR         Y9, Y10, Y9
+	VPBROADCASTD 60(R8), Y10
+	VPMADDUBSW   Y10, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y2, Y7, Y7
+	VPMADDWD     Y2, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VCVTDQ2PS    Y8, Y7
 	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y8, Y6, Y5
-	ADDQ         $0x00000200, DX
+	VBROADCASTSS (R9), Y9
+	VFMADD231PS  Y9, Y7, Y8
+	VCVTPH2PS    16(BX), Y7
+	VFMADD231PS  Y8, Y7, Y5
+	VMULPS       Y7, Y7, Y7
+	VBROADCASTSS (R11), Y9
+	VFMADD231PS  Y9, Y7, Y6
+	ADDQ         $0x00000180, DX
 	ADDQ         $0x00000020, BX
-	ADDQ         $0x00000040, DI
-	ADDQ         $0x00000004, R8
+	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000004, R9
 	ADDQ         $0x00000004, R10
-	DECQ         R11
+	ADDQ         $0x00000004, R11
+	DECQ         R12
 	JNZ          block
 
 block_end:
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, (CX)
-	VMOVUPS Y4, 32(AX)
-	VMOVUPS Y5, 32(CX)
-	ADDQ    $0x00000040, AX
-	ADDQ    $0x00000040, CX
-	DECQ    SI
-	JNZ     tile
+	VBROADCASTSS margin+216(FP), Y7
+	VMOVUPS      Y3, (AX)
+	VSQRTPS      Y4, Y4
+	VFMADD231PS  (SI), Y7, Y4
+	VADDPS       Y4, Y3, Y3
+	VMOVUPS      Y3, (CX)
+	VBROADCASTSS margin+216(FP), Y3
+	VMOVUPS      Y5, 32(AX)
+	VSQRTPS      Y6, Y6
+	VFMADD231PS  32(SI), Y3, Y6
+	VADDPS       Y6, Y5, Y5
+	VMOVUPS      Y5, 32(CX)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, SI
+	DECQ         DI
+	JNZ          tile
 
 tile_end:
+	VZEROUPPER
+	RET
+
+// func screenRefineVNNI(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
+TEXT ·screenRefineVNNI(SB), NOSPLIT, $0-120
+	MOVQ    y_base+0(FP), AX
+	MOVQ    index_base+24(FP), CX
+	MOVQ    y_len+8(FP), DX
+	MOVQ    x_len+80(FP), BX
+	SHRQ    $0x02, BX
+	MOVQ    BX, SI
+	SHRQ    $0x03, SI
+	ADDQ    BX, SI
+	MOVQ    lower_base+48(FP), DI
+	LEAQ    -4(CX)(DX*4), R8
+	MOVQ    CX, R9
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R11
+	SHRQ    $0x06, R11
+
+first0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first0
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first1
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first2:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first2
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first3:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first3
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first4:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first4
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first5:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first5
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first6:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first6
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first7:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first7
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+
+fetched:
+	MOVL         $0x03030303, R10
+	VPBROADCASTD R10, Z0
+	VMOVDQU32    fields<>+0(SB), Z1
+	TESTQ        DX, DX
+	JZ           row_end
+
+row:
+	MOVQ    x_base+72(FP), R11
+	MOVQ    xs_base+96(FP), R12
+	MOVQ    xs_len+104(FP), R13
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R14
+	SHRQ    $0x06, R14
+
+ahead:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R14
+	JNZ        ahead
+	CMPQ       R9, R8
+	JEQ        lastOne
+	ADDQ       $0x00000004, R9
+
+lastOne:
+	MOVLQSX (CX), R14
+	IMULQ   SI, R14
+	ADDQ    DI, R14
+	LEAQ    (R14)(BX*1), R10
+	VPXORD  Z2, Z2, Z2
+	TESTQ   R13, R13
+	JZ      block_end
+
+block:
+	VBROADCASTI32X4 (R14), Z3
+	VPSRLVD         Z1, Z3, Z3
+	VPANDD          Z0, Z3, Z3
+	VPADDB          Z3, Z3, Z3
+	VMOVDQU64       (R11), Z4
+	VPXORD          Z5, Z5, Z5
+	VPXORD          Z6, Z6, Z6
+	VPDPBUSD        Z4, Z3, Z5
+	VPDPBUSD        Z4, Z0, Z6
+	VPSUBD          Z6, Z5, Z5
+	VCVTDQ2PS       Z5, Z5
+	VPBROADCASTW    (R10), Y3
+	VCVTPH2PS       Y3, Z3
+	VMULPS.BCST     (R12), Z3, Z3
+	VFMADD231PS     Z3, Z5, Z2
+	ADDQ            $0x00000010, R14
+	ADDQ            $0x00000002, R10
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000004, R12
+	DECQ            R13
+	JNZ             block
+
+block_end:
+	VEXTRACTF64X4 $0x01, Z2, Y3
+	VADDPS        Y3, Y2, Y2
+	VEXTRACTF32X4 $0x01, Y2, X3
+	VADDPS        X3, X2, X2
+	VPERMILPS     $0x4e, X2, X3
+	VADDPS        X3, X2, X2
+	VPERMILPS     $0xb1, X2, X3
+	VADDPS        X3, X2, X2
+	VADDSS        (AX), X2, X2
+	VMOVSS        X2, (AX)
+	ADDQ          $0x00000004, AX
+	ADDQ          $0x00000004, CX
+	DECQ          DX
+	JNZ           row
+
+row_end:
+	VZEROUPPER
+	RET
+
+DATA fields<>+0(SB)/4, $0x00000000
+DATA fields<>+4(SB)/4, $0x00000000
+DATA fields<>+8(SB)/4, $0x00000000
+DATA fields<>+12(SB)/4, $0x00000000
+DATA fields<>+16(SB)/4, $0x00000002
+DATA fields<>+20(SB)/4, $0x00000002
+DATA fields<>+24(SB)/4, $0x00000002
+DATA fields<>+28(SB)/4, $0x00000002
+DATA fields<>+32(SB)/4, $0x00000004
+DATA fields<>+36(SB)/4, $0x00000004
+DATA fields<>+40(SB)/4, $0x00000004
+DATA fields<>+44(SB)/4, $0x00000004
+DATA fields<>+48(SB)/4, $0x00000006
+DATA fields<>+52(SB)/4, $0x00000006
+DATA fields<>+56(SB)/4, $0x00000006
+DATA fields<>+60(SB)/4, $0x00000006
+GLOBL fields<>(SB), RODATA|NOPTR, $64
+
+// func screenRefineAVX2(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·screenRefineAVX2(SB), NOSPLIT, $0-120
+	MOVQ    y_base+0(FP), AX
+	MOVQ    index_base+24(FP), CX
+	MOVQ    y_len+8(FP), DX
+	MOVQ    x_len+80(FP), BX
+	SHRQ    $0x02, BX
+	MOVQ    BX, SI
+	SHRQ    $0x03, SI
+	ADDQ    BX, SI
+	MOVQ    lower_base+48(FP), DI
+	LEAQ    -4(CX)(DX*4), R8
+	MOVQ    CX, R9
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R11
+	SHRQ    $0x06, R11
+
+first0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first0
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first1
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first2:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first2
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first3:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first3
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first4:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first4
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first5:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first5
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first6:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first6
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+	MOVLQSX    (R9), R10
+	IMULQ      SI, R10
+	ADDQ       DI, R10
+	LEAQ       126(SI), R11
+	SHRQ       $0x06, R11
+
+first7:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R11
+	JNZ        first7
+	CMPQ       R9, R8
+	JEQ        fetched
+	ADDQ       $0x00000004, R9
+
+fetched:
+	MOVL         $0x03030303, R10
+	VMOVD        R10, X0
+	VPBROADCASTD X0, Y0
+	VPCMPEQW     Y1, Y1, Y1
+	VPSRLW       $0x0f, Y1, Y1
+	VMOVDQU      fields<>+0(SB), Y2
+	VMOVDQU      fields<>+32(SB), Y4
+	TESTQ        DX, DX
+	JZ           row_end
+
+row:
+	MOVQ    x_base+72(FP), R11
+	MOVQ    xs_base+96(FP), R12
+	MOVQ    xs_len+104(FP), R13
+	MOVLQSX (R9), R10
+	IMULQ   SI, R10
+	ADDQ    DI, R10
+	LEAQ    126(SI), R14
+	SHRQ    $0x06, R14
+
+ahead:
+	PREFETCHT0 (R10)
+	ADDQ       $0x00000040, R10
+	DECQ       R14
+	JNZ        ahead
+	CMPQ       R9, R8
+	JEQ        lastOne
+	ADDQ       $0x00000004, R9
+
+lastOne:
+	MOVLQSX (CX), R14
+	IMULQ   SI, R14
+	ADDQ    DI, R14
+	LEAQ    (R14)(BX*1), R10
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y5, Y5, Y5
+	TESTQ   R13, R13
+	JZ      block_end
+
+block:
+	MOVWLZX        (R10), R15
+	VMOVD          R15, X6
+	VCVTPH2PS      X6, X6
+	VMULSS         (R12), X6, X6
+	VBROADCASTSS   X6, Y6
+	VBROADCASTI128 (R14), Y7
+	VPSRLVD        Y2, Y7, Y7
+	VPAND          Y0, Y7, Y7
+	VPADDB         Y7, Y7, Y7
+	VMOVDQU        (R11), Y8
+	VPMADDUBSW     Y8, Y7, Y7
+	VPMADDUBSW     Y8, Y0, Y8
+	VPSUBW         Y8, Y7, Y7
+	VPMADDWD       Y1, Y7, Y7
+	VCVTDQ2PS      Y7, Y7
+	VFMADD231PS    Y6, Y7, Y3
+	VBROADCASTI128 (R14), Y7
+	VPSRLVD        Y4, Y7, Y7
+	VPAND          Y0, Y7, Y7
+	VPADDB         Y7, Y7, Y7
+	VMOVDQU        32(R11), Y8
+	VPMADDUBSW     Y8, Y7, Y7
+	VPMADDUBSW     Y8, Y0, Y8
+	VPSUBW         Y8, Y7, Y7
+	VPMADDWD       Y1, Y7, Y7
+	VCVTDQ2PS      Y7, Y7
+	VFMADD231PS    Y6, Y7, Y5
+	ADDQ           $0x00000010, R14
+	ADDQ           $0x00000002, R10
+	ADDQ           $0x00000040, R11
+	ADDQ           $0x00000004, R12
+	DECQ           R13
+	JNZ            block
+
+block_end:
+	VADDPS       Y5, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X5
+	VADDPS       X5, X3, X3
+	VPERMILPS    $0x4e, X3, X5
+	VADDPS       X5, X3, X3
+	VPERMILPS    $0xb1, X3, X5
+	VADDPS       X5, X3, X3
+	VADDSS       (AX), X3, X3
+	VMOVSS       X3, (AX)
+	ADDQ         $0x00000004, AX
+	ADDQ         $0x00000004, CX
+	DECQ         DX
+	JNZ          row
+
+row_end:
 	VZEROUPPER
 	RET

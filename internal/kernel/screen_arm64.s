@@ -4,16 +4,18 @@
 
 #include "textflag.h"
 
-// func screen4NEON(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
-TEXT ·screen4NEON(SB), NOSPLIT, $0-192
+// func screenNEON(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32)
+TEXT ·screenNEON(SB), NOSPLIT, $0-220
 	MOVD y_base+0(FP), R0
-	MOVD v_base+24(FP), R1
-	MOVD codes_base+48(FP), R2
+	MOVD high_base+24(FP), R1
+	MOVD upper_base+48(FP), R2
 	MOVD scales_base+72(FP), R3
+	MOVD norm_base+96(FP), R11
 	MOVD y_len+8(FP), R4
-	MOVD xs_len+128(FP), R5
+	MOVD xs_len+152(FP), R5
 	LSR $4, R4
-	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e4ff // movi v31.16b, #7
+	WORD $0x4f00e47e // movi v30.16b, #3
 	CBZ R4, tile_end
 tile:
 	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
@@ -24,10 +26,10 @@ tile:
 	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
 	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
 	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
-	MOVD x_base+96(FP), R6
-	MOVD xs_base+120(FP), R7
-	MOVD off_base+144(FP), R8
-	MOVD sq_base+168(FP), R9
+	MOVD x_base+120(FP), R6
+	MOVD xs_base+144(FP), R7
+	MOVD off_base+168(FP), R8
+	MOVD sq_base+192(FP), R9
 	MOVD R5, R10
 	CBZ R10, block_end
 block:
@@ -43,258 +45,372 @@ block:
 	WORD $0x6e311e31 // eor v17.16b, v17.16b, v17.16b
 	WORD $0x6e321e52 // eor v18.16b, v18.16b, v18.16b
 	WORD $0x6e331e73 // eor v19.16b, v19.16b, v19.16b
-	FMOVQ.P 16(R6), F20
-	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x4e0c0699 // dup v25.4s, v20.s[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	WORD $0x4e140698 // dup v24.4s, v20.s[2]
-	WORD $0x4e1c0699 // dup v25.4s, v20.s[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R6), F20
-	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x4e0c0699 // dup v25.4s, v20.s[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	WORD $0x4e140698 // dup v24.4s, v20.s[2]
-	WORD $0x4e1c0699 // dup v25.4s, v20.s[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R6), F20
-	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x4e0c0699 // dup v25.4s, v20.s[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	WORD $0x4e140698 // dup v24.4s, v20.s[2]
-	WORD $0x4e1c0699 // dup v25.4s, v20.s[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R6), F20
-	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x4e0c0699 // dup v25.4s, v20.s[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
-	WORD $0x4e140698 // dup v24.4s, v20.s[2]
-	WORD $0x4e1c0699 // dup v25.4s, v20.s[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882c8 // smlal v8.8h, v22.8b, v24.8b
-	WORD $0x4e3882c9 // smlal2 v9.8h, v22.16b, v24.16b
-	WORD $0x0e3982e8 // smlal v8.8h, v23.8b, v25.8b
-	WORD $0x4e3982e9 // smlal2 v9.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ca // smlal v10.8h, v22.8b, v24.8b
-	WORD $0x4e3882cb // smlal2 v11.8h, v22.16b, v24.16b
-	WORD $0x0e3982ea // smlal v10.8h, v23.8b, v25.8b
-	WORD $0x4e3982eb // smlal2 v11.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882cc // smlal v12.8h, v22.8b, v24.8b
-	WORD $0x4e3882cd // smlal2 v13.8h, v22.16b, v24.16b
-	WORD $0x0e3982ec // smlal v12.8h, v23.8b, v25.8b
-	WORD $0x4e3982ed // smlal2 v13.8h, v23.16b, v25.16b
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x0e3882ce // smlal v14.8h, v22.8b, v24.8b
-	WORD $0x4e3882cf // smlal2 v15.8h, v22.16b, v24.16b
-	WORD $0x0e3982ee // smlal v14.8h, v23.8b, v25.8b
-	WORD $0x4e3982ef // smlal2 v15.8h, v23.16b, v25.16b
+	FMOVQ 0(R6), F20
+	FMOVQ 16(R6), F21
+	FMOVQ 0(R2), F22
+	FMOVQ 64(R2), F23
+	FMOVQ 128(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	FMOVQ 16(R2), F22
+	FMOVQ 80(R2), F23
+	FMOVQ 144(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	FMOVQ 32(R2), F22
+	FMOVQ 96(R2), F23
+	FMOVQ 160(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	FMOVQ 48(R2), F22
+	FMOVQ 112(R2), F23
+	FMOVQ 176(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	FMOVQ 32(R6), F20
+	FMOVQ 48(R6), F21
+	FMOVQ 192(R2), F22
+	FMOVQ 256(R2), F23
+	FMOVQ 320(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c8328 // smlal v8.8h, v25.8b, v28.8b
+	WORD $0x4e3c8329 // smlal2 v9.8h, v25.16b, v28.16b
+	FMOVQ 208(R2), F22
+	FMOVQ 272(R2), F23
+	FMOVQ 336(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c832a // smlal v10.8h, v25.8b, v28.8b
+	WORD $0x4e3c832b // smlal2 v11.8h, v25.16b, v28.16b
+	FMOVQ 224(R2), F22
+	FMOVQ 288(R2), F23
+	FMOVQ 352(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c832c // smlal v12.8h, v25.8b, v28.8b
+	WORD $0x4e3c832d // smlal2 v13.8h, v25.16b, v28.16b
+	FMOVQ 240(R2), F22
+	FMOVQ 304(R2), F23
+	FMOVQ 368(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4e04069c // dup v28.4s, v20.s[0]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4e14069c // dup v28.4s, v20.s[2]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e1c069c // dup v28.4s, v20.s[3]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4e0406bc // dup v28.4s, v21.s[0]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4e0c06bc // dup v28.4s, v21.s[1]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1406bc // dup v28.4s, v21.s[2]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4e1c06bc // dup v28.4s, v21.s[3]
+	WORD $0x0e3c832e // smlal v14.8h, v25.8b, v28.8b
+	WORD $0x4e3c832f // smlal2 v15.8h, v25.16b, v28.16b
+	ADD $384, R2
+	ADD $64, R6
 	FMOVS.P 4(R7), F26
 	FMOVS.P 4(R8), F27
 	FMOVS.P 4(R9), F28
+	WORD $0x6e391f39 // eor v25.16b, v25.16b, v25.16b
 	WORD $0x6e3d1fbd // eor v29.16b, v29.16b, v29.16b
-	WORD $0x6e3e1fde // eor v30.16b, v30.16b, v30.16b
-	WORD $0x4e60691d // sadalp v29.4s, v8.8h
-	WORD $0x4e60693e // sadalp v30.4s, v9.8h
-	WORD $0x4ebebfb0 // addp v16.4s, v29.4s, v30.4s
+	WORD $0x4e606919 // sadalp v25.4s, v8.8h
+	WORD $0x4e60693d // sadalp v29.4s, v9.8h
+	WORD $0x4ebdbf30 // addp v16.4s, v25.4s, v29.4s
 	WORD $0x4e21da15 // scvtf v21.4s, v16.4s
 	WORD $0x4e040776 // dup v22.4s, v27.s[0]
 	WORD $0x4f9a12b6 // fmla v22.4s, v21.4s, v26.s[0]
@@ -303,11 +419,11 @@ block:
 	WORD $0x4e36cee0 // fmla v0.4s, v23.4s, v22.4s
 	WORD $0x6e37def7 // fmul v23.4s, v23.4s, v23.4s
 	WORD $0x4f9c12e4 // fmla v4.4s, v23.4s, v28.s[0]
+	WORD $0x6e391f39 // eor v25.16b, v25.16b, v25.16b
 	WORD $0x6e3d1fbd // eor v29.16b, v29.16b, v29.16b
-	WORD $0x6e3e1fde // eor v30.16b, v30.16b, v30.16b
-	WORD $0x4e60695d // sadalp v29.4s, v10.8h
-	WORD $0x4e60697e // sadalp v30.4s, v11.8h
-	WORD $0x4ebebfb1 // addp v17.4s, v29.4s, v30.4s
+	WORD $0x4e606959 // sadalp v25.4s, v10.8h
+	WORD $0x4e60697d // sadalp v29.4s, v11.8h
+	WORD $0x4ebdbf31 // addp v17.4s, v25.4s, v29.4s
 	WORD $0x4e21da35 // scvtf v21.4s, v17.4s
 	WORD $0x4e040776 // dup v22.4s, v27.s[0]
 	WORD $0x4f9a12b6 // fmla v22.4s, v21.4s, v26.s[0]
@@ -316,11 +432,11 @@ block:
 	WORD $0x4e36cee1 // fmla v1.4s, v23.4s, v22.4s
 	WORD $0x6e37def7 // fmul v23.4s, v23.4s, v23.4s
 	WORD $0x4f9c12e5 // fmla v5.4s, v23.4s, v28.s[0]
+	WORD $0x6e391f39 // eor v25.16b, v25.16b, v25.16b
 	WORD $0x6e3d1fbd // eor v29.16b, v29.16b, v29.16b
-	WORD $0x6e3e1fde // eor v30.16b, v30.16b, v30.16b
-	WORD $0x4e60699d // sadalp v29.4s, v12.8h
-	WORD $0x4e6069be // sadalp v30.4s, v13.8h
-	WORD $0x4ebebfb2 // addp v18.4s, v29.4s, v30.4s
+	WORD $0x4e606999 // sadalp v25.4s, v12.8h
+	WORD $0x4e6069bd // sadalp v29.4s, v13.8h
+	WORD $0x4ebdbf32 // addp v18.4s, v25.4s, v29.4s
 	WORD $0x4e21da55 // scvtf v21.4s, v18.4s
 	WORD $0x4e040776 // dup v22.4s, v27.s[0]
 	WORD $0x4f9a12b6 // fmla v22.4s, v21.4s, v26.s[0]
@@ -329,11 +445,11 @@ block:
 	WORD $0x4e36cee2 // fmla v2.4s, v23.4s, v22.4s
 	WORD $0x6e37def7 // fmul v23.4s, v23.4s, v23.4s
 	WORD $0x4f9c12e6 // fmla v6.4s, v23.4s, v28.s[0]
+	WORD $0x6e391f39 // eor v25.16b, v25.16b, v25.16b
 	WORD $0x6e3d1fbd // eor v29.16b, v29.16b, v29.16b
-	WORD $0x6e3e1fde // eor v30.16b, v30.16b, v30.16b
-	WORD $0x4e6069dd // sadalp v29.4s, v14.8h
-	WORD $0x4e6069fe // sadalp v30.4s, v15.8h
-	WORD $0x4ebebfb3 // addp v19.4s, v29.4s, v30.4s
+	WORD $0x4e6069d9 // sadalp v25.4s, v14.8h
+	WORD $0x4e6069fd // sadalp v29.4s, v15.8h
+	WORD $0x4ebdbf33 // addp v19.4s, v25.4s, v29.4s
 	WORD $0x4e21da75 // scvtf v21.4s, v19.4s
 	WORD $0x4e040776 // dup v22.4s, v27.s[0]
 	WORD $0x4f9a12b6 // fmla v22.4s, v21.4s, v26.s[0]
@@ -345,29 +461,48 @@ block:
 	SUB $1, R10
 	CBNZ R10, block
 block_end:
+	FMOVS margin+216(FP), F28
 	FMOVQ.P F0, 16(R0)
-	FMOVQ.P F4, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f884 // fsqrt v4.4s, v4.4s
+	WORD $0x4f9c12c4 // fmla v4.4s, v22.4s, v28.s[0]
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	FMOVQ.P F0, 16(R1)
 	FMOVQ.P F1, 16(R0)
-	FMOVQ.P F5, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f8a5 // fsqrt v5.4s, v5.4s
+	WORD $0x4f9c12c5 // fmla v5.4s, v22.4s, v28.s[0]
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	FMOVQ.P F1, 16(R1)
 	FMOVQ.P F2, 16(R0)
-	FMOVQ.P F6, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f8c6 // fsqrt v6.4s, v6.4s
+	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	FMOVQ.P F2, 16(R1)
 	FMOVQ.P F3, 16(R0)
-	FMOVQ.P F7, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f8e7 // fsqrt v7.4s, v7.4s
+	WORD $0x4f9c12c7 // fmla v7.4s, v22.4s, v28.s[0]
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	FMOVQ.P F3, 16(R1)
 	SUB $1, R4
 	CBNZ R4, tile
 tile_end:
 	RET
 
-// func screen4NEONDot(y, v []float32, codes []byte, scales []uint16, x []int8, xs, off, sq []float32)
-TEXT ·screen4NEONDot(SB), NOSPLIT, $0-192
+// func screenNEONDot(y, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs, off, sq []float32, margin float32)
+TEXT ·screenNEONDot(SB), NOSPLIT, $0-220
 	MOVD y_base+0(FP), R0
-	MOVD v_base+24(FP), R1
-	MOVD codes_base+48(FP), R2
+	MOVD high_base+24(FP), R1
+	MOVD upper_base+48(FP), R2
 	MOVD scales_base+72(FP), R3
+	MOVD norm_base+96(FP), R11
 	MOVD y_len+8(FP), R4
-	MOVD xs_len+128(FP), R5
+	MOVD xs_len+152(FP), R5
 	LSR $4, R4
-	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e4ff // movi v31.16b, #7
+	WORD $0x4f00e47e // movi v30.16b, #3
 	CBZ R4, tile_end
 tile:
 	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
@@ -378,10 +513,10 @@ tile:
 	WORD $0x6e251ca5 // eor v5.16b, v5.16b, v5.16b
 	WORD $0x6e261cc6 // eor v6.16b, v6.16b, v6.16b
 	WORD $0x6e271ce7 // eor v7.16b, v7.16b, v7.16b
-	MOVD x_base+96(FP), R6
-	MOVD xs_base+120(FP), R7
-	MOVD off_base+144(FP), R8
-	MOVD sq_base+168(FP), R9
+	MOVD x_base+120(FP), R6
+	MOVD xs_base+144(FP), R7
+	MOVD off_base+168(FP), R8
+	MOVD sq_base+192(FP), R9
 	MOVD R5, R10
 	CBZ R10, block_end
 block:
@@ -397,170 +532,236 @@ block:
 	WORD $0x6e311e31 // eor v17.16b, v17.16b, v17.16b
 	WORD $0x6e321e52 // eor v18.16b, v18.16b, v18.16b
 	WORD $0x6e331e73 // eor v19.16b, v19.16b, v19.16b
-	FMOVQ.P 16(R6), F20
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d0 // sdot v16.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f0 // sdot v16.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d1 // sdot v17.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f1 // sdot v17.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d2 // sdot v18.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f2 // sdot v18.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d3 // sdot v19.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f3 // sdot v19.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead0 // sdot v16.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf0 // sdot v16.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead1 // sdot v17.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf1 // sdot v17.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead2 // sdot v18.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf2 // sdot v18.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead3 // sdot v19.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf3 // sdot v19.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R6), F20
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d0 // sdot v16.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f0 // sdot v16.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d1 // sdot v17.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f1 // sdot v17.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d2 // sdot v18.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f2 // sdot v18.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d3 // sdot v19.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f3 // sdot v19.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead0 // sdot v16.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf0 // sdot v16.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead1 // sdot v17.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf1 // sdot v17.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead2 // sdot v18.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf2 // sdot v18.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead3 // sdot v19.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf3 // sdot v19.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R6), F20
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d0 // sdot v16.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f0 // sdot v16.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d1 // sdot v17.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f1 // sdot v17.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d2 // sdot v18.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f2 // sdot v18.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d3 // sdot v19.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f3 // sdot v19.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead0 // sdot v16.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf0 // sdot v16.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead1 // sdot v17.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf1 // sdot v17.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead2 // sdot v18.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf2 // sdot v18.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead3 // sdot v19.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf3 // sdot v19.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R6), F20
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d0 // sdot v16.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f0 // sdot v16.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d1 // sdot v17.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f1 // sdot v17.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d2 // sdot v18.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f2 // sdot v18.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94e2d3 // sdot v19.4s, v22.16b, v20.4b[0]
-	WORD $0x4fb4e2f3 // sdot v19.4s, v23.16b, v20.4b[1]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead0 // sdot v16.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf0 // sdot v16.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead1 // sdot v17.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf1 // sdot v17.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead2 // sdot v18.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf2 // sdot v18.4s, v23.16b, v20.4b[3]
-	FMOVQ.P 16(R2), F21
-	WORD $0x4e3f1eb6 // and v22.16b, v21.16b, v31.16b
-	WORD $0x6f0c06b7 // ushr v23.16b, v21.16b, #4
-	WORD $0x4f94ead3 // sdot v19.4s, v22.16b, v20.4b[2]
-	WORD $0x4fb4eaf3 // sdot v19.4s, v23.16b, v20.4b[3]
+	FMOVQ 0(R6), F20
+	FMOVQ 16(R6), F21
+	FMOVQ 0(R2), F22
+	FMOVQ 64(R2), F23
+	FMOVQ 128(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e330 // sdot v16.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e330 // sdot v16.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb30 // sdot v16.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb30 // sdot v16.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e330 // sdot v16.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e330 // sdot v16.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb30 // sdot v16.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb30 // sdot v16.4s, v25.16b, v21.4b[3]
+	FMOVQ 16(R2), F22
+	FMOVQ 80(R2), F23
+	FMOVQ 144(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e331 // sdot v17.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e331 // sdot v17.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb31 // sdot v17.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb31 // sdot v17.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e331 // sdot v17.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e331 // sdot v17.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb31 // sdot v17.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb31 // sdot v17.4s, v25.16b, v21.4b[3]
+	FMOVQ 32(R2), F22
+	FMOVQ 96(R2), F23
+	FMOVQ 160(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e332 // sdot v18.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e332 // sdot v18.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb32 // sdot v18.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb32 // sdot v18.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e332 // sdot v18.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e332 // sdot v18.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb32 // sdot v18.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb32 // sdot v18.4s, v25.16b, v21.4b[3]
+	FMOVQ 48(R2), F22
+	FMOVQ 112(R2), F23
+	FMOVQ 176(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e333 // sdot v19.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e333 // sdot v19.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb33 // sdot v19.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb33 // sdot v19.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e333 // sdot v19.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e333 // sdot v19.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb33 // sdot v19.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb33 // sdot v19.4s, v25.16b, v21.4b[3]
+	FMOVQ 32(R6), F20
+	FMOVQ 48(R6), F21
+	FMOVQ 192(R2), F22
+	FMOVQ 256(R2), F23
+	FMOVQ 320(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e330 // sdot v16.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e330 // sdot v16.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb30 // sdot v16.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb30 // sdot v16.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e330 // sdot v16.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e330 // sdot v16.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb30 // sdot v16.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb30 // sdot v16.4s, v25.16b, v21.4b[3]
+	FMOVQ 208(R2), F22
+	FMOVQ 272(R2), F23
+	FMOVQ 336(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e331 // sdot v17.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e331 // sdot v17.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb31 // sdot v17.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb31 // sdot v17.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e331 // sdot v17.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e331 // sdot v17.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb31 // sdot v17.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb31 // sdot v17.4s, v25.16b, v21.4b[3]
+	FMOVQ 224(R2), F22
+	FMOVQ 288(R2), F23
+	FMOVQ 352(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e332 // sdot v18.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e332 // sdot v18.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb32 // sdot v18.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb32 // sdot v18.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e332 // sdot v18.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e332 // sdot v18.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb32 // sdot v18.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb32 // sdot v18.4s, v25.16b, v21.4b[3]
+	FMOVQ 240(R2), F22
+	FMOVQ 304(R2), F23
+	FMOVQ 368(R2), F24
+	WORD $0x4e3f1ed9 // and v25.16b, v22.16b, v31.16b
+	WORD $0x4f94e333 // sdot v19.4s, v25.16b, v20.4b[0]
+	WORD $0x6f0d06d9 // ushr v25.16b, v22.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4e333 // sdot v19.4s, v25.16b, v20.4b[1]
+	WORD $0x4e3f1ef9 // and v25.16b, v23.16b, v31.16b
+	WORD $0x4f94eb33 // sdot v19.4s, v25.16b, v20.4b[2]
+	WORD $0x6f0d06f9 // ushr v25.16b, v23.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb4eb33 // sdot v19.4s, v25.16b, v20.4b[3]
+	WORD $0x4e3f1f19 // and v25.16b, v24.16b, v31.16b
+	WORD $0x4f95e333 // sdot v19.4s, v25.16b, v21.4b[0]
+	WORD $0x6f0d0719 // ushr v25.16b, v24.16b, #3
+	WORD $0x4e3f1f39 // and v25.16b, v25.16b, v31.16b
+	WORD $0x4fb5e333 // sdot v19.4s, v25.16b, v21.4b[1]
+	WORD $0x6f0a06d9 // ushr v25.16b, v22.16b, #6
+	WORD $0x6f0c071d // ushr v29.16b, v24.16b, #4
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4f95eb33 // sdot v19.4s, v25.16b, v21.4b[2]
+	WORD $0x6f0a06f9 // ushr v25.16b, v23.16b, #6
+	WORD $0x6f0b071d // ushr v29.16b, v24.16b, #5
+	WORD $0x6ebe1f3d // bit v29.16b, v25.16b, v30.16b
+	WORD $0x4e3f1fb9 // and v25.16b, v29.16b, v31.16b
+	WORD $0x4fb5eb33 // sdot v19.4s, v25.16b, v21.4b[3]
+	ADD $384, R2
+	ADD $64, R6
 	FMOVS.P 4(R7), F26
 	FMOVS.P 4(R8), F27
 	FMOVS.P 4(R9), F28
@@ -599,15 +800,122 @@ block:
 	SUB $1, R10
 	CBNZ R10, block
 block_end:
+	FMOVS margin+216(FP), F28
 	FMOVQ.P F0, 16(R0)
-	FMOVQ.P F4, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f884 // fsqrt v4.4s, v4.4s
+	WORD $0x4f9c12c4 // fmla v4.4s, v22.4s, v28.s[0]
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	FMOVQ.P F0, 16(R1)
 	FMOVQ.P F1, 16(R0)
-	FMOVQ.P F5, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f8a5 // fsqrt v5.4s, v5.4s
+	WORD $0x4f9c12c5 // fmla v5.4s, v22.4s, v28.s[0]
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	FMOVQ.P F1, 16(R1)
 	FMOVQ.P F2, 16(R0)
-	FMOVQ.P F6, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f8c6 // fsqrt v6.4s, v6.4s
+	WORD $0x4f9c12c6 // fmla v6.4s, v22.4s, v28.s[0]
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	FMOVQ.P F2, 16(R1)
 	FMOVQ.P F3, 16(R0)
-	FMOVQ.P F7, 16(R1)
+	FMOVQ.P 16(R11), F22
+	WORD $0x6ea1f8e7 // fsqrt v7.4s, v7.4s
+	WORD $0x4f9c12c7 // fmla v7.4s, v22.4s, v28.s[0]
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	FMOVQ.P F3, 16(R1)
 	SUB $1, R4
 	CBNZ R4, tile
 tile_end:
+	RET
+
+// func screenRefineNEON(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+TEXT ·screenRefineNEON(SB), NOSPLIT, $0-120
+	MOVD y_base+0(FP), R0
+	MOVD index_base+24(FP), R1
+	MOVD y_len+8(FP), R2
+	MOVD xs_len+104(FP), R3
+	WORD $0x4f00e474 // movi v20.16b, #3
+	CBZ R2, row_end
+row:
+	MOVW.P 4(R1), R4
+	MOVD lower_base+48(FP), R5
+	LSL $4, R3, R6
+	ADD R3<<1, R6, R7
+	MADD R7, R5, R4, R5
+	ADD R5, R6
+	MOVD x_base+72(FP), R7
+	MOVD xs_base+96(FP), R8
+	WORD $0x6e201c00 // eor v0.16b, v0.16b, v0.16b
+	WORD $0x6e211c21 // eor v1.16b, v1.16b, v1.16b
+	WORD $0x6e221c42 // eor v2.16b, v2.16b, v2.16b
+	WORD $0x6e231c63 // eor v3.16b, v3.16b, v3.16b
+	MOVD R3, R9
+	CBZ R9, block_end
+block:
+	FMOVQ.P 16(R5), F4
+	MOVHU.P 2(R6), R10
+	WORD $0x4e040d45 // dup v5.4s, w10
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	FMOVS.P 4(R8), F7
+	WORD $0x4f8790a5 // fmul v5.4s, v5.4s, v7.s[0]
+	WORD $0x4e341c87 // and v7.16b, v4.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
+	FMOVQ.P 16(R7), F6
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f851200 // fmla v0.4s, v16.4s, v5.s[0]
+	WORD $0x6f0e0487 // ushr v7.16b, v4.16b, #2
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
+	FMOVQ.P 16(R7), F6
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f851201 // fmla v1.4s, v16.4s, v5.s[0]
+	WORD $0x6f0c0487 // ushr v7.16b, v4.16b, #4
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
+	FMOVQ.P 16(R7), F6
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f851202 // fmla v2.4s, v16.4s, v5.s[0]
+	WORD $0x6f0a0487 // ushr v7.16b, v4.16b, #6
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
+	WORD $0x6e3484e7 // sub v7.16b, v7.16b, v20.16b
+	FMOVQ.P 16(R7), F6
+	WORD $0x0e26c0f0 // smull v16.8h, v7.8b, v6.8b
+	WORD $0x4e26c0f1 // smull2 v17.8h, v7.16b, v6.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f851203 // fmla v3.4s, v16.4s, v5.s[0]
+	SUB $1, R9
+	CBNZ R9, block
+block_end:
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e004007 // ext v7.16b, v0.16b, v0.16b, #8
+	WORD $0x4e27d400 // fadd v0.4s, v0.4s, v7.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS (R0), F7
+	FADDS F7, F0
+	FMOVS.P F0, 4(R0)
+	SUB $1, R2
+	CBNZ R2, row
+row_end:
 	RET

@@ -117,13 +117,13 @@ func Nonzeros(index []int32, value, x []int8) int {
 	return n
 }
 
-// Positive lists the positions of g whose value is above 0 or not a number, in order, and returns how many that is.
+// Above lists the positions of g whose value is above bar or not a number, in order, and returns how many that is.
 // index has room for Pad16(len(g)).
-func Positive(index []int32, g []float32) int {
+func Above(index []int32, g []float32, bar float32) int {
 	if len(index) < Pad16(len(g)) {
-		badLength("Positive(index, g)", len(index), len(g))
+		badLength("Above(index, g)", len(index), len(g))
 	}
-	return active.positive(index, g)
+	return active.above(index, g, bar)
 }
 
 // TernaryColumns computes Ŵ·x̂ from the columns whose activation is not 0: y = Σ x[i]·Ŵ[:, index[i]].

@@ -832,12 +832,12 @@ DATA lanes<>+56(SB)/4, $0x0000000e
 DATA lanes<>+60(SB)/4, $0x0000000f
 GLOBL lanes<>(SB), RODATA|NOPTR, $64
 
-// func positiveVNNI(index *int32, gate *float32, steps int) int
+// func aboveVNNI(index *int32, values *float32, bar float32, steps int) int
 // Requires: AVX, AVX512F, POPCNT
-TEXT ·positiveVNNI(SB), NOSPLIT, $0-32
-	MOVQ         gate+8(FP), AX
-	VPXORD       Z0, Z0, Z0
-	MOVQ         steps+16(FP), CX
+TEXT ·aboveVNNI(SB), NOSPLIT, $0-40
+	MOVQ         values+8(FP), AX
+	VBROADCASTSS bar+16(FP), Z0
+	MOVQ         steps+24(FP), CX
 	MOVQ         index+0(FP), DX
 	XORQ         BX, BX
 	VMOVDQU32    lanes<>+0(SB), Z1
@@ -860,6 +860,6 @@ step:
 	JNZ           step
 
 step_end:
-	MOVQ BX, ret+24(FP)
+	MOVQ BX, ret+32(FP)
 	VZEROUPPER
 	RET

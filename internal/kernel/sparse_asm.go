@@ -47,7 +47,7 @@ func ternaryColumnsWith(columns func(y *int32, w *byte, stride int, index, next 
 	}
 }
 
-// nonzerosWith and positiveWith do 16 at a time in assembly and the rest plainly. f returns how many it found.
+// nonzerosWith and aboveWith do 16 at a time in assembly and the rest plainly. f returns how many it found.
 
 func nonzerosWith(f func(index *int32, value, x *int8, steps int) int) func(index []int32, value, x []int8) int {
 	return func(index []int32, value, x []int8) int {
@@ -65,14 +65,14 @@ func nonzerosWith(f func(index *int32, value, x *int8, steps int) int) func(inde
 	}
 }
 
-func positiveWith(f func(index *int32, g *float32, steps int) int) func(index []int32, g []float32) int {
-	return func(index []int32, g []float32) int {
+func aboveWith(f func(index *int32, g *float32, bar float32, steps int) int) func(index []int32, g []float32, bar float32) int {
+	return func(index []int32, g []float32, bar float32) int {
 		n, whole := 0, len(g)&^15
 		if whole > 0 {
-			n = f(&index[0], &g[0], whole/16)
+			n = f(&index[0], &g[0], bar, whole/16)
 		}
 		for i, v := range g[whole:] {
-			if !(v <= 0) {
+			if !(v <= bar) {
 				index[n] = int32(whole + i)
 				n++
 			}

@@ -41,12 +41,12 @@ func nonzerosGeneric(index []int32, value, x []int8) int {
 	return n
 }
 
-func positiveGeneric(index []int32, g []float32) int {
+func aboveGeneric(index []int32, g []float32, bar float32) int {
 	n := 0
 	for i, v := range g {
 		index[n] = int32(i)
 		more := 1
-		if v <= 0 {
+		if v <= bar {
 			more = 0
 		}
 		n += more

@@ -122,6 +122,26 @@ func TernaryMatVecT5(y []int32, w []byte, x []int8, xsum int32) {
 	active.ternaryMatVecT5(y, w, x, xsum)
 }
 
+// TernaryMatMulT5 is TernaryMatMul of a matrix in T5.
+func TernaryMatMulT5(y []int32, w []byte, x []int8, xsum []int32) {
+	tokens := max(len(xsum), 1)
+	rows, cols := len(y)/tokens, len(x)/tokens
+	if len(y)%tokens != 0 || len(x)%tokens != 0 || rows%16 != 0 || cols%16 != 0 || cols > MaxCols || len(w) != T5Bytes(rows, cols) || len(xsum) == 0 && len(y)+len(x) > 0 {
+		badLength("TernaryMatMulT5(y, w, x, xsum)", len(y), len(w), len(x), len(xsum))
+	}
+	if len(y) != 0 {
+		active.ternaryMatMulT5(y, w, x, xsum)
+	}
+}
+
+// ternaryMatMulT5Generic defines TernaryMatMulT5: a token at a time.
+func ternaryMatMulT5Generic(y []int32, w []byte, x []int8, xsum []int32) {
+	rows, cols := len(y)/len(xsum), len(x)/len(xsum)
+	for t, s := range xsum {
+		ternaryMatVecT5Generic(y[t*rows:][:rows], w, x[t*cols:][:cols], s)
+	}
+}
+
 // ternaryMatVecT5Generic defines TernaryMatVecT5: a tile's T16 columns, 96 at a time.
 func ternaryMatVecT5Generic(y []int32, w []byte, x []int8, xsum int32) {
 	var block [6 * TileBytes]byte

@@ -32,6 +32,12 @@ func TestT5(t *testing.T) {
 				y := vecOf(t, rows, func(int) int32 { return 0x55555555 })
 				TernaryMatVecT5(y, w, x, sums(x, 1)[0])
 				equalInts(t, what, y, want)
+				for _, tokens := range []int{1, 2, 3, 7, 8, 13, 17} {
+					x := vecOf(t, tokens*cols, c.x)
+					y := vecOf(t, tokens*rows, func(int) int32 { return 0x55555555 })
+					TernaryMatMulT5(y, w, x, sums(x, tokens))
+					equalInts(t, fmt.Sprint(what, " × ", tokens), y, wantTernary(rows, cols, tokens, c.code, x))
+				}
 			})
 		}
 	}
@@ -67,6 +73,12 @@ func TestT5AtMaxCols(t *testing.T) {
 	x := vecOf(t, MaxCols, func(int) int8 { return -128 })
 	eachTier(t, func(t *testing.T) {
 		y := vec[int32](t, 16)
+		TernaryMatMulT5(y, w, x, []int32{-128 * MaxCols})
+		for r, v := range y {
+			if v != -128*MaxCols {
+				t.Fatalf("as a matrix product y[%d] = %d, want %d", r, v, -128*MaxCols)
+			}
+		}
 		TernaryMatVecT5(y, w, x, -128*MaxCols)
 		for r, v := range y {
 			if v != -128*MaxCols {
@@ -80,6 +92,8 @@ func TestT5LengthsPanic(t *testing.T) {
 	y, w, x, t16 := make([]int32, 32), make([]byte, T5Bytes(32, 208)), make([]int8, 208), make([]byte, T16Bytes(32, 208))
 	mustPanic(t, "y too short", func() { TernaryMatVecT5(y[:16], w, x, 0) })
 	mustPanic(t, "w too short", func() { TernaryMatVecT5(y, w[1:], x, 0) })
+	mustPanic(t, "w of one token too short", func() { TernaryMatMulT5(y, w[1:], x, []int32{0}) })
+	mustPanic(t, "x of one token for two", func() { TernaryMatMulT5(y, w, x, []int32{0, 0}) })
 	mustPanic(t, "x not whole blocks", func() { TernaryMatVecT5(y, w, x[1:], 0) })
 	mustPanic(t, "rows not whole tiles", func() { T5FromT16(w, t16, 31, 208) })
 	mustPanic(t, "T16 too short", func() { T16FromT5(t16[1:], w, 32, 208) })

@@ -15,7 +15,8 @@ func tiers() []*tier {
 	avx2.peak = peaks{int8: peakInt8AVX2, int8Turn: 12 * 32, f32: peakF32AVX2, f32Turn: 12 * 8, read: readAVX2}
 	avx2.ternaryMatVec = ternaryMatVecAVX2
 	avx2.ternaryMatMul = ternaryMatMulAVX2
-	avx2.screen4 = screen4Queries(screen4AVX2)
+	avx2.screen = screenQueries(screenAVX2)
+	avx2.screenRefine = screenRefineAVX2
 	avx2.dotF32 = dotWith(matVecF32AVX2)
 	avx2.matMulF32 = matMulWith(matVecF32AVX2, matMulF32AVX2, 2, 32, 4)
 	avx2.dotBF16 = dotWith(matVecBF16AVX2)
@@ -51,10 +52,12 @@ func tiers() []*tier {
 	if x.HasAVX512VBMI {
 		vnni.preferT5 = true
 		vnni.ternaryMatVecT5 = ternaryMatVecT5With(ternaryMatVecT5VBMI)
+		vnni.ternaryMatMulT5 = ternaryMatMulT5With(ternaryMatMulT5VBMI)
 		vnni.t5FromT16 = t5FromT16With(t5FromT16VNNI)
 		vnni.t16FromT5 = t16FromT5With(t16FromT5VBMI)
 	}
-	vnni.screen4 = screen4Tiles
+	vnni.screen = screenTiles
+	vnni.screenRefine = screenRefineVNNI
 	vnni.dotF32 = dotWith(matVecF32VNNI)
 	vnni.matMulF32 = matMulWith(matVecF32VNNI, matMulF32VNNI, 4, 1, 4)
 	vnni.dotBF16 = dotWith(matVecBF16VNNI)
@@ -65,7 +68,7 @@ func tiers() []*tier {
 	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
 	vnni.ternaryRows = ternaryRowsWith(ternaryRowsVNNI)
 	vnni.nonzeros = nonzerosWith(nonzerosVNNI)
-	vnni.positive = positiveWith(positiveVNNI)
+	vnni.above = aboveWith(aboveVNNI)
 	vnni.ternaryColumns = ternaryColumnsWith(ternaryColumnsVNNI, 64)
 	return append(list, &vnni)
 }

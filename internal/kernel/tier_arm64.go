@@ -20,7 +20,8 @@ func tiers() []*tier {
 	neon.attnMixF16 = attnMixWith(attnMixF16NEON, 8, attnMixF16Generic)
 	neon.ternaryRows = ternaryRowsWith(ternaryRowsNEON)
 	neon.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEON, 64)
-	neon.screen4 = screen4Queries(screen4NEON)
+	neon.screen = screenQueries(screenNEON)
+	neon.screenRefine = screenRefineNEON
 	neon.quantizeRow = quantizeRowWith(absMaxNEON, quantizeNEON)
 	neon.softmaxExp = softmaxExpNEON
 	neon.max = maxNEON
@@ -45,7 +46,7 @@ func tiers() []*tier {
 	dot.ternaryMatMul = ternaryMatMulDot
 	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
 	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
-	dot.screen4 = screen4Queries(screen4NEONDot)
+	dot.screen = screenQueries(screenNEONDot)
 	return append(list, &dot)
 }
 

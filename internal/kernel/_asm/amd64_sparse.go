@@ -11,7 +11,7 @@ func sparse(a *asm) {
 	ternaryColumnsVNNI(a)
 	ternaryColumnsAVX2(a)
 	nonzerosVNNI(a)
-	positiveVNNI(a)
+	aboveVNNI(a)
 }
 
 // list writes the positions that found puts in a mask, 16 a turn; keep writes what belongs to them. The store is of all
@@ -58,15 +58,14 @@ func nonzerosVNNI(a *asm) {
 	})
 }
 
-func positiveVNNI(a *asm) {
-	a.fn("positiveVNNI", "(index *int32, gate *float32, steps int) int", "positiveVNNI is Positive for 16·steps values.")
-	g := a.arg("gate")
-	zero := a.ZMM()
-	a.zero(zero)
+func aboveVNNI(a *asm) {
+	a.fn("aboveVNNI", "(index *int32, values *float32, bar float32, steps int) int", "aboveVNNI is Above for 16·steps values.")
+	g, bar := a.arg("values"), a.ZMM()
+	a.VBROADCASTSS(a.addr("bar"), bar)
 	a.list(a.arg("steps"), func() reg.Register {
 		v, k := a.ZMM(), a.K()
 		a.VMOVUPS(mem(g, 0), v)
-		a.VCMPPS(Imm(0x16), zero, v, k) // not less or equal, NaN included
+		a.VCMPPS(Imm(0x16), bar, v, k) // not less or equal, NaN included
 		a.add(g, 64)
 		return k
 	}, func(k, n reg.Register) {})

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
@@ -10,6 +12,7 @@ import (
 
 func t5(a *asm) {
 	ternaryMatVecT5VBMI(a)
+	ternaryMatMulT5VBMI(a)
 	t16FromT5VBMI(a)
 	t5FromT16VNNI(a)
 }
@@ -114,6 +117,110 @@ func ternaryMatVecT5VBMI(a *asm) {
 		a.VMOVDQU32(sum[0], mem(y, 0))
 		a.add(y, 64)
 	})
+	a.ret()
+}
+
+// One tile × 8 tokens, each with an accumulator for each of a code's fields, are in registers; codes are unpacked as they
+// are met, on the ports that VPDPBUSD leaves free, once for the 8.
+func ternaryMatMulT5VBMI(a *asm) {
+	a.fn("ternaryMatMulT5VBMI", "(y *int32, stride int, w *byte, x *int8, cols, groups, rest int, xsum *int32, tokens int, table *byte)",
+		"ternaryMatMulT5VBMI is TernaryMatMulT5 for one tile: 8, 4, 2 or 1 tokens at a time.",
+		"stride is the bytes from one token's outputs to the next one's.")
+	table := a.ZMM()
+	a.VMOVDQU32(mem(a.arg("table"), 0), table)
+	var field [3]reg.VecVirtual
+	for i := range field {
+		field[i] = a.ZMM()
+		a.splatByte(3<<(2*i), field[i])
+	}
+	low3, low4, field3 := a.data("low3", 0x07070707), a.data("low4", 0x0f0f0f0f), a.data("field3", 0xc0c0c0c0)
+	cols := a.arg("cols")
+	_, token := a.eightTokens(cols)
+	y, x, xsum, left := a.arg("y"), a.arg("x"), a.arg("xsum"), a.arg("tokens")
+	for _, n := range []int{8, 4, 2, 1} {
+		label := fmt.Sprintf("tokens%d", n)
+		a.Label(label)
+		a.CMPQ(left, Imm(uint64(n)))
+		a.JL(LabelRef(label + "_end"))
+		var acc [3][8]reg.VecVirtual
+		for i := range acc {
+			for t := range n {
+				acc[i][t] = a.ZMM()
+				a.zero(acc[i][t])
+			}
+		}
+		w, xp, groups, rest := a.arg("w"), a.copy(x), a.arg("groups"), a.arg("rest")
+		a.loop(label+"_group", groups, func() {
+			shifted := func(vector, by int) reg.VecVirtual {
+				v := a.ZMM()
+				a.VMOVDQU32(mem(w, 64*vector), v)
+				if by > 0 {
+					a.VPSRLD(Imm(uint64(by)), v, v)
+				}
+				return v
+			}
+			for k := range 8 {
+				var c reg.VecVirtual
+				switch k { // see t5Codes
+				case 5:
+					c = shifted(0, 5)
+					a.VPTERNLOGD_BCST(U8(0xe4), low3, shifted(3, 2), c)
+				case 6:
+					c = shifted(1, 5)
+					a.VPTERNLOGD_BCST(U8(0xe4), low3, shifted(3, 4), c)
+					a.VPTERNLOGD_BCST(U8(0xe4), low4, shifted(4, 3), c)
+				case 7:
+					c = shifted(2, 5)
+					a.VPTERNLOGD_BCST(U8(0xe4), low3, shifted(4, 2), c)
+				default:
+					c = shifted(k, 0)
+				}
+				a.VPERMB(table, c, c)
+				for i := range 3 {
+					f := a.ZMM()
+					a.VPANDD(field[i], c, f)
+					for t := range n {
+						a.VPDPBUSD_BCST(token(xp, t, 12*k+4*i), f, acc[i][t])
+					}
+				}
+			}
+			a.add(w, 5*64)
+			a.add(xp, 96)
+		})
+		a.loop(label+"_rest", rest, func() {
+			for i := range 4 {
+				f := a.ZMM()
+				at := i
+				if i < 3 {
+					a.VPANDD(mem(w, 0), field[i], f)
+				} else { // down to where field 2 lies
+					a.VMOVDQU32(mem(w, 0), f)
+					a.VPANDD_BCST(field3, f, f)
+					a.VPSRLD(Imm(2), f, f)
+					at = 2
+				}
+				for t := range n {
+					a.VPDPBUSD_BCST(token(xp, t, 4*i), f, acc[at][t])
+				}
+			}
+			a.add(w, 64)
+			a.add(xp, 16)
+		})
+		for t := range n {
+			a.VPSRAD(Imm(2), acc[1][t], acc[1][t])
+			a.VPSRAD(Imm(4), acc[2][t], acc[2][t])
+			a.VPADDD(acc[1][t], acc[0][t], acc[0][t])
+			a.VPADDD(acc[2][t], acc[0][t], acc[0][t])
+			a.VPSUBD_BCST(mem(xsum, 4*t), acc[0][t], acc[0][t])
+			a.VMOVDQU32(acc[0][t], mem(y, 0))
+			a.ADDQ(a.addr("stride"), y)
+		}
+		a.add(xsum, 4*n)
+		a.LEAQ(at(x, cols, uint8(n), 0), x)
+		a.SUBQ(Imm(uint64(n)), left)
+		a.JMP(LabelRef(label))
+		a.Label(label + "_end")
+	}
 	a.ret()
 }
 

@@ -93,20 +93,14 @@ func ternaryMatVecVNNI(a *asm) {
 	a.ret()
 }
 
-// The product for many tokens keeps 2 tiles × 8 tokens in registers and unpacks each block once for the 8:
-// shifts and masks run on the ports that VPDPBUSD leaves free.
-func ternaryMatMulVNNI(a *asm) {
-	a.fn("ternaryMatMulVNNI", "(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)",
-		"ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 3, 2 or 1 tokens at a time.",
-		"stride is the bytes from one token's outputs to the next one's.")
-	mask := a.ZMM()
-	a.splatByte(3, mask)
-	cols := a.arg("cols")
-	c3, c5, c7 := a.GP64(), a.GP64(), a.GP64()
+// eightTokens gives x[t·cols + disp] for t < 8, and 3·cols.
+func (a *asm) eightTokens(cols reg.GPVirtual) (c3 reg.GPVirtual, token func(x reg.GPVirtual, t, disp int) Mem) {
+	c5, c7 := a.GP64(), a.GP64()
+	c3 = a.GP64()
 	a.LEAQ(at(cols, cols, 2, 0), c3)
 	a.LEAQ(at(cols, cols, 4, 0), c5)
 	a.LEAQ(at(c3, cols, 4, 0), c7)
-	token := func(x reg.GPVirtual, t, disp int) Mem { // x[t·cols + disp]
+	return c3, func(x reg.GPVirtual, t, disp int) Mem {
 		switch t {
 		case 0:
 			return mem(x, disp)
@@ -119,6 +113,18 @@ func ternaryMatMulVNNI(a *asm) {
 		}
 		return at(x, c7, 1, disp)
 	}
+}
+
+// The product for many tokens keeps 2 tiles × 8 tokens in registers and unpacks each block once for the 8:
+// shifts and masks run on the ports that VPDPBUSD leaves free.
+func ternaryMatMulVNNI(a *asm) {
+	a.fn("ternaryMatMulVNNI", "(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)",
+		"ternaryMatMulVNNI is TernaryMatMul for two tiles, all their columns: 8, 4, 3, 2 or 1 tokens at a time.",
+		"stride is the bytes from one token's outputs to the next one's.")
+	mask := a.ZMM()
+	a.splatByte(3, mask)
+	cols := a.arg("cols")
+	c3, token := a.eightTokens(cols)
 	y, x, xsum, left := a.arg("y"), a.arg("x"), a.arg("xsum"), a.arg("tokens")
 	for _, n := range []int{8, 4, 3, 2, 1} {
 		label := fmt.Sprintf("tokens%d", n)

@@ -108,6 +108,13 @@ func (a *arm) sub4s(d, n, m int)  { a.three(0x6ea08400, "sub", "4s", "4s", d, n,
 func (a *arm) addp4s(d, n, m int) { a.three(0x4ea0bc00, "addp", "4s", "4s", d, n, m) }
 func (a *arm) umax4s(d, n, m int) { a.three(0x6ea06400, "umax", "4s", "4s", d, n, m) }
 func (a *arm) and(d, n, m int)    { a.three(0x4e201c00, "and", "16b", "16b", d, n, m) }
+func (a *arm) bit(d, n, m int)    { a.three(0x6ea01c00, "bit", "16b", "16b", d, n, m) }
+func (a *arm) add16b(d, n, m int) { a.three(0x4e208400, "add", "16b", "16b", d, n, m) }
+func (a *arm) sub16b(d, n, m int) { a.three(0x6e208400, "sub", "16b", "16b", d, n, m) }
+func (a *arm) addp8h(d, n, m int) { a.three(0x4e60bc00, "addp", "8h", "8h", d, n, m) }
+func (a *arm) smull(d, n, m int)  { a.three(0x0e20c000, "smull", "8h", "8b", d, n, m) }
+func (a *arm) smull2(d, n, m int) { a.three(0x4e20c000, "smull2", "8h", "16b", d, n, m) }
+func (a *arm) saddlp4s(d, n int)  { a.two(0x4e602800, "saddlp", "4s", "8h", d, n) }
 func (a *arm) bsl(d, n, m int)    { a.three(0x6e601c00, "bsl", "16b", "16b", d, n, m) }
 func (a *arm) zero(d int)         { a.three(0x6e201c00, "eor", "16b", "16b", d, d, d) }
 func (a *arm) mov(d, n int)       { a.three(0x4ea01c00, "orr", "16b", "16b", d, n, n) }
@@ -117,6 +124,7 @@ func (a *arm) sadalp(d, n int)    { a.two(0x4e606800, "sadalp", "4s", "8h", d, n
 func (a *arm) scvtf(d, n int)     { a.two(0x4e21d800, "scvtf", "4s", "4s", d, n) }
 func (a *arm) fcvtns(d, n int)    { a.two(0x4e21a800, "fcvtns", "4s", "4s", d, n) }
 func (a *arm) fneg(d, n int)      { a.two(0x6ea0f800, "fneg", "4s", "4s", d, n) }
+func (a *arm) fsqrt(d, n int)     { a.two(0x6ea1f800, "fsqrt", "4s", "4s", d, n) }
 func (a *arm) fabs(d, n int)      { a.two(0x4ea0f800, "fabs", "4s", "4s", d, n) }
 func (a *arm) fcvtl(d, n int)     { a.two(0x0e217800, "fcvtl", "4s", "4h", d, n) }
 func (a *arm) fcvtl2(d, n int)    { a.two(0x4e217800, "fcvtl2", "4s", "8h", d, n) }
@@ -170,6 +178,11 @@ func (a *arm) sdot(d, n, m, i int) {
 // fmlaBy is fmla with one word of m.
 func (a *arm) fmlaBy(d, n, m, i int) {
 	a.w(0x4f801000|uint32(i&1<<21|i>>1<<11|m<<16|n<<5|d), "fmla v%d.4s, v%d.4s, v%d.s[%d]", d, n, m, i)
+}
+
+// fmulBy is fmul with one word of m.
+func (a *arm) fmulBy(d, n, m, i int) {
+	a.w(0x4f809000|uint32(i&1<<21|i>>1<<11|m<<16|n<<5|d), "fmul v%d.4s, v%d.4s, v%d.s[%d]", d, n, m, i)
 }
 
 // ld and st move 16 bytes at base + off, in reach of the scaled 12-bit offset.
