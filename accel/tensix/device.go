@@ -69,7 +69,7 @@ type Device struct {
 	next   uint64 // first free GDDR address, the same in each bank
 	top    uint64 // of what is free; pages of keys and values come down from there
 	turn   int    // tile that gets the next matrix's first chunk
-	pages  *Pages // of the last Step, nil: none
+	pages  *Pages // of the Step that was made last, or nil
 	x      []byte
 	failed error
 	stats  Stats
@@ -88,6 +88,8 @@ type Stats struct {
 	HeadTokens   uint64 // tokens that asked for the best of the output head
 	HeadAlone    uint64 // of those, where the tiles dropped all rows that cannot be best by themselves
 	HeadRescored uint64 // rows of the head that the host scored again
+
+	Pages uint64 // of keys and values in use now
 }
 
 // Open puts the product firmware on the tiles of m and waits until every core answers. The caller closes m after
@@ -232,15 +234,19 @@ func (d *Device) Tiles() int { return len(d.tiles) }
 // Stats returns the counters.
 func (d *Device) Stats() Stats {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stats
+	s, p := d.stats, d.pages
+	d.mu.Unlock()
+	if p != nil {
+		s.Pages = uint64(p.used())
+	}
+	return s
 }
 
-// Reset forgets all matrices, so that their memory can be used again.
+// Reset forgets all matrices and pages, so that their memory can be used again.
 func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next, d.top, d.turn = gddrStart, chip.BankSize, 0
+	d.next, d.top, d.turn, d.pages = gddrStart, chip.BankSize, 0, nil
 }
 
 // Matrix is a matrix in the card's memory.

@@ -263,6 +263,13 @@ func (p *Pages) New() (int, error) {
 	return p.lowest, nil
 }
 
+// used is how many pages are in use.
+func (p *Pages) used() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.all - p.lowest - len(p.free)
+}
+
 // Free gives a page back.
 func (p *Pages) Free(page int) {
 	p.mu.Lock()
