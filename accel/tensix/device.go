@@ -37,7 +37,7 @@ var (
 	errClosed   = errors.New("tensix: device is closed")
 )
 
-// Options of Open. The zero value uses every live tile and waits ten seconds for a job.
+// Options of Open. The zero value uses every live tile and waits ten seconds for a job of up to four stages.
 type Options struct {
 	Grid    chip.Grid     // tiles to use; zero: all
 	Timeout time.Duration // for one job on a card; zero: 10 s
@@ -170,7 +170,7 @@ func (d *Device) boot() error {
 
 // awaitCores waits for all cores of all tiles to say that they run.
 func (d *Device) awaitCores() error {
-	limit := d.limit()
+	limit := d.limit(1)
 	for _, t := range d.tiles {
 		for {
 			dead := ""
@@ -194,17 +194,18 @@ func (d *Device) awaitCores() error {
 	return nil
 }
 
-// limit returns a function to call in a polling loop: it lets a simulated chip run, and is false when time is up.
-func (d *Device) limit() func() bool {
+// limit returns a function to call in a polling loop: it lets a simulated chip run, and is false when time for so many
+// short jobs is up.
+func (d *Device) limit(jobs int) func() bool {
 	if d.m.Info().Simulated {
 		var n uint64
 		return func() bool {
 			d.c.Step(pollClocks)
 			n += pollClocks
-			return n < d.o.Clocks
+			return n < d.o.Clocks*uint64(jobs)
 		}
 	}
-	end := time.Now().Add(d.o.Timeout)
+	end := time.Now().Add(d.o.Timeout * time.Duration(jobs))
 	spins := 0
 	return func() bool {
 		spins++
@@ -607,7 +608,7 @@ func (d *Device) launch(name string, stages []stage, listAt int) error {
 	d.cast(uint64(partsAt), parts)
 	d.cast(uint64(listAt), body)
 	d.cast(kernels.BellAt+4, binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(listAt)), uint32(partsAt)))
-	return d.ring(name, total)
+	return d.ring(name, total, (len(stages)+kernels.MaxStages-1)/kernels.MaxStages)
 }
 
 // part describes a slice to the firmware.
@@ -624,11 +625,11 @@ func (d *Device) part(s *slice) kernels.Part {
 	return p
 }
 
-// ring starts the job that has been described and waits for every tile's completion line.
-func (d *Device) ring(name string, total uint32) error {
+// ring starts the job that has been described and waits for every tile's completion line, as long as for so many short jobs.
+func (d *Device) ring(name string, total uint32, jobs int) error {
 	d.job++
 	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
-	limit := d.limit()
+	limit := d.limit(jobs)
 	var slowest, chunks uint32
 	for i := range d.tiles {
 		line := d.host.Bytes[i*kernels.CompletionBytes:]

@@ -237,7 +237,7 @@ func (s *selftest) cores() (string, error) {
 // await polls for a while.
 func (s *selftest) await(ok func() (bool, error)) error {
 	d := &Device{m: s.m, c: s.c, o: Options{Timeout: time.Second, Clocks: 1_000_000}}
-	for limit := d.limit(); ; {
+	for limit := d.limit(1); ; {
 		done, err := ok()
 		if done || err != nil {
 			return err

@@ -89,6 +89,19 @@ func TestStepsOnTheTiles(t *testing.T) {
 	})
 }
 
+// lateCancel is cancelled when it is looked at for the second time.
+type lateCancel struct {
+	context.Context
+	looked int
+}
+
+func (c *lateCancel) Err() error {
+	if c.looked++; c.looked > 1 {
+		return context.Canceled
+	}
+	return nil
+}
+
 // Keys and values in pages: sequences of different lengths in a batch, some forked and some cut short, and passes that the
 // host does on the way, by which pages go there and back. When all is closed all pages are free.
 func TestPagesOnTheTiles(t *testing.T) {
@@ -141,6 +154,13 @@ func TestPagesOnTheTiles(t *testing.T) {
 			cancel()
 			if err := e.Forward(cancelled, []model.Input{{Cache: a, Tokens: tokens(1, 3, V)}}); !errors.Is(err, context.Canceled) {
 				t.Fatal(err)
+			}
+			late := &lateCancel{Context: ctx} // while the tiles are at work
+			if err := e.Forward(late, []model.Input{{Cache: a, Tokens: tokens(2, 3, V)}}); !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			if n := a.Len(); n != 39 {
+				t.Fatalf("%d tokens in the cache after two cancelled passes", n)
 			}
 			pass(false, map[model.Cache]int{a: 2}, a)
 			for _, c := range caches {

@@ -85,7 +85,7 @@ func (u *vectorUnit) ask(words ...uint32) {
 	if err := c.Write32(tile, askedAt, u.n); err != nil {
 		u.t.Fatal(err)
 	}
-	for limit := u.d.limit(); ; {
+	for limit := u.d.limit(1); ; {
 		if v, err := c.Read32(tile, answeredAt); err != nil || v == u.n {
 			return
 		}

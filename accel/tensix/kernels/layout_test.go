@@ -93,8 +93,10 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	if n := len(Words(&Part{})); n != 32 {
 		t.Errorf("a part is %d bytes", n)
 	}
-	for _, pat := range []string{fmt.Sprintf(`JOB\(stage\) \(\(volatile struct job \*\)\(REG\(BELL \+ 4\) \+ %d \*`, StageBytes), fmt.Sprintf(`PART\(i\) \(\(volatile struct part \*\)\(REG\(BELL \+ 8\) \+ %d \*`, PartBytes),
-		fmt.Sprintf(`VECTOR\(stage\) \(\(volatile struct vector \*\)\(REG\(BELL \+ 4\) \+ %d \* \(stage\) \+ %d\)`, StageBytes, VectorIn)} {
+	for _, pat := range []string{
+		fmt.Sprintf(`JOB\(stage\) \(\(volatile struct job \*\)\(REG\(BELL \+ 4\) \+ %d \*`, StageBytes), fmt.Sprintf(`PART\(i\) \(\(volatile struct part \*\)\(REG\(BELL \+ 8\) \+ %d \*`, PartBytes),
+		fmt.Sprintf(`VECTOR\(stage\) \(\(volatile struct vector \*\)\(REG\(BELL \+ 4\) \+ %d \* \(stage\) \+ %d\)`, StageBytes, VectorIn),
+	} {
 		if !regexp.MustCompile(pat).Match(src) {
 			t.Errorf("job.h has no %s", pat)
 		}
