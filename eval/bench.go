@@ -13,13 +13,16 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
+// warmTokens are decoded before anything is measured: what they show decides which copies of weights the engine makes.
+const warmTokens = 16
+
 // Memory is what a model takes, in bytes, known before anything is loaded.
 type Memory struct {
 	Ternary   int64 `json:"ternary"`   // projections as 2-bit codes
 	Dense     int64 `json:"dense"`     // projections that stay floats
 	Embedding int64 `json:"embedding"` // the table; also the head when that is tied
 	Head      int64 `json:"head"`      // 0 when tied
-	Screen    int64 `json:"screen"`    // of the head, at 4 bits; with it embedding and head stay in the file, read by row
+	Screen    int64 `json:"screen"`    // of the head, at 5.5 bits; with it embedding and head stay in the file, read by row
 	Screened  int64 `json:"screened"`  // what a token reads of the screen
 	Copies    int64 `json:"copies"`    // of down_proj, for products that skip zeros
 	Norms     int64 `json:"norms"`     // and biases
@@ -130,11 +133,17 @@ func Bench(ctx context.Context, e model.Engine, o BenchOptions) (Speed, error) {
 	for i := range ids {
 		ids[i] = int32(random.IntN(c.VocabSize))
 	}
-	warm, err := e.NewCache(o.Prompt)
+	warm, err := e.NewCache(o.Prompt + min(o.Tokens, warmTokens))
 	if err != nil {
 		return Speed{}, err
 	}
-	err = e.Forward(ctx, []model.Input{{Cache: warm, Tokens: ids[:min(o.Prompt, 256)], Top: make([]model.Scored, 1)}})
+	input := []model.Input{{Cache: warm, Tokens: ids[:min(o.Prompt, 256)], Top: make([]model.Scored, 1)}}
+	for range min(o.Tokens, warmTokens) {
+		if err = e.Forward(ctx, input); err != nil {
+			break
+		}
+		input[0].Tokens = []int32{input[0].Top[0].ID}
+	}
 	if warm.Close(); err != nil {
 		return Speed{}, err
 	}

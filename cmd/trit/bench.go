@@ -153,7 +153,7 @@ func (b *benchmark) rows() [][2]string {
 		{"per token", fmt.Sprintf("%s read, %s/s", term.Bytes(b.BytesPerToken), term.Bytes(int64(b.BytesPerSecond)))},
 	}
 	if b.HeadRows > 0 {
-		rows = append(rows, [2]string{"head", fmt.Sprintf("%.0f of %d rows computed exactly a token; a 4-bit screen ruled the others out", b.HeadRows, b.Vocabulary)})
+		rows = append(rows, [2]string{"head", fmt.Sprintf("%.0f of %d rows computed exactly a token; a screen ruled the others out", b.HeadRows, b.Vocabulary)})
 	}
 	if b.Bandwidth > 0 {
 		use := fmt.Sprintf("decoding uses %.0f%% of it", 100*b.ShareOfMaximum)

@@ -282,6 +282,11 @@ func nonzerosVNNI(index *int32, value *int8, x *int8, steps int) int
 //go:noescape
 func aboveVNNI(index *int32, values *float32, bar float32, steps int) int
 
+// rowsFromT16VNNI is RowsFromT16 of whole tiles and groups of 128 columns.
+//
+//go:noescape
+func rowsFromT16VNNI(dst *byte, w *byte, tiles int, groups int)
+
 // peakInt8AVX2 does 12·32 int8 multiply-adds a turn.
 //
 //go:noescape

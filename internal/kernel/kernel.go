@@ -39,6 +39,7 @@ type tier struct {
 	preferT5        bool
 	screen          screenFunc
 	screenRefine    func(y []float32, index []int32, lower []byte, x []int8, xs []float32)
+	rowsFromT16     func(dst, w []byte, rows, cols int)
 	ternaryRows     func(y []int32, w []byte, index []int32, x []int8, xsum int32)
 	ternaryColumns  func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
 	nonzeros        func(index []int32, value, x []int8) int

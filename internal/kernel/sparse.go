@@ -20,6 +20,12 @@ func RowsFromT16(dst, w []byte, rows, cols int) {
 	if len(dst) != RowsBytes(rows, cols) || len(w) != T16Bytes(rows, cols) {
 		badLength("RowsFromT16(dst, w, rows, cols)", len(dst), len(w), rows, cols)
 	}
+	if len(dst) != 0 {
+		active.rowsFromT16(dst, w, rows, cols)
+	}
+}
+
+func rowsFromT16Generic(dst, w []byte, rows, cols int) {
 	steps, bytes := Pad16(cols)/TileCols, rowBytes(cols)
 	for r := range rows {
 		src := w[r/TileRows*steps*TileBytes+r%TileRows*4:]

@@ -863,3 +863,153 @@ step_end:
 	MOVQ BX, ret+32(FP)
 	VZEROUPPER
 	RET
+
+// func rowsFromT16VNNI(dst *byte, w *byte, tiles int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·rowsFromT16VNNI(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         tiles+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	MOVQ         BX, SI
+	SHLQ         $0x05, SI
+	VMOVDQU32    lanes<>+0(SB), Z0
+	VPBROADCASTD SI, Z1
+	VPMULLD      Z1, Z0, Z0
+	MOVL         $0x03030303, DI
+	VPBROADCASTD DI, Z1
+	MOVL         $0x0c0c0c0c, DI
+	VPBROADCASTD DI, Z2
+	MOVL         $0x30303030, DI
+	VPBROADCASTD DI, Z3
+	MOVL         $0xc0c0c0c0, DI
+	VPBROADCASTD DI, Z4
+	MOVL         $0x0000ffff, DI
+	SHLQ         $0x04, SI
+	TESTQ        DX, DX
+	JZ           tile_end
+
+tile:
+	MOVQ  AX, R8
+	MOVQ  BX, R9
+	TESTQ R9, R9
+	JZ    group_end
+
+group:
+	VMOVDQU32   (CX), Z5
+	VMOVDQU32   64(CX), Z6
+	VMOVDQU32   128(CX), Z7
+	VMOVDQU32   192(CX), Z8
+	VMOVDQU32   256(CX), Z9
+	VMOVDQU32   320(CX), Z10
+	VMOVDQU32   384(CX), Z11
+	VMOVDQU32   448(CX), Z12
+	VPANDD      Z1, Z5, Z13
+	VPSLLD      $0x02, Z7, Z14
+	VPANDD      Z2, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	VPSLLD      $0x04, Z9, Z14
+	VPANDD      Z3, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	VPSLLD      $0x06, Z11, Z14
+	VPANDD      Z4, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	KMOVW       DI, K1
+	VPSCATTERDD Z13, K1, (R8)(Z0*1)
+	VPSRLD      $0x02, Z5, Z13
+	VPANDD      Z1, Z13, Z13
+	VPANDD      Z2, Z7, Z14
+	VPORD       Z14, Z13, Z13
+	VPSLLD      $0x02, Z9, Z14
+	VPANDD      Z3, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	VPSLLD      $0x04, Z11, Z14
+	VPANDD      Z4, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	KMOVW       DI, K1
+	VPSCATTERDD Z13, K1, 4(R8)(Z0*1)
+	VPSRLD      $0x04, Z5, Z13
+	VPANDD      Z1, Z13, Z13
+	VPSRLD      $0x02, Z7, Z14
+	VPANDD      Z2, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	VPANDD      Z3, Z9, Z14
+	VPORD       Z14, Z13, Z13
+	VPSLLD      $0x02, Z11, Z14
+	VPANDD      Z4, Z14, Z14
+	VPORD       Z14, Z13, Z13
+	KMOVW       DI, K1
+	VPSCATTERDD Z13, K1, 8(R8)(Z0*1)
+	VPSRLD      $0x06, Z5, Z5
+	VPANDD      Z1, Z5, Z5
+	VPSRLD      $0x04, Z7, Z7
+	VPANDD      Z2, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	VPSRLD      $0x02, Z9, Z7
+	VPANDD      Z3, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	VPANDD      Z4, Z11, Z7
+	VPORD       Z7, Z5, Z5
+	KMOVW       DI, K1
+	VPSCATTERDD Z5, K1, 12(R8)(Z0*1)
+	VPANDD      Z1, Z6, Z5
+	VPSLLD      $0x02, Z8, Z7
+	VPANDD      Z2, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	VPSLLD      $0x04, Z10, Z7
+	VPANDD      Z3, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	VPSLLD      $0x06, Z12, Z7
+	VPANDD      Z4, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	KMOVW       DI, K1
+	VPSCATTERDD Z5, K1, 16(R8)(Z0*1)
+	VPSRLD      $0x02, Z6, Z5
+	VPANDD      Z1, Z5, Z5
+	VPANDD      Z2, Z8, Z7
+	VPORD       Z7, Z5, Z5
+	VPSLLD      $0x02, Z10, Z7
+	VPANDD      Z3, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	VPSLLD      $0x04, Z12, Z7
+	VPANDD      Z4, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	KMOVW       DI, K1
+	VPSCATTERDD Z5, K1, 20(R8)(Z0*1)
+	VPSRLD      $0x04, Z6, Z5
+	VPANDD      Z1, Z5, Z5
+	VPSRLD      $0x02, Z8, Z7
+	VPANDD      Z2, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	VPANDD      Z3, Z10, Z7
+	VPORD       Z7, Z5, Z5
+	VPSLLD      $0x02, Z12, Z7
+	VPANDD      Z4, Z7, Z7
+	VPORD       Z7, Z5, Z5
+	KMOVW       DI, K1
+	VPSCATTERDD Z5, K1, 24(R8)(Z0*1)
+	VPSRLD      $0x06, Z6, Z5
+	VPANDD      Z1, Z5, Z5
+	VPSRLD      $0x04, Z8, Z6
+	VPANDD      Z2, Z6, Z6
+	VPORD       Z6, Z5, Z5
+	VPSRLD      $0x02, Z10, Z6
+	VPANDD      Z3, Z6, Z6
+	VPORD       Z6, Z5, Z5
+	VPANDD      Z4, Z12, Z6
+	VPORD       Z6, Z5, Z5
+	KMOVW       DI, K1
+	VPSCATTERDD Z5, K1, 28(R8)(Z0*1)
+	ADDQ        $0x00000200, CX
+	ADDQ        $0x00000020, R8
+	DECQ        R9
+	JNZ         group
+
+group_end:
+	ADDQ SI, AX
+	DECQ DX
+	JNZ  tile
+
+tile_end:
+	VZEROUPPER
+	RET

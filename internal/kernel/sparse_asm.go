@@ -47,6 +47,22 @@ func ternaryColumnsWith(columns func(y *int32, w *byte, stride int, index, next 
 	}
 }
 
+// rowsFromT16With does whole tiles of whole groups of columns in assembly.
+func rowsFromT16With(f func(dst, w *byte, tiles, groups int)) func(dst, w []byte, rows, cols int) {
+	return func(dst, w []byte, rows, cols int) {
+		whole := rows / TileRows * TileRows
+		if cols%RowCols != 0 {
+			whole = 0
+		}
+		if whole > 0 {
+			f(&dst[0], &w[0], whole/TileRows, cols/RowCols)
+		}
+		if whole < rows {
+			rowsFromT16Generic(dst[RowsBytes(whole, cols):], w[T16Bytes(whole, cols):], rows-whole, cols)
+		}
+	}
+}
+
 // nonzerosWith and aboveWith do 16 at a time in assembly and the rest plainly. f returns how many it found.
 
 func nonzerosWith(f func(index *int32, value, x *int8, steps int) int) func(index []int32, value, x []int8) int {

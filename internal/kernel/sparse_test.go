@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"testing"
@@ -14,7 +15,13 @@ func TestTernaryRows(t *testing.T) {
 			const rows = 37
 			t16 := packT16(t, rows, cols, c.code)
 			w := vec[byte](t, RowsBytes(rows, cols))
-			RowsFromT16(w, t16, rows, cols)
+			rowsFromT16Generic(w, t16, rows, cols)
+			forTiers(func(tier string) {
+				own := vec[byte](t, len(w))
+				if RowsFromT16(own, t16, rows, cols); !bytes.Equal(own, w) {
+					t.Fatalf("%s, %s: another matrix of %d columns", tier, c.name, cols)
+				}
+			})
 			x := vecOf(t, cols, c.x)
 			xsum := sums(x, 1)[0]
 			dense := make([]int32, Pad16(rows))

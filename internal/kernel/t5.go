@@ -3,7 +3,7 @@ package kernel
 import "encoding/binary"
 
 // T5 is T16 squeezed to 1.67 bits a weight: three weights in five bits. A machine that unpacks it faster than memory
-// delivers it decodes from it (PreferT5); products of many tokens go through T16.
+// delivers it multiplies from it (PreferT5).
 //
 // As in T16, rows are padded to 16 and columns too, and tiles of 16 rows follow each other. Within a tile each 96 columns
 // take 320 bytes, five vectors b0…b4 of 64 in whose lanes the rows lie as in T16; the columns left over (less than 96)
@@ -23,7 +23,7 @@ func T5Bytes(rows, cols int) int {
 	return Pad16(rows) / 16 * (c/T5Cols*t5Bytes + c%T5Cols/TileCols*TileBytes)
 }
 
-// PreferT5 says whether the active tier decodes faster from T5 than from T16, memory being what limits it.
+// PreferT5 says whether the active tier multiplies faster from T5 than from T16, memory being what limits one token.
 func PreferT5() bool { return active.preferT5 }
 
 // t5Field has the three 2-bit fields of a code, by the low 5 bits.

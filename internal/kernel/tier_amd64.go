@@ -67,6 +67,7 @@ func tiers() []*tier {
 	vnni.attnMixF32 = attnMixWith(attnMixF32VNNI, 16, avx2.attnMixF32)
 	vnni.attnMixF16 = attnMixWith(attnMixF16VNNI, 16, avx2.attnMixF16)
 	vnni.ternaryRows = ternaryRowsWith(ternaryRowsVNNI)
+	vnni.rowsFromT16 = rowsFromT16With(rowsFromT16VNNI)
 	vnni.nonzeros = nonzerosWith(nonzerosVNNI)
 	vnni.above = aboveWith(aboveVNNI)
 	vnni.ternaryColumns = ternaryColumnsWith(ternaryColumnsVNNI, 64)

@@ -13,6 +13,7 @@ var generic = tier{
 	t16FromT5:       t16FromT5Generic,
 	screen:          screenQueries(screenGeneric),
 	screenRefine:    screenRefineGeneric,
+	rowsFromT16:     rowsFromT16Generic,
 	ternaryRows:     ternaryRowsGeneric,
 	ternaryColumns:  ternaryColumnsGeneric,
 	nonzeros:        nonzerosGeneric,

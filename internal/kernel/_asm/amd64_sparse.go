@@ -12,6 +12,7 @@ func sparse(a *asm) {
 	ternaryColumnsAVX2(a)
 	nonzerosVNNI(a)
 	aboveVNNI(a)
+	rowsFromT16VNNI(a)
 }
 
 // list writes the positions that found puts in a mask, 16 a turn; keep writes what belongs to them. The store is of all
@@ -69,6 +70,64 @@ func aboveVNNI(a *asm) {
 		a.add(g, 64)
 		return k
 	}, func(k, n reg.Register) {})
+}
+
+// The lanes of a T16 block are rows: 128 columns are eight blocks, and each word of the 16 rows is made at once and
+// scattered.
+func rowsFromT16VNNI(a *asm) {
+	a.fn("rowsFromT16VNNI", "(dst, w *byte, tiles, groups int)", "rowsFromT16VNNI is RowsFromT16 of whole tiles and groups of 128 columns.")
+	dst, w, tiles, groups := a.arg("dst"), a.arg("w"), a.arg("tiles"), a.arg("groups")
+	row := a.times(groups, 32) // bytes
+	lanes, size := a.ZMM(), a.ZMM()
+	a.VMOVDQU32(a.data("lanes", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), lanes)
+	a.VPBROADCASTD(row.As32(), size)
+	a.VPMULLD(size, lanes, lanes) // where each row begins
+	var mask [4]reg.VecVirtual
+	for i := range mask {
+		mask[i] = a.ZMM()
+		a.splatByte(3<<(2*i), mask[i])
+	}
+	all := a.GP32()
+	a.MOVL(U32(0xffff), all)
+	a.SHLQ(Imm(4), row) // of a tile
+	a.loop("tile", tiles, func() {
+		to, n := a.copy(dst), a.copy(groups)
+		a.loop("group", n, func() {
+			var v [8]reg.VecVirtual
+			for i := range v {
+				v[i] = a.ZMM()
+				a.VMOVDQU32(mem(w, 64*i), v[i])
+			}
+			for i := range 8 { // field i%4 of blocks i/4, i/4+2, …: to fields 0…3
+				var out reg.VecVirtual
+				for g := range 4 {
+					f := a.ZMM()
+					switch by := 2*g - 2*(i%4); {
+					case by > 0:
+						a.VPSLLD(Imm(uint64(by)), v[i/4+2*g], f)
+						a.VPANDD(mask[g], f, f)
+					case by < 0:
+						a.VPSRLD(Imm(uint64(-by)), v[i/4+2*g], f)
+						a.VPANDD(mask[g], f, f)
+					default:
+						a.VPANDD(mask[g], v[i/4+2*g], f)
+					}
+					if g == 0 {
+						out = f
+					} else {
+						a.VPORD(f, out, out)
+					}
+				}
+				k := a.K()
+				a.KMOVW(all, k)
+				a.VPSCATTERDD(out, k, at(to, lanes, 1, 4*i))
+			}
+			a.add(w, 512)
+			a.add(to, 32)
+		})
+		a.ADDQ(row, dst)
+	})
+	a.ret()
 }
 
 // A row's 32 bytes meet four vectors of 32 activations, one a field. VNNI sums 4ᵍ·code·x̂ of field g in an
