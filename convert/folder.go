@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
@@ -373,7 +374,7 @@ func atomically(dst string, overwrite bool, write func(io.Writer) error) (size i
 	if _, err := os.Lstat(dst); err == nil && !overwrite {
 		return 0, fmt.Errorf("%w; remove it or ask to overwrite it", fs.ErrExist)
 	}
-	f, err := os.CreateTemp(filepath.Dir(dst), "."+filepath.Base(dst)+".*.tmp")
+	f, err := tempfile.Create(dst)
 	if err != nil {
 		return 0, err
 	}
@@ -422,7 +423,7 @@ func newFolder(dst string, overwrite bool, fill func(create func(name string) (i
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dst), "."+filepath.Base(dst)+".*.tmp")
+	tmp, release, err := tempfile.Mkdir(dst)
 	if err != nil {
 		return err
 	}
@@ -430,6 +431,7 @@ func newFolder(dst string, overwrite bool, fill func(create func(name string) (i
 		if err != nil {
 			os.RemoveAll(tmp)
 		}
+		release()
 	}()
 	f := folderWriter{dir: tmp}
 	err = fill(f.create)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -275,6 +276,90 @@ func TestFetchArchive(t *testing.T) {
 	if _, err := Fetch(context.Background(), nil, s, t.TempDir(), archive, ""); err == nil || !strings.Contains(err.Error(), "sha256") {
 		t.Errorf("wrong content: %v", err)
 	}
+}
+
+// TestFetchFromServers: an archive over HTTP, whole; and everything else that a server, or none, may answer: one error that
+// says what to try, and nothing left in the folder.
+func TestFetchFromServers(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("folder/text.raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write([]byte("some text"))
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	archive, sum := b.Bytes(), sha256.Sum256(b.Bytes())
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/a.zip":
+			w.Write(archive)
+		case "/moved":
+			http.Redirect(w, r, "/a.zip", http.StatusFound)
+		case "/cut": // the connection ends early
+			w.Header().Set("Content-Length", strconv.Itoa(len(archive)))
+			w.Write(archive[:len(archive)/2])
+		case "/short": // and here it only seems whole
+			w.Write(archive[:len(archive)/2])
+		case "/other":
+			w.Write(append([]byte{0}, archive[1:]...))
+		case "/page":
+			w.Write([]byte("<html>log in</html>"))
+		case "/endless":
+			for range 1000 {
+				w.Write(archive)
+			}
+		case "/empty":
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer srv.Close()
+	s := Source{
+		Name: "test", File: "t.txt", URL: srv.URL + "/a.zip", SHA256: hex.EncodeToString(sum[:]),
+		Member: "folder/text.raw", Size: int64(len(archive)),
+	}
+	for _, url := range []string{"", srv.URL + "/moved"} {
+		p, err := Fetch(context.Background(), srv.Client(), s, t.TempDir(), "", url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(p); string(got) != "some text" {
+			t.Errorf("%q: the text is %q", url, got)
+		}
+	}
+	fails := func(s Source, url string, want ...string) {
+		t.Helper()
+		dir := t.TempDir()
+		_, err := Fetch(context.Background(), srv.Client(), s, dir, "", url)
+		if err == nil {
+			t.Errorf("%s: no error", url)
+			return
+		}
+		for _, w := range append(want, "--from") {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v: does not say %q", url, err, w)
+			}
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 0 {
+			t.Errorf("%s: left behind: %v", url, left)
+		}
+	}
+	fails(s, srv.URL+"/nothing", "404", "a.zip")
+	fails(s, srv.URL+"/cut", "EOF")
+	fails(s, srv.URL+"/short", "sha256", "cut off")
+	fails(s, srv.URL+"/other", "sha256", s.SHA256, "--url")
+	fails(s, srv.URL+"/page", "sha256")
+	fails(s, srv.URL+"/endless", "larger than")
+	fails(s, srv.URL+"/empty", "sha256")
+	for _, known := range Sources { // another file at a known address
+		known.URL = srv.URL + "/a.zip"
+		fails(known, "", "sha256", known.SHA256)
+	}
+	srv.Close()
+	fails(s, "", "test", "without a network", "a.zip")
 }
 
 // FuzzTokens: whatever a shard holds, reading it returns an error or tokens below the vocabulary.

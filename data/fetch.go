@@ -11,8 +11,11 @@ import (
 	"io"
 	"net/http"
 	"os"
+	pathpkg "path"
 	"path/filepath"
 	"time"
+
+	"github.com/tritlm/trit/internal/tempfile"
 )
 
 // Source is a public text that Fetch knows.
@@ -63,7 +66,7 @@ func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url st
 			url = s.URL
 		}
 		if b, err = download(ctx, client, url, 4*s.Size); err != nil {
-			return "", fmt.Errorf("data: %s: %w; without a network give a copy with --from FILE, or train on any text of your own", s.Name, err)
+			return "", fmt.Errorf("data: %s: %w; without a network give a copy of %s with --from FILE, or train on any text of your own", s.Name, err, pathpkg.Base(s.URL))
 		}
 		from = url
 	}
@@ -78,7 +81,7 @@ func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url st
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, "."+s.File+".tmp*")
+	tmp, err := tempfile.Create(path)
 	if err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
@@ -112,12 +115,9 @@ func member(archive []byte, name string) ([]byte, error) {
 }
 
 func (s *Source) check(b []byte) error {
-	if len(bytes.TrimSpace(b)) == 0 {
-		return ErrEmpty
-	}
 	sum := sha256.Sum256(b)
 	if got := hex.EncodeToString(sum[:]); got != s.SHA256 {
-		return fmt.Errorf("sha256 %s, want %s: not the file it should be, or cut off", got, s.SHA256)
+		return fmt.Errorf("sha256 %s, want %s: not %s as it was published, or cut off; fetch it again, or another copy with --url or --from", got, s.SHA256, pathpkg.Base(s.URL))
 	}
 	return nil
 }

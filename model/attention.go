@@ -6,21 +6,10 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 )
 
-// Attention takes the tokens of a sequence in spans of spanTokens, by their position. In each span
-//
-//	s[j] = (Σ q[d]·k[j][d])·scale      for the tokens j of it that q sees; see kernel.AttnScores
-//	m = max s;  e[j] = exp(s[j] - m)
-//	l = Σ e[j]                         in the canonical order
-//	o = Σ e[j]·v[j]                    over j in turn, by fused multiply-add
-//
-// and spans are joined one after the other (Milakov and Gimelshein 2018, arXiv:1805.02867):
-//
-//	m' = max(m₁, m₂);  l' = exp(m₁-m')·l₁ + exp(m₂-m')·l₂;  o' likewise;  in the end o·(1/l)
-//
-// So a token's attention is the same however the prompt was cut, whatever else is in the batch, and whether one thread
-// computes a head or several do. The heads of a group of up to tileRows neighbouring tokens share what they load.
+// Attention is kernel.Attention of every token and head. The heads of a group of up to tileRows neighbouring tokens share
+// what they load.
 const (
-	spanTokens = 256
+	spanTokens = kernel.SpanTokens
 	tileRows   = 8
 
 	// When there are fewer tiles for each thread, whose heads may not come out even, as 5 on 2, threads share spans.

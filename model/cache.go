@@ -46,17 +46,25 @@ func (t KVType) headBytes(hd int) int {
 	return 4 * hd
 }
 
-// pageTokens is how many tokens a page of the cache holds. Sequences share whole pages.
-const pageTokens = kernel.KeyTile
+// PageTokens is how many tokens a page of the cache holds. Sequences share whole pages.
+const PageTokens = kernel.KeyTile
+
+const pageTokens = PageTokens
 
 // page holds the keys and values of pageTokens tokens, all layers.
 //
 //	data  [L, KV] of: a tile of keys, [hd, pageTokens], and in int8 their scales, [pageTokens] float32;
 //	      then the values, [pageTokens, hd], and their scales
+//
+// Where a device runs attention it has a copy: the first onDevice tokens of device page number slot-1. Those from onHost on
+// are nowhere else.
 type page struct {
 	refs atomic.Int32
 	pool *pagePool
 	data []byte
+
+	slot             int
+	onHost, onDevice int
 }
 
 // pagePool recycles pages, so that a server in balance allocates none. They lie in huge pages: a decoded token walks
@@ -71,6 +79,8 @@ type pagePool struct {
 	mu    sync.Mutex
 	arena arena
 	free  []*page
+
+	device StepRunner // has copies of pages, or nil
 }
 
 func newPagePool(c *Config) *pagePool {
@@ -89,6 +99,7 @@ func (p *pagePool) get() *page {
 		pg = &page{pool: p, data: p.arena.alloc(p.size)}
 	}
 	pg.refs.Store(1)
+	pg.onHost, pg.onDevice = 0, 0
 	return pg
 }
 
@@ -96,6 +107,10 @@ func (p *pagePool) get() *page {
 func (p *pagePool) put(pg *page) {
 	if pg.refs.Add(-1) > 0 {
 		return
+	}
+	if pg.slot > 0 {
+		p.device.FreePage(pg.slot - 1)
+		pg.slot = 0
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -241,15 +256,60 @@ func (c *kvCache) Fork(n int) (Cache, error) {
 func (c *kvCache) Close() { c.Truncate(0) }
 
 // grow makes the pages of tokens [c.n, n) present and this cache's own. A shared last page is copied.
-func (c *kvCache) grow(n int) {
+func (c *kvCache) grow(n int) error {
 	if i := c.n / pageTokens; i < len(c.pages) && c.pages[i].refs.Load() > 1 {
+		if err := c.pool.toHost(c.pages[i], c.n%pageTokens); err != nil {
+			return err
+		}
 		own := c.pool.get()
+		own.onHost = c.n % pageTokens
 		copy(own.data, c.pages[i].data)
 		c.pool.put(c.pages[i])
 		c.pages[i] = own
 	}
 	for len(c.pages)*pageTokens < n {
 		c.pages = append(c.pages, c.pool.get())
+	}
+	return nil
+}
+
+// toHost makes a page's first n tokens present in this machine's memory.
+func (p *pagePool) toHost(pg *page, n int) error {
+	if p.device == nil || pg.onHost >= n {
+		return nil
+	}
+	if err := p.device.ReadPage(pg.slot-1, as[float32](pg.data)); err != nil {
+		return err
+	}
+	pg.onHost = pg.onDevice
+	return nil
+}
+
+// toDevice makes them present in the device's.
+func (p *pagePool) toDevice(pg *page, n int) error {
+	if pg.slot == 0 {
+		slot, err := p.device.NewPage()
+		if err != nil {
+			return err
+		}
+		pg.slot, pg.onDevice = slot+1, 0
+	}
+	if pg.onDevice >= n {
+		return nil
+	}
+	if err := p.device.WritePage(pg.slot-1, as[float32](pg.data)); err != nil {
+		return err
+	}
+	pg.onDevice = n
+	return nil
+}
+
+// wrote notes that token i of a page is written, by the device or the host. What the other has from there on is old.
+func (pg *page) wrote(i int, byDevice bool) {
+	if byDevice {
+		pg.onDevice, pg.onHost = i+1, min(pg.onHost, i)
+	} else {
+		pg.onHost, pg.onDevice = i+1, min(pg.onDevice, i)
 	}
 }
 

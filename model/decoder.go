@@ -34,6 +34,7 @@ type decoder struct {
 	screener  HeadScreener // the device's, or nil
 	blocks    []int        // of BlockRunner, and how many tokens it takes: none where it does not run them
 	blockRows int
+	step      StepRunner // runs all layers, or nil
 	store     *store
 	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
 	saving    sync.WaitGroup // of the packed copy
@@ -432,7 +433,9 @@ func (d *decoder) Forward(ctx context.Context, batch []Input) (err error) {
 		in := &batch[i]
 		for done := 0; done < len(in.Tokens); {
 			n := min(len(in.Tokens)-done, blockTokens-s.b)
-			s.add(in, done, n)
+			if err := s.add(in, done, n); err != nil {
+				return err
+			}
 			if done += n; s.b == blockTokens {
 				if err := d.block(ctx); err != nil {
 					return err
@@ -468,15 +471,18 @@ func (d *decoder) check(batch []Input) error {
 func (s *scratch) startBlock() { s.b, s.runs, s.rows = 0, s.runs[:0], s.rows[:0] }
 
 // add puts n tokens of an input, from the first-th on, into the block and makes room for them in its cache.
-func (s *scratch) add(in *Input, first, n int) {
+func (s *scratch) add(in *Input, first, n int) error {
 	c := in.Cache.(*kvCache)
+	if err := c.grow(c.n + n); err != nil {
+		return err
+	}
 	s.runs = append(s.runs, run{input: in, cache: c, first: first, row: s.b, n: n})
 	for i := range n {
 		s.rows = append(s.rows, rowAt{cache: c, pos: c.n + i})
 	}
-	c.grow(c.n + n)
 	c.n += n
 	s.b += n
+	return nil
 }
 
 // grow makes the buffers fit b rows. It allocates only when b is larger than ever before.
@@ -523,13 +529,22 @@ func (d *decoder) block(ctx context.Context) error {
 	d.planAttention()
 	d.embedRows()
 	if s.b <= d.blockRows && !d.tracing() {
-		if err := d.resident(ctx); err != nil {
+		run := d.resident
+		if d.step != nil && d.step.StepFits(s.b, longest) {
+			run = d.whole
+		} else if err := d.pagesToHost(); err != nil {
+			return err
+		}
+		if err := run(ctx); err != nil {
 			return err
 		}
 		if d.finite(len(d.layers)-1) == nil {
 			return d.output(ctx)
 		}
 		d.embedRows() // once more, layer by layer: which one was it?
+	}
+	if err := d.pagesToHost(); err != nil {
+		return err
 	}
 	d.trace("embed", s.x)
 	for n := range d.layers {

@@ -138,6 +138,49 @@ type BlockRun struct {
 	Y       [][]int32 // sums of q, k and v, in panels
 }
 
+// StepRunner is what a BlockRunner may do besides: run all layers by itself, attention included, with keys and values in
+// its own memory, by pages of PageTokens tokens. Bit-equal to the same layers on the host. The decoder brings pages to the
+// device and back where it must (page).
+type StepRunner interface {
+	// LoadStep prepares it for loaded matrices and blocks; ok is false when the device cannot run it.
+	LoadStep(s Step) (ok bool, err error)
+	// StepFits says whether it runs so many tokens at a time, of which the longest sequence has `longest`.
+	StepFits(tokens, longest int) bool
+	RunStep(ctx context.Context, r StepRun) error
+	// NewPage reserves memory for a page; FreePage gives it back, and is called from any goroutine.
+	NewPage() (page int, err error)
+	FreePage(page int)
+	// WritePage brings a page to the device, ReadPage back.
+	//
+	//	data  [L, KV] of: keys, [hd, PageTokens]; then values, [PageTokens, hd]
+	WritePage(page int, data []float32) error
+	ReadPage(page int, data []float32) error
+}
+
+// Step is what a StepRunner runs.
+type Step struct {
+	First          []BlockMatrix // q, k, v of the first layer; the others' are the blocks' Next
+	Blocks         []int
+	AttnSubNorms   []BlockNorm // in front of o, of each layer
+	Heads, KVHeads int
+	HeadDim        int
+}
+
+// StepRun is one run for T tokens. Those of one sequence come in order.
+type StepRun struct {
+	X      []int8    // [T, cols16] activations of the first layer's q, k and v
+	Scales []float32 // [T] their scales
+	Stream []float32 // [T, D] the residual stream in front of the first layer, then behind the last one
+	Rows   []StepRow
+}
+
+// StepRow says where a token stands.
+type StepRow struct {
+	Pos      int
+	Pages    []int     // of its sequence, up to the one it is in
+	Cos, Sin []float32 // [hd/2] of its position
+}
+
 // PanelRows is the height of a panel of outputs. A product of T rows by a matrix of R rows (rounded up to a
 // multiple of 16) lies as ⌈R/PanelRows⌉ panels, each [T, PanelRows] row-major, the last one narrower; so for T = 1
 // it is simply [R]. A worker owns a panel, and its outputs are contiguous.

@@ -165,6 +165,78 @@ func (d *decoder) loadBlocks() error {
 		ids, rows = append(ids, id), min(rows, tokens)
 	}
 	d.blocks, d.blockRows = ids, rows
+	return d.loadStep(matrices, norm)
+}
+
+// loadStep hands all of the layers to Products that run attention, too: over all tokens, by rotated queries and keys.
+func (d *decoder) loadStep(matrices func([]linear) []BlockMatrix, norm func(*norm) BlockNorm) error {
+	c := d.cfg
+	p, ok := d.products.(StepRunner)
+	if !ok || c.LearnedPositions || c.QKNorms || c.Sliding != nil || c.QueryScalar != 0 {
+		return nil
+	}
+	s := Step{First: matrices(d.layers[0].attnInputs()), Blocks: d.blocks, Heads: c.NumHeads, KVHeads: c.NumKVHeads, HeadDim: c.HeadDim}
+	for n := range d.layers {
+		s.AttnSubNorms = append(s.AttnSubNorms, norm(&d.layers[n].attnSubNorm))
+	}
+	ok, err := p.LoadStep(s)
+	if ok {
+		d.step, d.pages.device = p, p
+	}
+	return err
+}
+
+// whole runs the block's rows through all layers on the device.
+func (d *decoder) whole(ctx context.Context) error {
+	c, s, st := d.cfg, &d.s, &d.stages
+	for _, r := range s.runs {
+		from := s.rows[r.row].pos
+		for i, pg := range r.cache.pages[:(from+r.n-1)/pageTokens+1] {
+			if err := d.pages.toDevice(pg, max(0, min(from-i*pageTokens, pageTokens))); err != nil {
+				return err
+			}
+		}
+	}
+	st.layer, st.number = &d.layers[0], 0
+	d.pool.For(s.b, 1, st.normIn)
+	run := StepRun{X: s.xq[:s.b*roundUp16(c.HiddenSize)], Scales: s.xs[:s.b], Stream: s.x[:s.b*c.HiddenSize]}
+	for _, r := range s.runs {
+		var slots []int
+		for _, pg := range r.cache.pages {
+			slots = append(slots, pg.slot-1)
+		}
+		for i := range r.n {
+			pos := s.rows[r.row+i].pos
+			cos, sin := d.rope.at(pos)
+			run.Rows = append(run.Rows, StepRow{Pos: pos, Pages: slots[:pos/pageTokens+1], Cos: cos, Sin: sin})
+		}
+	}
+	if err := d.step.RunStep(ctx, run); err != nil {
+		return err
+	}
+	for _, r := range s.rows {
+		r.cache.pages[r.pos/pageTokens].wrote(r.pos%pageTokens, true)
+	}
+	return ctx.Err() // the device does not stop on the way
+}
+
+// pagesToHost makes the keys and values that the block's rows look back to present in this machine's memory; theirs will
+// be written there.
+func (d *decoder) pagesToHost() error {
+	if d.step == nil {
+		return nil
+	}
+	for _, r := range d.s.runs {
+		from := d.s.rows[r.row].pos
+		for i, pg := range r.cache.pages[:(from+pageTokens-1)/pageTokens] {
+			if err := d.pages.toHost(pg, min(from-i*pageTokens, pageTokens)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, r := range d.s.rows {
+		r.cache.pages[r.pos/pageTokens].wrote(r.pos%pageTokens, false)
+	}
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -186,7 +187,7 @@ func (p *packed) save() (err error) {
 	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(p.path), filepath.Base(p.path)+".*.part")
+	tmp, err := tempfile.Create(p.path)
 	if err != nil {
 		return err
 	}
@@ -253,16 +254,14 @@ var packedMin int64 = 256 << 20
 // packedKeep is how long a copy is kept that is not used.
 const packedKeep = 30 * 24 * time.Hour
 
-// removeOldCopies deletes the packed copies in dir that were not used for so long, and parts of unfinished ones.
+// removeOldCopies deletes the packed copies in dir that were not used for so long, and unfinished ones that nobody writes.
 func removeOldCopies(dir string, unused time.Duration) error {
-	var errs []error
-	for _, pattern := range []string{"*.tritpack", "*.tritpack.*.part"} {
-		files, err := filepath.Glob(filepath.Join(dir, pattern))
-		errs = append(errs, err)
-		for _, f := range files {
-			if st, err := os.Stat(f); err == nil && time.Since(st.ModTime()) > unused {
-				errs = append(errs, os.Remove(f))
-			}
+	tempfile.Sweep(dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*.tritpack"))
+	errs := []error{err}
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil && time.Since(st.ModTime()) > unused {
+			errs = append(errs, os.Remove(f))
 		}
 	}
 	return errors.Join(errs...)

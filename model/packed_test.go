@@ -105,7 +105,7 @@ func TestPackedCopyNotWritable(t *testing.T) {
 func TestRemoveOldCopies(t *testing.T) {
 	dir := t.TempDir()
 	old := time.Now().Add(-2 * packedKeep)
-	for name, keep := range map[string]bool{"a.tritpack": false, "b.tritpack": true, "c.tritpack.123.part": false, "other": true} {
+	for name, keep := range map[string]bool{"a.tritpack": false, "b.tritpack": true, ".c.tritpack.123.tmp": false, "other": true} {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)

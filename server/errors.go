@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tritlm/trit/grammar"
@@ -59,7 +60,11 @@ func asAPIError(err error) *apiError {
 	case errors.Is(err, grammar.ErrGrammar):
 		return &apiError{status: 400, Type: "invalid_request_error", Code: "invalid_grammar", Message: err.Error()}
 	case errors.Is(err, errQueueFull):
-		return &apiError{status: 429, retry: 1, Type: "rate_limit_error", Code: "queue_full", Message: "too many requests wait already; try again soon"}
+		retry := 1
+		if full := new(queueFull); errors.As(err, &full) {
+			retry = int((full.retry + time.Second - 1) / time.Second)
+		}
+		return &apiError{status: 429, retry: retry, Type: "rate_limit_error", Code: "queue_full", Message: "too many requests wait already; try again soon"}
 	case errors.Is(err, errTooLong):
 		return &apiError{status: 503, retry: 5, Type: "server_error", Code: "queue_timeout", Message: "the request waited too long for a free place"}
 	case errors.Is(err, errDraining):

@@ -441,7 +441,7 @@ func TestErrorsOfRequests(t *testing.T) {
 		{"/tokenize", `{}`, 400, "prompt", "missing"},
 		{"/detokenize", `{"tokens":[-4]}`, 400, "tokens", "-4"},
 		{"/nowhere", `{}`, 404, "", "nowhere"},
-		{"/v1/models", `{}`, 404, "", "POST"},
+		{"/v1/models", `{}`, 405, "", "GET"},
 	} {
 		code, v := post(t, h.URL+tt.path, tt.body)
 		msg, _ := at(v, "error", "message").(string)

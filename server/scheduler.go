@@ -158,8 +158,8 @@ type scheduler struct {
 	echo     []float32     // rows of scores of prompts, of one step
 	echoed   int           // of echo
 	perToken time.Duration // measured time of a token of a prompt
-	turn     int
 	ages     uint64
+	reading  []*sequence // of plan
 
 	active atomic.Int64 // running and resumed
 	speed  rates
@@ -175,7 +175,12 @@ func newScheduler(m Model, o Options, mm *modelMetrics) *scheduler {
 	}
 	s.queue.byClient = map[string][]*sequence{}
 	perPage := max(m.Engine.Config().KVBytes(), 1) * ledgerPage
-	s.pages.limit = max(int(o.CacheBytes/perPage), (s.limit+ledgerPage-1)/ledgerPage+1)
+	whole := pagesOf(s.limit) + 1
+	if s.pages.limit = int(o.CacheBytes / perPage); s.pages.limit < whole {
+		o.Log.Warn("the memory for keys and values is less than one sequence may take, and is raised to that; a shorter context takes less",
+			"model", m.ID, "bytes", o.CacheBytes, "raised_to", int64(whole)*perPage, "context", s.limit)
+		s.pages.limit = whole
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	go s.loop()
 	return s
@@ -207,11 +212,11 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	// What finds a free place at once does not count as queued.
 	free := max(s.o.MaxBatch-int(s.active.Load()), 0)
 	if s.queue.n+len(seqs) > s.o.MaxQueue+free && s.queue.n+int(s.active.Load()) > 0 {
-		return nil, errQueueFull
+		return nil, s.full()
 	}
 	// Better refused now than after a long wait.
 	if wait := time.Duration(s.queue.n+len(seqs)) * s.pace; s.o.QueueTimeout > 0 && s.queue.n > 0 && wait > s.o.QueueTimeout/4*3 {
-		return nil, errQueueFull
+		return nil, s.full()
 	}
 	for _, q := range seqs {
 		s.queue.push(q)
@@ -219,6 +224,16 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	s.kick()
 	return streams, nil
 }
+
+// full is errQueueFull with the time after which a quarter of those that wait now have a place. It needs s.mu.
+func (s *scheduler) full() error {
+	return &queueFull{retry: min(max(time.Duration(s.queue.n)*s.pace/4, time.Second), 30*time.Second)}
+}
+
+type queueFull struct{ retry time.Duration }
+
+func (q *queueFull) Error() string   { return errQueueFull.Error() }
+func (q *queueFull) Is(e error) bool { return e == errQueueFull }
 
 func (s *scheduler) kick() {
 	select {
@@ -496,7 +511,7 @@ func (s *scheduler) preempt() bool {
 		q.pool.Reset()
 	}
 	s.resumed = append(s.resumed, q)
-	slices.SortFunc(s.resumed, func(a, b *sequence) int { return cmp.Compare(a.age, b.age) })
+	slices.SortFunc(s.resumed, byAge)
 	s.m.preemptions.Inc()
 	return true
 }
@@ -511,35 +526,44 @@ func (s *scheduler) plan() {
 			writing++
 		}
 	}
-	// Prompts share what is left of the budget, in turns. While others write, it is what takes
-	// StepTime, so that their tokens keep coming.
+	// Prompts share what is left of the budget. While others write, it is what takes StepTime, so that
+	// their tokens keep coming.
 	budget := s.o.PrefillTokens
 	if writing > 0 && s.perToken > 0 {
 		budget = min(budget, max(int(s.o.StepTime/s.perToken), 16))
 	}
-	var reading []*sequence
-	for _, q := range s.running {
-		if q.prefilling() {
-			reading = append(reading, q)
-		}
-	}
-	s.turn++
 	rows := max(s.o.EchoBytes/(4*s.vocab), 1) // of scores, in the whole step
-	for i := range reading {
-		q := reading[(i+s.turn)%len(reading)]
-		share := max(budget/(len(reading)-i), 1)
-		n := min(len(q.tokens)-q.cache.Len(), share)
+	read := func(q *sequence, budget int) int {
+		n := min(len(q.tokens)-q.cache.Len()-q.take, budget)
 		if q.echo {
 			n = min(n, rows)
 			rows -= n
 		}
-		q.take = n
-		budget -= n
-		if budget <= 0 {
-			break
+		q.take += n
+		return n
+	}
+	// One after the other, as a piece of each would let all of them wait for their first token until the last one
+	// is read: half to the one that came first, so that a long prompt gets on too, the rest to the shortest.
+	s.reading = s.reading[:0]
+	for _, q := range s.running {
+		if q.prefilling() {
+			s.reading = append(s.reading, q)
 		}
 	}
+	if len(s.reading) == 0 {
+		return
+	}
+	budget -= read(slices.MinFunc(s.reading, byAge), (budget+1)/2)
+	slices.SortFunc(s.reading, func(a, b *sequence) int {
+		return cmp.Or(cmp.Compare(len(a.tokens)-a.cache.Len(), len(b.tokens)-b.cache.Len()), byAge(a, b))
+	})
+	for _, q := range s.reading {
+		budget -= read(q, budget)
+	}
+	clear(s.reading)
 }
+
+func byAge(a, b *sequence) int { return cmp.Compare(a.age, b.age) }
 
 // room makes memory for the step: it forgets prefixes, then preempts.
 func (s *scheduler) room() {

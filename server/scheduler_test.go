@@ -235,7 +235,12 @@ func TestQueueRefusesWhatWouldWaitTooLong(t *testing.T) {
 	if _, err := submit(1e6); err != nil { // runs from now on
 		t.Fatal(err)
 	}
-	for s.active.Load() == 0 {
+	waiting := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.queue.n
+	}
+	for waiting() > 0 || s.active.Load() == 0 { // the one before may still count as active
 		time.Sleep(time.Millisecond)
 	}
 	s.mu.Lock()
@@ -246,9 +251,19 @@ func TestQueueRefusesWhatWouldWaitTooLong(t *testing.T) {
 			t.Errorf("%d wait, for %d minutes: %v", i, 10*(i+1), err)
 		}
 	}
-	if _, err := submit(1); !errors.Is(err, errQueueFull) {
+	_, err := submit(1)
+	if !errors.Is(err, errQueueFull) {
 		t.Errorf("a wait of 50 of 60 minutes: %v", err)
 	}
+	if api := asAPIError(err); api.status != 429 || api.retry != 30 {
+		t.Errorf("status %d, to be tried again after %d s, want 429 and the longest, 30", api.status, api.retry)
+	}
+	s.mu.Lock()
+	s.pace = 6 * time.Second
+	if got := asAPIError(s.full()).retry; got != 6 {
+		t.Errorf("4 wait, one gets a place every 6 s: to be tried again after %d s, want 6", got)
+	}
+	s.mu.Unlock()
 }
 
 // A client that goes away frees its place within one step, also while it waits.
@@ -413,5 +428,52 @@ func TestWriter(t *testing.T) {
 		if got += w.end(); got != tt.want {
 			t.Errorf("%q until %q = %q, want %q", tt.text, tt.stop, got, tt.want)
 		}
+	}
+}
+
+// Prompts are read one after the other, so that the first ones need not wait for the last; a long one that came first
+// neither stands still nor holds them up.
+func TestPromptsInOrder(t *testing.T) {
+	f := newFake(t)
+	s := &scheduler{o: Options{PrefillTokens: 100, EchoBytes: 1 << 20}, vocab: f.cfg.VocabSize}
+	ledger := &ledger{limit: 1000}
+	ended := map[*sequence]int{}
+	for i := range 11 {
+		c, err := ledger.new(f, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 80
+		if i == 0 {
+			n = 800
+		}
+		s.running = append(s.running, &sequence{job: &job{}, tokens: make([]int32, n), cache: c, age: uint64(i)})
+	}
+	all := slices.Clone(s.running)
+	for step := 1; len(ended) < len(all); step++ {
+		if step > 100 {
+			t.Fatal("a prompt is never read")
+		}
+		s.plan()
+		sum := 0
+		for _, q := range s.running {
+			sum += q.take
+			q.cache.Cache.(*fakeCache).tokens = append(q.cache.Cache.(*fakeCache).tokens, make([]int32, q.take)...)
+			if q.cache.Len() >= len(q.tokens)-1 {
+				ended[q] = step
+			}
+		}
+		if sum > 100 {
+			t.Errorf("step %d: %d tokens of prompts", step, sum)
+		}
+		s.running = slices.DeleteFunc(s.running, func(q *sequence) bool { return ended[q] > 0 })
+	}
+	var steps []int
+	for _, q := range all {
+		steps = append(steps, ended[q])
+	}
+	// 50 of each step's tokens are the long prompt's: it takes 16 steps, as the ten others together.
+	if want := []int{16, 2, 4, 5, 7, 8, 10, 12, 13, 15, 16}; !slices.Equal(steps, want) {
+		t.Errorf("prompts read after step %v, want %v", steps, want)
 	}
 }

@@ -256,11 +256,20 @@ func (s *Server) routes() {
 		return ignore(err)
 	})
 	s.page(h)
-	h("GET /{path...}", notFound)
-	h("/{path...}", notFound)
+	h("GET /{path...}", s.notFound)
+	h("/{path...}", s.notFound)
 }
 
-func notFound(w http.ResponseWriter, r *http.Request) error {
+// notFound answers for paths that are not there, and for methods that a path does not have.
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) error {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		other := r.Clone(r.Context())
+		other.Method = method
+		if _, pattern := s.mux.Handler(other); method != r.Method && !strings.HasSuffix(pattern, "/{path...}") {
+			w.Header().Set("Allow", method)
+			return &apiError{status: 405, Type: "invalid_request_error", Code: "method_not_allowed", Message: clip(r.URL.Path, 200) + " is asked by " + method + ", not " + r.Method}
+		}
+	}
 	return &apiError{status: 404, Type: "invalid_request_error", Code: "not_found", Message: "there is no " + r.Method + " " + clip(r.URL.Path, 200)}
 }
 

@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/safetensors"
 )
 
@@ -81,9 +82,9 @@ func (t *Trainer) Save(path string, tokenizerJSON []byte) error {
 }
 
 // WriteFile writes a file so that path is either what it was or whole: a temporary file beside it, synced,
-// renamed, and the folder synced. On an error the temporary file is removed.
+// renamed, and the folder synced. On an error the temporary file is removed; what a killed process left of path, too.
 func WriteFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp*")
+	f, err := tempfile.Create(path)
 	if err != nil {
 		return fmt.Errorf("train: save %s: %w", path, err)
 	}

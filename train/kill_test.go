@@ -81,6 +81,9 @@ func TestKilledRunsResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer end.Close()
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp")); len(left) != 0 {
+		t.Errorf("left behind by killed processes: %v", left)
+	}
 	at := end.Trainer.Steps
 	if err := end.Do(context.Background(), func(Record) {}); err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,64 +49,13 @@ func writeBase(t *testing.T, pool *par.Pool, c Config, format string, seed uint6
 
 // TestLoraGradientsAgainstFiniteDifferences: as TestGradientsAgainstFiniteDifferences, for adapters on a packed base.
 func TestLoraGradientsAgainstFiniteDifferences(t *testing.T) {
-	pool := par.New(2)
-	defer pool.Close()
-	for _, arch := range Archs {
-		for _, mode := range []struct {
-			name, precision string
-			grad            nn.GradMode
-			tol             float64
-		}{{"float", "float", nn.GradF32, 1e-4}, {"ternary", "ternary", nn.GradF32, 1e-4}, {"ternary-int16", "ternary", nn.GradI16, 2e-4}} {
-			t.Run(arch+"/"+mode.name, func(t *testing.T) {
-				const B, S = 2, 7
-				dir := baseModel(t, pool, arch, mode.precision, "hf-packed", 5)
-				m, _, err := InitLora(dir, Lora{Rank: 3, Alpha: 5}, 0, 1, pool)
-				if err != nil {
-					t.Fatal(err)
-				}
-				shake(m, 3)
-				m.SetGradMode(mode.grad)
-				ids, target := randomBatch(4, B*S, 11)
-				st := m.NewState(B, S)
-				ref := newReference(m)
-				want := ref.loss(ids, target, B, S)
-				got := m.Gradient(st, ids, target, 1)
-				if math.Abs(got-want) > 2e-6*want {
-					t.Fatalf("loss %.8f, reference %.8f", got, want)
-				}
-				r := rand.New(rand.NewPCG(9, 9))
-				worst := 0.0
-				for _, p := range m.Params {
-					top := 0.0
-					for _, g := range p.G {
-						top = max(top, math.Abs(float64(g)))
-					}
-					if top == 0 {
-						t.Errorf("%s has no gradient", p.Name)
-						continue
-					}
-					for range 4 {
-						i := r.IntN(len(p.W))
-						w := ref.w[p.Name]
-						const h = 1e-5
-						was := w[i]
-						w[i] = was + h
-						hi := ref.loss(ids, target, B, S)
-						w[i] = was - h
-						lo := ref.loss(ids, target, B, S)
-						w[i] = was
-						d := (hi - lo) / (2 * h)
-						e := math.Abs(d-float64(p.G[i])) / max(top, 1e-4)
-						worst = max(worst, e)
-						if e > mode.tol {
-							t.Errorf("%s[%d]: gradient %.8g, finite difference %.8g (largest of the tensor %.3g)", p.Name, i, p.G[i], d, top)
-						}
-					}
-				}
-				t.Logf("worst error %.2g of the tensor's largest gradient", worst)
-			})
+	eachGradient(t, func(t *testing.T, arch, precision string, pool *par.Pool) *Model {
+		m, _, err := InitLora(baseModel(t, pool, arch, precision, "hf-packed", 5), Lora{Rank: 3, Alpha: 5}, 0, 1, pool)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		return m
+	}, func(string) bool { return false })
 }
 
 // TestLoraStartsFromTheBase: with B = 0 the adapters' model says what its base says, packed, as masters or as GGUF.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/internal/tempfile"
 )
 
 // A run is a folder:
@@ -219,6 +220,7 @@ func (r *Run) open() (err error) {
 			r.Close()
 		}
 	}()
+	tempfile.Sweep(r.Dir)
 	if r.Train, err = data.OpenTokens(filepath.Join(r.Dir, "train.bin")); err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package train
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/internal/tempfile"
 )
 
 const text = `the quick brown fox jumps over the lazy dog, and the dog sleeps on.
@@ -110,7 +112,31 @@ func TestResumeIsBitIdentical(t *testing.T) {
 	if err != nil || len(recs) != 21 {
 		t.Fatalf("%d records, %v; want 21", len(recs), err)
 	}
-	if _, err := filepath.Glob(filepath.Join(dir, "*.tmp*")); err != nil {
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// What a process left that was killed while it saved goes at the next start, and what another process is saving stays.
+func TestResumeRemovesStaleTemporaries(t *testing.T) {
+	dir := t.TempDir()
+	startTiny(t, dir, "llama", "ternary", nil).Close()
+	if err := os.WriteFile(filepath.Join(dir, ".last.ckpt.1234.tmp"), make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	other, err := tempfile.Create(filepath.Join(dir, "best.ckpt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	pool := par.New(1)
+	defer pool.Close()
+	r, err := Resume(dir, pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp")); len(left) != 1 || left[0] != other.Name() {
+		t.Errorf("temporaries %v, want %s alone", left, other.Name())
 	}
 }

@@ -197,20 +197,19 @@ func (d *Dense) Bytes() int64 {
 //
 //	dst  [Cols]
 func (d *Dense) Row(dst []float32, r int) {
-	dst = dst[:d.Cols]
+	d.Widen(dst, d.stored(r))
+}
+
+// stored is row r where it lies in memory.
+func (d *Dense) stored(r int) []byte {
+	n := d.RowBytes()
 	switch {
 	case d.F32 != nil:
-		copy(dst, d.F32[r*d.Cols:])
-	case d.Type == gguf.BF16:
-		for i, v := range d.U16[r*d.Cols:][:d.Cols] {
-			dst[i] = math.Float32frombits(uint32(v) << 16)
-		}
-	case d.Type == gguf.F16:
-		b := unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), 2*d.Cols)
-		mustDequantize(dst, gguf.F16, b)
-	default:
-		mustDequantize(dst, d.Type, d.Raw[r*d.rowBytes:][:d.rowBytes])
+		return unsafe.Slice((*byte)(unsafe.Pointer(&d.F32[r*d.Cols])), n)
+	case d.U16 != nil:
+		return unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), n)
 	}
+	return d.Raw[r*n:][:n]
 }
 
 // RowBytes is the size of a row in the precision of the file.
@@ -233,20 +232,24 @@ func (d *Dense) ReadRow(buf []byte, r int) []byte {
 	if d.file != nil && readAt(d.file, buf[:n], d.at+int64(r)*int64(n)) {
 		return buf[:n]
 	}
-	switch {
-	case d.F32 != nil:
-		return unsafe.Slice((*byte)(unsafe.Pointer(&d.F32[r*d.Cols])), n)
-	case d.U16 != nil:
-		return unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), n)
-	}
-	return d.Raw[r*n:][:n]
+	return d.stored(r)
 }
 
 // Widen writes a row of ReadRow as float32.
 //
 //	dst  [Cols]
 func (d *Dense) Widen(dst []float32, row []byte) {
-	mustDequantize(dst[:d.Cols], d.Type, row)
+	dst = dst[:d.Cols]
+	switch d.Type {
+	case gguf.F32:
+		copy(dst, unsafe.Slice((*float32)(unsafe.Pointer(&row[0])), d.Cols))
+	case gguf.BF16:
+		for i, v := range unsafe.Slice((*uint16)(unsafe.Pointer(&row[0])), d.Cols) {
+			dst[i] = math.Float32frombits(uint32(v) << 16)
+		}
+	default:
+		mustDequantize(dst, d.Type, row)
+	}
 }
 
 // Release tells the system that rows [lo, hi) will not be read soon: their pages of the file leave this process's

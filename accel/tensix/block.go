@@ -79,15 +79,27 @@ func (d *Device) NewBlock(w BlockWeights, tokens int) (*Block, error) {
 		if len(n.w) == 0 {
 			continue
 		}
-		*n.at = d.next
-		for bank := range d.c.Banks {
-			if err := d.c.WriteBank(bank, d.next, floats(n.w)); err != nil {
-				return nil, err
-			}
+		var err error
+		if *n.at, err = d.loadNorm(n.w); err != nil {
+			return nil, err
 		}
-		d.next = (d.next + uint64(4*len(n.w)) + 4095) &^ 4095
 	}
 	return b, nil
+}
+
+// loadNorm puts a norm's weights into every bank, at the same address. The caller holds the device.
+func (d *Device) loadNorm(w []float32) (at uint64, err error) {
+	at = d.next
+	if at+uint64(4*len(w)) > d.top {
+		return 0, fmt.Errorf("%w: no room for a norm", ErrMemory)
+	}
+	for bank := range d.c.Banks {
+		if err := d.c.WriteBank(bank, at, floats(w)); err != nil {
+			return 0, err
+		}
+	}
+	d.next = (at + uint64(4*len(w)) + 4095) &^ 4095
+	return at, nil
 }
 
 // floats are float32 as the card has them.
@@ -158,47 +170,64 @@ func (d *Device) RunBlock(ctx context.Context, b *Block, x []int8, stride int, s
 }
 
 func (d *Device) runBlock(b *Block, stages []stage, x []int8, stride int, scales, in []float32) error {
-	tokens, first := len(scales), &stages[0].job
-	rows, cols := int(first.Rows), b.w.O.M.Cols
-	if n := kernels.XBytes(kernels.Ternary, cols, rows); cap(d.x) < n {
-		d.x = make([]byte, n)
-	}
-	if err := kernels.PackX(d.x[:cap(d.x)], kernels.Ternary, x, tokens, cols, stride); err != nil {
+	first := &stages[0].job
+	if err := d.sendActivations(first, x, len(scales), b.w.O.M.Cols, stride); err != nil {
 		return err
 	}
-	// What pads the later stages' activations must be finite; o's own are sent on top.
-	for _, k := range []int{b.w.Gate.M.Cols, b.w.Down.M.Cols} {
-		if pad := kernels.PadK(k); pad != k {
-			begin, end := kernels.XBytes(kernels.Ternary, pad, rows)/pad*k, kernels.XBytes(kernels.Ternary, pad, rows)
-			d.c.Cast(uint64(first.X)+uint64(begin), make([]byte, end-begin))
-			d.stats.Sent += uint64(end - begin)
-		}
-	}
-	d.sendX(*first, cols)
+	d.clearPadding(first, b.w.Gate.M.Cols, b.w.Down.M.Cols)
 	d.cast(kernels.ScalesAt, floats(scales))
 	if len(in) > 0 {
 		d.cast(uint64(stages[0].vec.XIn), floats(in))
 	}
 	d.stats.Products += uint64(4 + len(b.w.Next))
-	return d.launch(b.w.O.M.Name, stages)
+	return d.launch(b.w.O.M.Name, stages, 0)
 }
 
-// planBlock places the stages in L1, one region behind the other: activations, sums, what is normed, a piece,
-// gathered rows, tile 0's table, the residual stream where it comes in, the ring of weights; at the end the residual
-// stream that stays.
-func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
-	w, rows, tiles := &b.w, kernels.Rows(tokens), len(d.tiles)
-	D, F := w.O.M.Rows, w.Gate.M.Rows
-	each := func(m *Matrix) int { return (m.chunks + tiles - 1) / tiles }
+// sendActivations packs and multicasts the ternary activations of a job's first stage.
+func (d *Device) sendActivations(j *kernels.Job, x []int8, tokens, cols, stride int) error {
+	if n := kernels.XBytes(kernels.Ternary, cols, int(j.Rows)); cap(d.x) < n {
+		d.x = make([]byte, n)
+	}
+	if err := kernels.PackX(d.x[:cap(d.x)], kernels.Ternary, x, tokens, cols, stride); err != nil {
+		return err
+	}
+	d.sendX(*j, cols)
+	return nil
+}
+
+// clearPadding makes what pads later stages' activations finite. Those of the first stage are sent first: where they
+// reach into a later one's padding they are finite themselves.
+func (d *Device) clearPadding(j *kernels.Job, cols ...int) {
+	rows, sent := int(j.Rows), int(j.KT)*32
+	for _, k := range cols {
+		per := kernels.XBytes(kernels.Ternary, kernels.PadK(k), rows) / kernels.PadK(k)
+		if begin, end := per*max(k, sent), per*kernels.PadK(k); begin < end {
+			d.cast(uint64(j.X)+uint64(begin), make([]byte, end-begin))
+		}
+	}
+}
+
+// stages are a block's stages before they have a place, up to the next layer's matrices.
+func (b *Block) stages() []stage {
+	w := &b.w
+	D, F := uint32(w.O.M.Rows), uint32(w.Gate.M.Rows)
 	stages := []stage{
-		{job: kernels.Job{Then: kernels.ThenAdd}, list: []slice{{m: w.O.M, scale: w.O.Scale}}, vec: kernels.Vector{Cols: uint32(D), Norm: uint32(b.ffnNorm), Eps: math.Float32bits(w.FFNNorm.Eps)}},
-		{job: kernels.Job{Then: kernels.ThenAct}, list: []slice{{m: w.Gate.M, scale: w.Gate.Scale}, {m: w.Up.M, scale: w.Up.Scale}}, vec: kernels.Vector{Cols: uint32(F), Norm: uint32(b.subNorm), Eps: math.Float32bits(w.SubNorm.Eps)}},
-		{job: kernels.Job{Then: kernels.ThenOut}, list: []slice{{m: w.Down.M, scale: w.Down.Scale}}, vec: kernels.Vector{Cols: uint32(D), Norm: uint32(b.outNorm), Eps: math.Float32bits(w.NextNorm.Eps)}},
+		{job: kernels.Job{Then: kernels.ThenAdd}, list: []slice{{m: w.O.M, scale: w.O.Scale}}, vec: kernels.Vector{Cols: D, Norm: uint32(b.ffnNorm), Eps: math.Float32bits(w.FFNNorm.Eps)}},
+		{job: kernels.Job{Then: kernels.ThenAct}, list: []slice{{m: w.Gate.M, scale: w.Gate.Scale}, {m: w.Up.M, scale: w.Up.Scale}}, vec: kernels.Vector{Cols: F, Norm: uint32(b.subNorm), Eps: math.Float32bits(w.SubNorm.Eps)}},
+		{job: kernels.Job{Then: kernels.ThenOut}, list: []slice{{m: w.Down.M, scale: w.Down.Scale}}, vec: kernels.Vector{Cols: D, Norm: uint32(b.outNorm), Eps: math.Float32bits(w.NextNorm.Eps)}},
 	}
 	if len(w.Next) > 0 {
 		stages[2].job.Then = kernels.ThenAdd
+	}
+	return stages
+}
+
+// planBlock places a block in L1 and its results in host memory.
+func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
+	stages, rows := b.stages(), kernels.Rows(tokens)
+	if len(b.w.Next) > 0 {
 		next, offset := stage{}, d.out
-		for _, n := range w.Next {
+		for _, n := range b.w.Next {
 			next.list = append(next.list, slice{m: n.M, offset: offset})
 			offset += n.M.chunks * kernels.OutBytes(rows)
 		}
@@ -206,8 +235,43 @@ func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
 			return nil, errNoRoom
 		}
 		stages = append(stages, next)
-	} else if d.out+4*tokens*D > len(d.host.Bytes) {
-		return nil, errNoRoom
+	}
+	return stages, d.layOut(stages, tokens, begins, nil)
+}
+
+// layOut places stages in L1, one region behind the other: activations, sums, what is normed, a piece, gathered rows,
+// tile 0's table, the residual stream where it comes in, what more says, the ring of weights; at the end the residual
+// stream that stays. The stream comes in behind what the activations of the first stages take, over those of wider ones
+// that are made when it has been added; unless that would be padding, which must be finite numbers.
+func (d *Device) layOut(stages []stage, tokens int, begins bool, more func(region func(n int) uint32)) error {
+	rows, tiles := kernels.Rows(tokens), len(d.tiles)
+	each := func(m *Matrix) int { return (m.chunks + tiles - 1) / tiles }
+	xBytes, slots, normed, stay, widest, stream := 0, 2, 0, 0, 0, 0
+	early, over, adds := 0, true, -1 // bytes of activations that the stream lies behind; whether it may; where it is added
+	for i := range stages {
+		s := &stages[i]
+		cols := s.list[0].m.Cols
+		xBytes = max(xBytes, kernels.XBytes(kernels.Ternary, cols, rows))
+		if over = over && cols == kernels.PadK(cols); adds < 0 || i == adds+1 {
+			early = xBytes
+		}
+		if adds < 0 && s.job.Then == kernels.ThenAdd {
+			adds = i
+		}
+		if s.job.Then == kernels.ThenHost {
+			continue
+		}
+		sums := 0
+		for _, l := range s.list {
+			sums += each(l.m)
+		}
+		slots, normed, widest = max(slots, sums), max(normed, each(s.list[0].m)), max(widest, int(s.vec.Cols))
+		if s.job.Then == kernels.ThenAdd || s.job.Then == kernels.ThenOut {
+			stay, stream = each(s.list[0].m), int(s.vec.Cols)
+		}
+	}
+	if d.out+4*tokens*stream > len(d.host.Bytes) {
+		return errNoRoom
 	}
 	at := kernels.DataAt
 	region := func(n int) uint32 {
@@ -215,28 +279,32 @@ func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
 		at = (at + n + 1023) &^ 1023
 		return uint32(a)
 	}
-	x := region(max(kernels.XBytes(kernels.Ternary, w.O.M.Cols, rows), kernels.XBytes(kernels.Ternary, D, rows), kernels.XBytes(kernels.Ternary, F, rows)))
-	slots := max(2*each(w.Gate.M), each(w.O.M), 2)
+	if !over {
+		early = xBytes
+	}
+	x := region(max(xBytes, early+4*tokens*stream))
 	out := region(slots * kernels.OutBytes(rows))
 	v := d.vector(tokens)
-	v.H = region(max(each(w.Gate.M), each(w.O.M)) * rows * 128)
+	v.H = region(normed * rows * 128)
 	v.Piece = region(4096 + 128)
-	v.Gather = region((8*tokens + tiles - 1) / tiles * max(D, F) / 2)
+	v.Gather = region((8*tokens + tiles - 1) / tiles * widest / 2)
 	v.Table = region(tiles * 128)
-	xin := region(tokens * D * 4)
-	end := (kernels.DataEnd - each(w.O.M)*rows*128) &^ 1023
+	if more != nil {
+		more(region)
+	}
+	end := (kernels.DataEnd - stay*rows*128) &^ 1023
 	v.Res = uint32(end)
 	v.OutLo, v.OutHi = d.hostAt(d.out)
 	for i := range stages {
 		s := &stages[i]
 		j, err := kernels.Plan(kernels.Ternary, rows, s.list[0].m.Cols)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		j.Then, j.X, j.Out, j.OutSlots = s.job.Then, x, out, uint32(slots)
-		j.Ring, j.RingSlots = uint32(at), uint32(min((end-at)/int(j.ChunkBytes), 8))
+		j.Ring, j.RingSlots = uint32(at), uint32(max(0, min((end-at)/int(j.ChunkBytes), 8)))
 		if at+int(j.ChunkBytes) > end {
-			return nil, errNoRoom
+			return errNoRoom
 		}
 		s.job = j
 		own := s.vec
@@ -244,9 +312,9 @@ func (d *Device) planBlock(b *Block, tokens int, begins bool) ([]stage, error) {
 		s.vec.Cols, s.vec.Norm, s.vec.Eps = own.Cols, own.Norm, own.Eps
 	}
 	if begins {
-		stages[0].vec.XIn = xin
+		stages[adds].vec.XIn = x + uint32(early)
 	}
-	return stages, nil
+	return nil
 }
 
 // errNoRoom: memory of a tile, or the host's for results, cannot hold what the step needs.

@@ -37,7 +37,7 @@ var (
 	errClosed   = errors.New("tensix: device is closed")
 )
 
-// Options of Open. The zero value uses every live tile and waits ten seconds for a job.
+// Options of Open. The zero value uses every live tile and waits ten seconds for a job of up to four stages.
 type Options struct {
 	Grid    chip.Grid     // tiles to use; zero: all
 	Timeout time.Duration // for one job on a card; zero: 10 s
@@ -67,7 +67,9 @@ type Device struct {
 	maxima int // where a feed-forward's 32 largest magnitudes are
 	job    uint32
 	next   uint64 // first free GDDR address, the same in each bank
+	top    uint64 // of what is free; pages of keys and values come down from there
 	turn   int    // tile that gets the next matrix's first chunk
+	pages  *Pages // of the Step that was made last, or nil
 	x      []byte
 	failed error
 	stats  Stats
@@ -86,6 +88,8 @@ type Stats struct {
 	HeadTokens   uint64 // tokens that asked for the best of the output head
 	HeadAlone    uint64 // of those, where the tiles dropped all rows that cannot be best by themselves
 	HeadRescored uint64 // rows of the head that the host scored again
+
+	Pages uint64 // of keys and values in use now
 }
 
 // Open puts the product firmware on the tiles of m and waits until every core answers. The caller closes m after
@@ -104,7 +108,7 @@ func Open(m driver.Machine, o Options) (*Device, error) {
 	if o.Clocks == 0 {
 		o.Clocks = defaultClocks
 	}
-	d := &Device{m: m, c: c, o: o, next: gddrStart}
+	d := &Device{m: m, c: c, o: o, next: gddrStart, top: chip.BankSize}
 	if err := d.boot(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -166,7 +170,7 @@ func (d *Device) boot() error {
 
 // awaitCores waits for all cores of all tiles to say that they run.
 func (d *Device) awaitCores() error {
-	limit := d.limit()
+	limit := d.limit(1)
 	for _, t := range d.tiles {
 		for {
 			dead := ""
@@ -190,17 +194,18 @@ func (d *Device) awaitCores() error {
 	return nil
 }
 
-// limit returns a function to call in a polling loop: it lets a simulated chip run, and is false when time is up.
-func (d *Device) limit() func() bool {
+// limit returns a function to call in a polling loop: it lets a simulated chip run, and is false when time for so many
+// short jobs is up.
+func (d *Device) limit(jobs int) func() bool {
 	if d.m.Info().Simulated {
 		var n uint64
 		return func() bool {
 			d.c.Step(pollClocks)
 			n += pollClocks
-			return n < d.o.Clocks
+			return n < d.o.Clocks*uint64(jobs)
 		}
 	}
-	end := time.Now().Add(d.o.Timeout)
+	end := time.Now().Add(d.o.Timeout * time.Duration(jobs))
 	spins := 0
 	return func() bool {
 		spins++
@@ -230,15 +235,19 @@ func (d *Device) Tiles() int { return len(d.tiles) }
 // Stats returns the counters.
 func (d *Device) Stats() Stats {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stats
+	s, p := d.stats, d.pages
+	d.mu.Unlock()
+	if p != nil {
+		s.Pages = uint64(p.used())
+	}
+	return s
 }
 
-// Reset forgets all matrices, so that their memory can be used again.
+// Reset forgets all matrices and pages, so that their memory can be used again.
 func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next, d.turn = gddrStart, 0
+	d.next, d.top, d.turn, d.pages = gddrStart, chip.BankSize, 0, nil
 }
 
 // Matrix is a matrix in the card's memory.
@@ -340,8 +349,8 @@ func (d *Device) reserve(m *Matrix) error {
 		s := &m.segs[i]
 		s.base, s.stride, s.turn = d.next, uint64(longest*s.bytes), d.turn
 		need := uint64(readers) * s.stride
-		if d.next+need > chip.BankSize {
-			return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (chip.BankSize-d.next)>>20)
+		if d.next+need > d.top {
+			return fmt.Errorf("%w: %s wants %d MiB in each of %d banks, %d MiB are left; use a smaller model or the CPU engine", ErrMemory, m.Name, need>>20, d.c.Banks, (d.top-d.next)>>20)
 		}
 		d.next = (d.next + need + 4095) &^ 4095
 	}
@@ -521,7 +530,7 @@ func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, t
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := d.launch(list[0].m.Name, []stage{{job: job, list: list}}); err != nil {
+	if err := d.launch(list[0].m.Name, []stage{{job: job, list: list}}, 0); err != nil {
 		d.failed = err
 		return err
 	}
@@ -556,13 +565,14 @@ func (d *Device) cast(addr uint64, b []byte) {
 	d.stats.Sent += uint64(len(b))
 }
 
-// launch describes a job, starts it and waits for it.
-func (d *Device) launch(name string, stages []stage) error {
+// launch describes a job, starts it and waits for it. Its description goes to L1 address listAt, or, for 0, to where
+// short jobs have it.
+func (d *Device) launch(name string, stages []stage, listAt int) error {
 	var body, parts []byte
 	var total uint32
 	for i := range stages {
 		s := &stages[i]
-		s.job.Parts, s.job.First, s.job.More = uint32(len(s.list)), uint32(len(parts)/32), 0
+		s.job.Parts, s.job.First, s.job.More = uint32(len(s.list)), uint32(len(parts)/kernels.PartBytes), 0
 		if i == 0 {
 			s.job.More = uint32(len(stages) - 1)
 		}
@@ -573,22 +583,32 @@ func (d *Device) launch(name string, stages []stage) error {
 		}
 		total += n
 		d.stats.Weights += uint64(n) * uint64(s.job.ChunkBytes)
-		body = append(body, kernels.Words(&s.job)...)
-		if s.job.Then == kernels.ThenHost { // the last one
+		at := len(body)
+		body = append(body, make([]byte, kernels.StageBytes)...)
+		copy(body[at:], kernels.Words(&s.job))
+		copy(body[at+kernels.VectorIn:], kernels.Words(&s.vec))
+		switch s.job.Then {
+		case kernels.ThenHost:
 			d.stats.Returned += uint64(n) * uint64(kernels.OutBytes(int(s.job.Rows)))
-			break
-		}
-		body = append(body, make([]byte, (kernels.VectorAt-kernels.JobAt)-len(body)%kernels.StageBytes)...)
-		body = append(body, kernels.Words(&s.vec)...)
-		if s.job.Then == kernels.ThenOut {
+		case kernels.ThenOut:
 			d.stats.Returned += 4 * uint64(s.vec.Tokens) * uint64(s.vec.Cols)
-		} else {
+		default:
 			d.stats.Returned += 128
 		}
 	}
-	d.cast(kernels.PartsAt, parts)
-	d.cast(kernels.JobAt, body)
-	return d.ring(name, total)
+	partsAt := kernels.PartsAt
+	switch {
+	case listAt != 0:
+		partsAt = listAt + len(body)
+	case len(stages) > kernels.MaxStages || len(parts) > kernels.MaxParts*kernels.PartBytes:
+		panic("tensix: a job without room for its description")
+	default:
+		listAt = kernels.StagesAt
+	}
+	d.cast(uint64(partsAt), parts)
+	d.cast(uint64(listAt), body)
+	d.cast(kernels.BellAt+4, binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, uint32(listAt)), uint32(partsAt)))
+	return d.ring(name, total, (len(stages)+kernels.MaxStages-1)/kernels.MaxStages)
 }
 
 // part describes a slice to the firmware.
@@ -605,11 +625,11 @@ func (d *Device) part(s *slice) kernels.Part {
 	return p
 }
 
-// ring starts the job that has been described and waits for every tile's completion line.
-func (d *Device) ring(name string, total uint32) error {
+// ring starts the job that has been described and waits for every tile's completion line, as long as for so many short jobs.
+func (d *Device) ring(name string, total uint32, jobs int) error {
 	d.job++
 	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
-	limit := d.limit()
+	limit := d.limit(jobs)
 	var slowest, chunks uint32
 	for i := range d.tiles {
 		line := d.host.Bytes[i*kernels.CompletionBytes:]

@@ -30,6 +30,10 @@ type Backend struct {
 	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU and sub-norms, and run all
 	// that lies between two attentions alone: one job a layer instead of four, and the same bits.
 	ProductsOnly bool
+	// HostAttention leaves attention to the host and keys and values in its memory: one job a layer. Else the tiles run
+	// whole tokens, of models whose heads have 32, 64 or 128 columns, as one job, where their memory holds the context's
+	// scores.
+	HostAttention bool
 	// Opened, if set, is given the device once the model is loaded.
 	Opened func(*Device)
 }
@@ -38,6 +42,9 @@ type Backend struct {
 func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (model.Engine, error) {
 	if err := checkModel(c); err != nil {
 		return nil, err
+	}
+	if c.KV != model.KVFloat32 && !b.HostAttention && !b.ProductsOnly {
+		return nil, fmt.Errorf("tensix: the card keeps keys and values in f32; use --kv f32, or --device tensix-blocks, which keeps them as %v in this machine's memory", c.KV)
 	}
 	m := b.Machine
 	if m == nil {
@@ -54,9 +61,12 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	p.d = d
 	p.pool = par.New(b.Threads)
 	p.hostHead = b.HostHead
-	var products model.Products = &blocks{products: p}
-	if b.ProductsOnly {
+	var products model.Products = &steps{blocks: blocks{products: p}}
+	switch {
+	case b.ProductsOnly:
 		products = p
+	case b.HostAttention:
+		products = &blocks{products: p}
 	}
 	e, err := model.NewDecoder(ctx, c, w, p.pool, products)
 	if err != nil {
@@ -191,3 +201,44 @@ func (p *blocks) RunBlock(ctx context.Context, id int, r model.BlockRun) error {
 	}
 	return p.d.RunBlock(ctx, p.list[id], r.X, len(r.X)/len(r.Scales), r.Scales, r.In, r.Out, p.products.list...)
 }
+
+// steps is blocks that run whole tokens, too: a model.StepRunner.
+type steps struct {
+	blocks
+	step *Step
+	rows []StepRow
+}
+
+func (p *steps) LoadStep(s model.Step) (bool, error) {
+	w := StepWeights{Heads: s.Heads, KeyHeads: s.KVHeads, Cols: s.HeadDim}
+	for _, m := range s.First {
+		w.First = append(w.First, Scaled{p.matrices[m.ID], m.Scale})
+	}
+	for _, id := range s.Blocks {
+		w.Blocks = append(w.Blocks, p.blocks.list[id])
+	}
+	for _, n := range s.AttnSubNorms {
+		w.AttnNorms = append(w.AttnNorms, Norm(n))
+	}
+	var err error
+	p.step, err = p.d.NewStep(w)
+	if errors.Is(err, ErrShape) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (p *steps) StepFits(tokens, longest int) bool { return p.d.StepFits(p.step, tokens, longest) }
+
+func (p *steps) RunStep(ctx context.Context, r model.StepRun) error {
+	p.rows = p.rows[:0]
+	for _, row := range r.Rows {
+		p.rows = append(p.rows, StepRow(row))
+	}
+	return p.d.RunStep(ctx, p.step, r.X, len(r.X)/len(r.Scales), r.Scales, r.Stream, p.rows)
+}
+
+func (p *steps) NewPage() (int, error)                    { return p.step.pages.New() }
+func (p *steps) FreePage(page int)                        { p.step.pages.Free(page) }
+func (p *steps) WritePage(page int, data []float32) error { return p.step.pages.Write(page, data) }
+func (p *steps) ReadPage(page int, data []float32) error  { return p.step.pages.Read(page, data) }

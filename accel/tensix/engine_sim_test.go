@@ -69,38 +69,41 @@ func TestEngineOnTheSimulator(t *testing.T) {
 	}
 }
 
-// The same suite with the tiles doing products only. And how many jobs a token takes: in blocks the first queries, keys
-// and values, a block a layer, and the head; else four a layer, and the head.
-func TestEngineOfProductsOnly(t *testing.T) {
+// The same suite with less of the work on the tiles. And how many jobs a token takes: one and the head; in blocks the
+// first queries, keys and values, a block a layer, and the head; else four a layer, and the head.
+func TestEngineWithLessOnTheTiles(t *testing.T) {
 	const dir = "../../testdata/goldens/bitnet-2b4t"
 	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
 		b := backend(t, s, chip.Grid{Columns: 2, Rows: 1})
 		set, cfg := openModel(t, dir)
 		defer set.Close()
 		prompt := []int32{1, 2, 3, 4, 5}
-		for _, b.ProductsOnly = range []bool{false, true} {
+		for _, c := range []struct {
+			what                     string
+			blocksOnly, productsOnly bool
+			jobs                     int
+		}{{"all", false, false, 2}, {"blocks", true, false, cfg.NumLayers + 2}, {"products", false, true, 4*cfg.NumLayers + 1}} {
+			b.HostAttention, b.ProductsOnly = c.blocksOnly, c.productsOnly
 			var d *Device
 			b.Opened = func(opened *Device) { d = opened }
 			e, err := b.Load(context.Background(), cfg, set)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := cfg.NumLayers + 2
-			if b.ProductsOnly {
-				want = 4*cfg.NumLayers + 1
-			}
 			for _, tokens := range []int{1, 5} {
 				before := d.Stats()
 				greedy(t, e, [][]int32{prompt[:tokens]}, 1)
-				if n := d.Stats().Jobs - before.Jobs; n != uint64(want) {
-					t.Errorf("products only %v: %d jobs for %d tokens of %d layers, want %d", b.ProductsOnly, n, tokens, cfg.NumLayers, want)
+				if n := d.Stats().Jobs - before.Jobs; n != uint64(c.jobs) {
+					t.Errorf("%s: %d jobs for %d tokens of %d layers, want %d", c.what, n, tokens, cfg.NumLayers, c.jobs)
 				}
 			}
 			if err := e.Close(); err != nil {
 				t.Fatal(err)
 			}
+			if c.jobs > 2 {
+				t.Run(c.what, func(t *testing.T) { enginetest.Run(t, b, dir) })
+			}
 		}
-		enginetest.Run(t, b, dir)
 	})
 }
 

@@ -99,7 +99,7 @@ func (d *Device) Screen(ctx context.Context, s *Screen, x []int8, stride int, a,
 	copy(bounds, a)
 	d.cast(kernels.ScalesAt, floats(append(bounds, b...)))
 	d.stats.Products++
-	if err := d.launch(s.m.Name, []stage{*st}); err != nil {
+	if err := d.launch(s.m.Name, []stage{*st}, 0); err != nil {
 		d.failed = err
 		return nil, false, err
 	}

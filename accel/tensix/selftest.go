@@ -58,7 +58,8 @@ func SelfTest(ctx context.Context, m driver.Machine, grid chip.Grid, report func
 	s.step(report, "all tiles", func() (string, error) { return s.product(s.grid, 32*s.grid.Tiles(), 128) }, "The product firmware works on one tile and not on all; the error names the tile.")
 	s.step(report, "blocks", s.blocks, "Tiles cannot work together without the host, or a core's float arithmetic differs from the simulator's. No model needs this rung.")
 	s.step(report, "a layer", s.layer, "Large products fail where small ones work: rings, GDDR addresses or bandwidth.")
-	s.step(report, "a tiny model", s.model, "Products are right and a model is not: this should not happen, please report it.")
+	s.step(report, "a tiny model", func() (string, error) { return s.model(true) }, "Products are right and a model is not: this should not happen, please report it.")
+	s.step(report, "attention", func() (string, error) { return s.model(false) }, "The vector unit, or unpacking to its memory, differs from the simulator's, or keys and values in GDDR are not what they should be. --device tensix-blocks leaves attention to the host.")
 	return s.err
 }
 
@@ -236,7 +237,7 @@ func (s *selftest) cores() (string, error) {
 // await polls for a while.
 func (s *selftest) await(ok func() (bool, error)) error {
 	d := &Device{m: s.m, c: s.c, o: Options{Timeout: time.Second, Clocks: 1_000_000}}
-	for limit := d.limit(); ; {
+	for limit := d.limit(1); ; {
 		done, err := ok()
 		if done || err != nil {
 			return err
@@ -579,8 +580,8 @@ func (s *selftest) layer() (string, error) {
 	return says, nil
 }
 
-// model compares a small model's logits with the CPU engine's, bit by bit.
-func (s *selftest) model() (string, error) {
+// model compares a small model's logits with the CPU engine's, bit by bit, with attention on the host or on the tiles.
+func (s *selftest) model(hostAttention bool) (string, error) {
 	dir, err := os.MkdirTemp("", "trit-selftest")
 	if err != nil {
 		return "", err
@@ -609,18 +610,25 @@ func (s *selftest) model() (string, error) {
 			return nil, nil, err
 		}
 		defer a.Close()
-		ids := []int32{1, 50, 7, 400, 33}
-		logits, top := make([]float32, len(ids)*cfg.VocabSize), make([]model.Scored, 5)
-		if err := e.Forward(s.ctx, []model.Input{{Cache: a, Tokens: ids, Logits: logits}}); err != nil {
-			return nil, nil, err
+		var logits []float32
+		for _, n := range []int{5, 31} { // so that the second pass looks back over a page
+			ids, some := make([]int32, n), make([]float32, n*cfg.VocabSize)
+			for i := range ids {
+				ids[i] = int32((37*i + n) % cfg.VocabSize)
+			}
+			if err := e.Forward(s.ctx, []model.Input{{Cache: a, Tokens: ids, Logits: some}}); err != nil {
+				return nil, nil, err
+			}
+			logits = append(logits, some...)
 		}
+		top := make([]model.Scored, 5)
 		return logits, top, e.Forward(s.ctx, []model.Input{{Cache: a, Tokens: []int32{9}, Top: top}})
 	}
 	wantLogits, wantTop, err := run(model.CPU{})
 	if err != nil {
 		return "", err
 	}
-	gotLogits, gotTop, err := run(Backend{Machine: s.m, Options: Options{Grid: s.grid}})
+	gotLogits, gotTop, err := run(Backend{Machine: s.m, Options: Options{Grid: s.grid}, HostAttention: hostAttention})
 	if err != nil {
 		return "", err
 	}

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/tritlm/trit/accel/tensix/chip"
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/accel/tensix/kernels"
+	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
 )
 
@@ -36,6 +38,11 @@ const (
 	norm2Cycles = 10    // of a scalar core, for a column's square in the norm
 	rowCycles   = 40    // of a scalar core, for a row of the head: score, bound, comparison
 	rowsKept    = 8     // of the head that a tile sends for a token
+	multiplyAdd = 44    // of a tile's math core and vector unit, for 32 multiply-adds: 28 vector instructions, those that load, and what the core spends on them; counted in attend.h
+	exponential = 10    // multiply-adds' worth, of a vector of weights
+	vectorBlock = 700   // cycles of a block of keys or values besides: unpacking, orders; a span's join
+	weighing    = 10    // of a scalar core, for a score: where it is put, and the largest
+	keeping     = 2e-6  // s: a block of 4 KiB read from GDDR and written back
 	hostPerSec  = 40e9  // bytes of keys and values that the host's attention reads
 	hostColumn  = 5e-10 // s of a host's core, for a column of a norm, an activation function or a residual sum
 	hostCores   = 8     // that share the tokens of a batch
@@ -52,7 +59,7 @@ type Speed struct {
 	MatrixCycles    float64
 	NoCBytes        int // over the network: weights, activations to every tile, results
 	PCIeBytes       int
-	CacheBytes      int     // keys and values that the host reads
+	CacheBytes      int     // keys and values that the host reads, or the tiles, which read a key once for every query
 	GDDR, Tiles     float64 // seconds
 	PCIe, Latency   float64
 	Host            float64 // attention
@@ -65,6 +72,7 @@ type counter struct {
 	columns, banks int
 	host           driver.HostMemory
 	tiles          int
+	l1             map[uint32][]byte // what was last written there, by the start of the write
 	stages         []stage
 	parts          []kernels.Part
 	s              Speed
@@ -113,25 +121,38 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 	}
 	c.s.NoCBytes += len(b) * c.tiles
 	c.s.PCIeBytes += len(b)
-	word := func(n int) uint32 { return binary.LittleEndian.Uint32(b[4*n:]) }
-	switch off {
-	case kernels.JobAt:
-		c.stages = c.stages[:0]
-		for i := 0; 4*i < len(b); i += kernels.StageBytes / 4 {
-			st := stage{job: kernels.Job{Kind: kernels.Kind(word(i)), Rows: word(i + 1), KT: word(i + 2), ChunkBytes: word(i + 3), Parts: word(i + 9), First: word(i + 10), Then: kernels.Then(word(i + 12))}}
-			if v := i + (kernels.VectorAt-kernels.JobAt)/4; 4*v < len(b) {
-				st.vec = kernels.Vector{Tokens: word(v), Cols: word(v + 1)}
-			}
-			c.stages = append(c.stages, st)
-		}
-	case kernels.PartsAt:
-		c.parts = c.parts[:0]
-		for i := 0; 32*i < len(b); i++ {
-			c.parts = append(c.parts, kernels.Part{Chunks: word(8 * i), Turn: word(8*i + 3)})
-		}
-	case kernels.BellAt:
-		c.ring(word(0))
+	if off == kernels.BellAt {
+		c.describe()
+		c.ring(binary.LittleEndian.Uint32(b))
+		return
 	}
+	if c.l1 == nil {
+		c.l1 = map[uint32][]byte{}
+	}
+	c.l1[uint32(off)] = append(c.l1[uint32(off)][:0], b...)
+}
+
+// describe reads the job that has been written.
+func (c *counter) describe() {
+	at := words(c.l1[kernels.BellAt+4])
+	c.stages, c.parts = c.stages[:0], c.parts[:0]
+	for w := words(c.l1[at[0]]); len(w) > 0; w = w[kernels.StageBytes/4:] {
+		v := w[kernels.VectorIn/4:]
+		c.stages = append(c.stages, stage{
+			job: kernels.Job{Kind: kernels.Kind(w[0]), Rows: w[1], KT: w[2], ChunkBytes: w[3], Parts: w[9], First: w[10], Then: kernels.Then(w[12])},
+			vec: kernels.Vector{Tokens: v[0], Cols: v[1], XIn: v[9]},
+		})
+	}
+	for w := words(c.l1[at[1]]); len(w) > 0; w = w[kernels.PartBytes/4:] {
+		c.parts = append(c.parts, kernels.Part{Chunks: w[0], Turn: w[3]})
+	}
+}
+
+func words(b []byte) (w []uint32) {
+	for ; len(b) > 0; b = b[4:] {
+		w = append(w, binary.LittleEndian.Uint32(b))
+	}
+	return w
 }
 
 // ring counts a job and writes its completion lines.
@@ -222,22 +243,66 @@ func (c *counter) then(st *stage, tile, chunks int) (beside, after float64, back
 	switch st.job.Then {
 	case kernels.ThenScreen:
 		return float64(columns * rowCycles), meeting, c.tiles * (16 + 8*rowsKept*tokens)
+	case kernels.ThenAttend:
+		attend, rest := c.attend(st), c.norm(tokens, cols, c.each(cols))
+		return 0, attend + rest, 128
 	case kernels.ThenOut:
 		return 0, float64(columns*sliceCycles/4) / cardClock, tokens * cols * 4
 	case kernels.ThenAct, kernels.ThenAdd:
-		lanes := (8*tokens + c.tiles - 1) / c.tiles * cols / 8
-		c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // lanes once, then activations to everybody
 		if st.job.Then == kernels.ThenAct {
-			columns /= 2
+			tile /= 2
 		}
-		return 0, float64(columns*sliceCycles+lanes*norm2Cycles)/cardClock + 3*meeting + 2*telling, 128
+		return 0, c.norm(tokens, cols, tile), 128
 	}
 	return 0, 0, chunks * kernels.OutBytes(int(st.job.Rows))
 }
 
+// each is how many chunks of so many columns a tile has at most.
+func (c *counter) each(cols int) int { return (cols/kernels.ChunkRows + c.tiles - 1) / c.tiles }
+
+// norm is what it takes to norm and quantise, of which the busiest tile has so many chunks.
+func (c *counter) norm(tokens, cols, chunks int) float64 {
+	lanes := (8*tokens + c.tiles - 1) / c.tiles * cols / 8
+	c.s.NoCBytes += tokens*cols*4 + tokens*cols*2*c.tiles // lanes once, then activations to everybody
+	return float64(chunks*tokens*kernels.ChunkRows*sliceCycles+lanes*norm2Cycles)/cardClock + 3*meeting + 2*telling
+}
+
+// attend is what attention takes before its norm: the busiest tile's vector unit or the banks, meetings, and what the
+// scalar core does alone.
+func (c *counter) attend(st *stage) float64 {
+	a := words(c.l1[st.vec.XIn])
+	heads, cols, keyHeads, rows := int(a[0]), int(a[2]), int(a[3]), words(c.l1[a[10]])
+	team, tokens := cols/kernels.ChunkRows, int(st.vec.Tokens)
+	cycles, bytes := 0, 0
+	for r := range tokens {
+		n := int(rows[2*r]) + 1
+		blocks := (n + 31) / 32
+		own := (blocks + team - 1) / team // of the busiest of a team
+		spans := (n + kernel.SpanTokens - 1) / kernel.SpanTokens
+		score := (cols - 2) * multiplyAdd
+		cycles += own*(score+team*vectorBlock/2) + (blocks+blocks%2)*exponential*multiplyAdd + n*(multiplyAdd+weighing) + blocks*vectorBlock +
+			spans*(exponential*multiplyAdd+vectorBlock)
+		bytes += 2 * heads * blocks * kernels.PageTokens * cols * 4
+	}
+	c.s.CacheBytes += bytes
+	c.s.NoCBytes += bytes + tokens*heads*cols*4*team + tokens*2*keyHeads*team*8192
+	busy := float64(c.each(heads*cols)*cycles) / cardClock
+	return max(busy, float64(bytes)/(bankPerSec*gddrReached*float64(c.banks))) + float64(tokens)*keeping + 3*meeting
+}
+
+// Share is how much of the work the tiles do (Backend).
+type Share int
+
+// Steps: whole tokens. Blocks: all but attention. Products: those alone.
+const (
+	Steps Share = iota
+	Blocks
+	ProductsAlone
+)
+
 // ModelSpeed counts one decode step of a model of shape c on a card with 120 tiles and 8 banks: the very jobs the
-// Device would issue, on a machine that does nothing. With blocks the tiles run all but attention alone (Backend).
-func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error) {
+// Device would issue, on a machine that does nothing.
+func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error) {
 	if err := checkModel(c); err != nil {
 		return Speed{}, err
 	}
@@ -255,12 +320,6 @@ func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error
 			x := newMatrix(name, kind, rows, cols)
 			return x, errors.Join(kernels.CheckTernary(cols), d.reserve(x))
 		})
-	}
-	outputs := func(ms []*Matrix) (ps []Product) {
-		for _, x := range ms {
-			ps = append(ps, Product{M: x, Y: make([]int32, batch*x.Rows)})
-		}
-		return ps
 	}
 	type shape struct {
 		name       string
@@ -287,32 +346,27 @@ func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error
 		return Speed{}, err
 	}
 	m.s = Speed{Batch: batch, Context: context_}
-	for n, l := range layers {
-		for i, ms := range l {
-			if blocks && i > 0 {
-				if err := modelBlock(ctx, d, c, layers, n, batch); err != nil {
-					return Speed{}, err
-				}
-				break
-			}
-			if blocks && n > 0 {
-				continue
-			}
-			if err := d.MatMul(ctx, make([]int8, batch*ms[0].Cols), batch, ms[0].Cols, outputs(ms)...); err != nil {
-				return Speed{}, err
-			}
-		}
+	if share == Steps {
+		err = modelStep(ctx, d, c, layers, batch, context_)
+	} else {
+		err = modelLayers(ctx, d, c, layers, batch, share)
+	}
+	if err != nil {
+		return Speed{}, err
 	}
 	ones := make([]float32, batch)
 	if _, _, err := d.Screen(ctx, &Screen{m: head}, make([]int8, batch*D), D, ones, ones); err != nil {
 		return Speed{}, err
 	}
 	s := m.s
-	s.CacheBytes = int(c.KVBytes()) * context_ * batch
 	s.PCIe = float64(s.PCIeBytes) / pciePerSec
-	s.Host = float64(s.CacheBytes) / hostPerSec
-	columns := attn + 2*kv + attn // q, k, v; what is normed in front of o
-	if !blocks {
+	columns := 0
+	if share != Steps {
+		s.CacheBytes = int(c.KVBytes()) * context_ * batch
+		s.Host = float64(s.CacheBytes) / hostPerSec
+		columns = attn + 2*kv + attn // q, k, v; what is normed in front of o
+	}
+	if share == ProductsAlone {
 		columns += 2*D + len(jobs[2])*F
 	}
 	s.Vectors = float64(c.NumLayers*columns) * hostColumn * float64((batch+hostCores-1)/hostCores)
@@ -320,24 +374,75 @@ func ModelSpeed(c *model.Config, batch, context_ int, blocks bool) (Speed, error
 	return s, nil
 }
 
-// modelBlock runs one block on matrices that are only reserved.
-func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, n, batch int) error {
+// modelLayers runs a token's jobs with attention on the host.
+func modelLayers(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, batch int, share Share) error {
+	for n, l := range layers {
+		for i, ms := range l {
+			if share == Blocks && i > 0 {
+				if err := modelBlock(ctx, d, c, layers, n, batch); err != nil {
+					return err
+				}
+				break
+			}
+			if share == Blocks && n > 0 {
+				continue
+			}
+			var ps []Product
+			for _, x := range ms {
+				ps = append(ps, Product{M: x, Y: make([]int32, batch*x.Rows)})
+			}
+			if err := d.MatMul(ctx, make([]int8, batch*ms[0].Cols), batch, ms[0].Cols, ps...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// modelStep runs a token's job on matrices that are only reserved.
+func modelStep(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, batch, context_ int) error {
+	w := StepWeights{Heads: c.NumHeads, KeyHeads: c.NumKVHeads, Cols: c.HeadDim}
+	for n, l := range layers {
+		b := newModelBlock(c, layers, n)
+		w.Blocks, w.AttnNorms = append(w.Blocks, b), append(w.AttnNorms, Norm{W: make([]float32, c.NumHeads*c.HeadDim)})
+		if n == 0 {
+			for _, x := range l[0] {
+				w.First = append(w.First, Scaled{M: x})
+			}
+		}
+	}
+	s := &Step{w: w, norms: make([]uint64, len(layers)), pages: newPages(d, len(layers), c.NumKVHeads, c.HeadDim)}
+	row := StepRow{Pos: context_ - 1, Pages: make([]int, (context_-1)/kernels.PageTokens+1), Cos: make([]float32, c.HeadDim/2), Sin: make([]float32, c.HeadDim/2)}
+	return d.RunStep(ctx, s, make([]int8, batch*c.HiddenSize), c.HiddenSize, make([]float32, batch), make([]float32, batch*c.HiddenSize), slices.Repeat([]StepRow{row}, batch))
+}
+
+// newModelBlock is block n of matrices that are only reserved.
+func newModelBlock(c *model.Config, layers [][4][]*Matrix, n int) *Block {
 	l, D, F := layers[n], c.HiddenSize, c.IntermediateSize
 	b := &Block{w: BlockWeights{O: Scaled{M: l[1][0]}, Gate: Scaled{M: l[2][0]}, Up: Scaled{M: l[2][1]}, Down: Scaled{M: l[3][0]}, FFNNorm: Norm{W: make([]float32, D)}, SubNorm: Norm{W: make([]float32, F)}}}
-	var ys []Product
-	var in, out []float32
-	if n == 0 {
-		in = make([]float32, batch*D)
-	}
 	if n+1 < len(layers) {
 		for _, x := range layers[n+1][0] {
 			b.w.Next = append(b.w.Next, Scaled{M: x})
-			ys = append(ys, Product{Y: make([]int32, batch*x.Rows)})
 		}
-	} else {
-		out = make([]float32, batch*D)
 	}
-	A := l[1][0].Cols
+	return b
+}
+
+// modelBlock runs one block on matrices that are only reserved.
+func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, n, batch int) error {
+	b := newModelBlock(c, layers, n)
+	var ys []Product
+	var in, out []float32
+	if n == 0 {
+		in = make([]float32, batch*c.HiddenSize)
+	}
+	for _, x := range b.w.Next {
+		ys = append(ys, Product{Y: make([]int32, batch*x.M.Rows)})
+	}
+	if len(ys) == 0 {
+		out = make([]float32, batch*c.HiddenSize)
+	}
+	A := b.w.O.M.Cols
 	return d.RunBlock(ctx, b, make([]int8, batch*A), A, make([]float32, batch), in, out, ys...)
 }
 
@@ -360,20 +465,27 @@ assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %
 
 `, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9, hostColumn*1e9, hostCores)
 	if !c.Ungated && c.Activation == model.ReLU2 && c.SubNorms {
-		fmt.Fprintf(w, "All but attention on the tiles, whose scalar cores take %d cycles a column and %d more in a row's norm, and meet three\ntimes a norm, in %.0f µs each (assumed); the next weights are read meanwhile:\n\n", sliceCycles, norm2Cycles, meeting*1e6)
-		if err := writeSpeed(w, c, true); err != nil {
+		if c.HeadDim == 32 || c.HeadDim == 64 || c.HeadDim == 128 {
+			fmt.Fprintf(w, "Whole tokens on the tiles (--device tensix). Their scalar cores take %d cycles a column and %d more in a row's norm, and\nmeet six times in attention and three times a norm, in %.0f µs each; their vector units take %d cycles for 32 exact\nmultiply-adds, and a block of keys and values is read from GDDR by every query head (all assumed); the next weights are\nread meanwhile:\n\n", sliceCycles, norm2Cycles, meeting*1e6, multiplyAdd)
+			if err := writeSpeed(w, c, Steps); err != nil {
+				return err
+			}
+			fmt.Fprintln(w)
+		}
+		fmt.Fprint(w, "All but attention on the tiles (--device tensix-blocks):\n\n")
+		if err := writeSpeed(w, c, Blocks); err != nil {
 			return err
 		}
 		fmt.Fprint(w, "\nProducts only (--device tensix-products):\n\n")
 	}
-	return writeSpeed(w, c, false)
+	return writeSpeed(w, c, ProductsAlone)
 }
 
-func writeSpeed(w io.Writer, c *model.Config, blocks bool) error {
+func writeSpeed(w io.Writer, c *model.Config, share Share) error {
 	var list []Speed
 	for _, batch := range []int{1, 32} {
 		for _, n := range []int{128, 4096} {
-			s, err := ModelSpeed(c, batch, min(n, c.MaxContext), blocks)
+			s, err := ModelSpeed(c, batch, min(n, c.MaxContext), share)
 			if err != nil {
 				return err
 			}
@@ -381,6 +493,7 @@ func writeSpeed(w io.Writer, c *model.Config, blocks bool) error {
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	where := map[Share]string{Steps: "keys and values, from GDDR", Blocks: "keys and values, on the host", ProductsAlone: "keys and values, on the host"}
 	row := func(name string, f func(s Speed) string) {
 		fmt.Fprint(t, name, "\t")
 		for _, s := range list {
@@ -396,7 +509,7 @@ func writeSpeed(w io.Writer, c *model.Config, blocks bool) error {
 	row("weights read from GDDR", func(s Speed) string { return mb(s.WeightBytes) })
 	row("over the NoC", func(s Speed) string { return mb(s.NoCBytes) })
 	row("over PCIe", func(s Speed) string { return mb(s.PCIeBytes) })
-	row("keys and values, on the host", func(s Speed) string { return mb(s.CacheBytes) })
+	row(where[share], func(s Speed) string { return mb(s.CacheBytes) })
 	row("busiest tile: chunks", func(s Speed) string { return fmt.Sprint(s.BusiestTile) })
 	row("  unpack cycles", func(s Speed) string { return fmt.Sprintf("%.0f", s.UnpackCycles) })
 	row("  matrix cycles", func(s Speed) string { return fmt.Sprintf("%.0f", s.MatrixCycles) })

@@ -14,7 +14,7 @@ import (
 // The model of 2B4T's speed rests on counts that can be worked out by hand.
 func TestSpeedModelCounts(t *testing.T) {
 	c := BitNet2B4T()
-	s, err := ModelSpeed(c, 1, 128, false)
+	s, err := ModelSpeed(c, 1, 128, ProductsAlone)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,15 +31,28 @@ func TestSpeedModelCounts(t *testing.T) {
 	if s.Bound >= s.Expected || s.Bound < 1.6e-3 || s.Expected > 20e-3 {
 		t.Errorf("bound %g s, expected %g s", s.Bound, s.Expected)
 	}
-	blocks, err := ModelSpeed(c, 32, 128, true)
+	blocks, err := ModelSpeed(c, 32, 128, Blocks)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if blocks.Jobs != 32 {
 		t.Errorf("%d jobs in blocks, want the first queries, a layer's each, and the head", blocks.Jobs)
 	}
-	if full, _ := ModelSpeed(c, 32, 128, false); blocks.WeightBytes != full.WeightBytes || blocks.PCIeBytes > full.PCIeBytes/5 {
+	if full, _ := ModelSpeed(c, 32, 128, ProductsAlone); blocks.WeightBytes != full.WeightBytes || blocks.PCIeBytes > full.PCIeBytes/5 {
 		t.Errorf("in blocks: %+v, layer by layer %+v", blocks, full)
+	}
+	steps, err := ModelSpeed(c, 2, 100, Steps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if steps.Jobs != 2 {
+		t.Errorf("%d jobs for whole tokens, want one and the head", steps.Jobs)
+	}
+	if want := 2 * 30 * 20 * 2 * 128 * 128 * 4; steps.CacheBytes != want { // four blocks of 32 tokens for each query head
+		t.Errorf("%d bytes of keys and values, want %d", steps.CacheBytes, want)
+	}
+	if full, _ := ModelSpeed(c, 2, 100, ProductsAlone); steps.WeightBytes != full.WeightBytes {
+		t.Errorf("whole tokens: %+v, layer by layer %+v", steps, full)
 	}
 	var b strings.Builder
 	if err := WriteSpeed(&b, c); err != nil {

@@ -48,10 +48,11 @@ memory it took, how many bytes each token reads and what share that is of what t
 what share of its int8 arithmetic reading the prompt reached.
 Speeds are medians over the repeats, with the least and the most.
 
-With --kernels it takes no model and measures the inner loops themselves: every tier that this processor runs, at the
-shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line has multiply-adds and bytes
-of weights a second, and what share they are of the machine's limits: of reading memory and doing nothing else, and
-of multiplying in registers and reading nothing. All take turns, and the shortest run of each counts.
+With --kernels it takes no model and measures the inner loops themselves: every tier that this processor runs (the
+others are named), at the shapes of BitNet b1.58 2B4T, each thread through weights in memory of its own. Each line
+has multiply-adds and bytes of weights a second, and what share they are of the machine's limits: of reading memory
+and doing nothing else, and of multiplying in registers and reading nothing. All take turns, and the shortest run of
+each counts.
 
 With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
 for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
@@ -188,13 +189,15 @@ type kernelTable struct {
 	Threads int            `json:"threads"`
 	Limits  kernel.Limits  `json:"limits"`
 	Kernels []kernel.Speed `json:"kernels"`
+
+	Tiers []kernel.TierInfo `json:"tiers"` // of all machines
 }
 
 func benchKernels(cmd *cobra.Command, threads int, d time.Duration, asJSON bool) error {
 	if d <= 0 {
 		return usagef("--kernel-time must be more than 0")
 	}
-	k := kernelTable{System: runtime.GOOS + "/" + runtime.GOARCH, Default: kernel.Tier(), T5: kernel.PreferT5(), Threads: threads}
+	k := kernelTable{System: runtime.GOOS + "/" + runtime.GOARCH, Default: kernel.Tier(), T5: kernel.PreferT5(), Threads: threads, Tiers: kernel.AllTiers()}
 	if k.Threads == 0 {
 		k.Threads = par.Cores()
 	}
@@ -213,12 +216,16 @@ func benchKernels(cmd *cobra.Command, threads int, d time.Duration, asJSON bool)
 	if k.T5 {
 		layout = "T5"
 	}
-	err = term.Pairs(w, [][2]string{
+	about := [][2]string{
 		{"machine", fmt.Sprintf("%s, %d threads; kernels %s, which decode from %s", k.System, k.Threads, k.Default, layout)},
 		{"limits", fmt.Sprintf("int8 %.0f GMAC/s, float32 %.0f GMAC/s, reading %.1f GB/s", k.Limits.Int8/1e9, k.Limits.F32/1e9, k.Limits.Read/1e9)},
-		{"", ""},
-	})
-	if err != nil {
+	}
+	for _, t := range k.Tiers {
+		if !t.Here {
+			about = append(about, [2]string{t.Name, "not on this machine: for " + t.Needs})
+		}
+	}
+	if err := term.Pairs(w, append(about, [2]string{})); err != nil {
 		return err
 	}
 	cell := func(format string, v float64) string {

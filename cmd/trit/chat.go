@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
 )
@@ -231,17 +232,16 @@ func saveHistory(l *liner.State, file string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	tmp := fmt.Sprintf("%s.%d.tmp", file, os.Getpid())
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) // what a person wrote is private
+	f, err := tempfile.Create(file) // for its owner alone: what a person wrote is private
 	if err != nil {
 		return err
 	}
 	_, err = l.WriteHistory(f)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, file)
+		err = os.Rename(f.Name(), file)
 	}
 	if err != nil {
-		os.Remove(tmp)
+		os.Remove(f.Name())
 	}
 	return err
 }

@@ -22,19 +22,19 @@ import (
 )
 
 // deviceHelp is the text of --device.
-const deviceHelp = "where to compute: cpu, tensix (a Tenstorrent Blackhole), tensix:N (card N) or tensix-products[:N] (its tiles multiply, this machine does the rest)"
+const deviceHelp = "where to compute: cpu, tensix (a Tenstorrent Blackhole), tensix:N (card N) or, with less of the work on its tiles, tensix-blocks[:N] (attention here) and tensix-products[:N] (all but products here)"
 
 // device is a parsed --device: CPU when the machine is empty.
 type device struct {
 	kind string // "", "tensix", "ttsim"
-	only bool   // products only
+	part string // of the work: "" for all, blocks, products
 	card int
 	path string // of the simulator
 	grid chip.Grid
 }
 
 // parseDevice reads cpu | tensix[:N] | ttsim:PATH, the last two with @COLUMNSxROWS to use fewer tiles, and with
-// -products behind their name.
+// -blocks or -products behind their name.
 func parseDevice(spec string) (d device, err error) {
 	if spec == "" || spec == "cpu" {
 		return d, nil
@@ -46,7 +46,10 @@ func parseDevice(spec string) (d device, err error) {
 		}
 	}
 	kind, arg, _ := strings.Cut(spec, ":")
-	kind, d.only = strings.CutSuffix(kind, "-products")
+	kind, d.part, some = strings.Cut(kind, "-")
+	if some && d.part != "blocks" && d.part != "products" {
+		kind = ""
+	}
 	d.kind = kind
 	switch kind {
 	case "tensix":
@@ -60,7 +63,7 @@ func parseDevice(spec string) (d device, err error) {
 		d.path = arg
 		return d, nil
 	}
-	return d, usagef("--device %q: there are cpu, tensix, tensix:N and tensix-products[:N]", spec)
+	return d, usagef("--device %q: there are cpu, tensix, tensix:N, tensix-blocks[:N] and tensix-products[:N]", spec)
 }
 
 // open opens the device's chip.
@@ -77,7 +80,7 @@ func deviceBackend(spec string, threads int) (model.Backend, error) {
 	if err != nil || d.kind == "" {
 		return nil, err
 	}
-	b := tensix.Backend{Card: d.card, Threads: threads, Options: tensix.Options{Grid: d.grid}, ProductsOnly: d.only}
+	b := tensix.Backend{Card: d.card, Threads: threads, Options: tensix.Options{Grid: d.grid}, ProductsOnly: d.part == "products", HostAttention: d.part == "blocks"}
 	if d.kind == "ttsim" {
 		if b.Machine, err = d.open(); err != nil {
 			return nil, err

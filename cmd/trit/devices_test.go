@@ -41,7 +41,8 @@ func TestDeviceFlag(t *testing.T) {
 		"cpu":                 {},
 		"tensix":              {kind: "tensix"},
 		"tensix:2":            {kind: "tensix", card: 2},
-		"tensix-products:2":   {kind: "tensix", card: 2, only: true},
+		"tensix-products:2":   {kind: "tensix", card: 2, part: "products"},
+		"tensix-blocks":       {kind: "tensix", part: "blocks"},
 		"tensix:1@12x10":      {kind: "tensix", card: 1, grid: chip.Grid{Columns: 12, Rows: 10}},
 		"ttsim:/x/lib.so@2x1": {kind: "ttsim", path: "/x/lib.so", grid: chip.Grid{Columns: 2, Rows: 1}},
 	} {
@@ -49,7 +50,7 @@ func TestDeviceFlag(t *testing.T) {
 			t.Errorf("%q: %+v, %v", spec, got, err)
 		}
 	}
-	for _, spec := range []string{"gpu", "tensix:x", "tensix:-1", "tensix@2", "cuda:0", "cpu-products"} {
+	for _, spec := range []string{"gpu", "tensix:x", "tensix:-1", "tensix@2", "cuda:0", "cpu-products", "tensix-", "tensix-heads"} {
 		if _, err := parseDevice(spec); err == nil {
 			t.Errorf("%q was accepted", spec)
 		}

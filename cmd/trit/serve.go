@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -93,15 +94,42 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 	if o.MaxBatch < 1 || o.MaxQueue < 1 || o.MaxTokens < 1 || o.PrefillTokens < 1 || s.connections < 1 {
 		return usagef("--max-batch, --max-queue, --max-tokens, --prefill-tokens and --max-connections must be above 0")
 	}
+	if o.QueueTimeout <= 0 || o.RequestTimeout <= 0 || s.drain < 0 {
+		return usagef("--queue-timeout and --request-timeout must be above 0, --drain-timeout not below")
+	}
+	for _, origin := range o.Origins {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
+			return usagef("--cors-origin %q is not an origin such as https://example.org, or *", origin)
+		}
+	}
 	if (s.cert == "") != (s.key == "") {
 		return usagef("--tls-cert and --tls-key go together")
+	}
+	var tlsConfig *tls.Config
+	if s.cert != "" {
+		pair, err := tls.LoadX509KeyPair(s.cert, s.key)
+		if err != nil {
+			return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", s.cert, s.key, err)
+		}
+		tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
 	}
 	if len(s.names) > len(refs) {
 		return usagef("%d names for %d models", len(s.names), len(refs))
 	}
+	ids := map[string]string{}
+	for i, ref := range refs {
+		id := modelID(ref)
+		if i < len(s.names) {
+			id = s.names[i]
+		}
+		if before, ok := ids[id]; ok || id == "" {
+			return usagef("%s and %s would both be called %q; give each a --name of its own", before, ref, id)
+		}
+		ids[id] = ref
+	}
 	if s.keyFile != "" {
 		if o.Keys, err = readKeys(s.keyFile); err != nil {
-			return err
+			return fmt.Errorf("--key-file: %w", err)
 		}
 	}
 	host, _, err := net.SplitHostPort(s.addr)
@@ -117,6 +145,13 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 		o.Log.Warn("anyone who reaches this address can use the server; --key-file asks for keys", "addr", s.addr)
 	}
 
+	if !s.activated { // an address that cannot be had is better known before a large model is loaded
+		l, err := s.listen(ctx)
+		if err != nil {
+			return err
+		}
+		l.Close()
+	}
 	var models []server.Model
 	for i, ref := range refs {
 		m, err := f.open(cmd, ref)
@@ -144,9 +179,8 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 	h := srv.HTTPServer()
 	failed := make(chan error, 1)
 	go func() {
-		if s.cert != "" {
-			h.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-			failed <- h.ServeTLS(server.LimitListener(l, s.connections), s.cert, s.key)
+		if h.TLSConfig = tlsConfig; tlsConfig != nil {
+			failed <- h.ServeTLS(server.LimitListener(l, s.connections), "", "")
 			return
 		}
 		failed <- h.Serve(server.LimitListener(l, s.connections))
@@ -157,7 +191,11 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 	}
 	o.Log.Info("listening", "addr", l.Addr().String())
 	if !quiet {
-		fmt.Fprintf(cmd.OutOrStdout(), "chat at %s://%s  ·  API at %s://%s/v1\n", scheme, l.Addr(), scheme, l.Addr())
+		at := l.Addr().String()
+		if a, ok := l.Addr().(*net.TCPAddr); ok && a.IP.IsUnspecified() {
+			at = fmt.Sprintf("localhost:%d", a.Port) // every address of this machine will do; this one can be clicked on
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "chat at %s://%s  ·  API at %s://%s/v1\n", scheme, at, scheme, at)
 	}
 	select {
 	case err := <-failed:
@@ -182,9 +220,17 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 	return err
 }
 
+// modelID is what requests call a model that has no --name.
+func modelID(ref string) string {
+	if _, err := os.Stat(ref); err != nil {
+		return ref // on the hub, or built in
+	}
+	return strings.TrimSuffix(filepath.Base(filepath.Clean(ref)), ".gguf")
+}
+
 // serverModel describes an opened model to the server.
 func serverModel(m *trit.Model, ref string) server.Model {
-	sm := server.Model{ID: ref, Engine: m.Engine(), Tokenizer: m.Tokenizer(), MaxContext: m.MaxContext(), Format: "safetensors"}
+	sm := server.Model{ID: modelID(ref), Engine: m.Engine(), Tokenizer: m.Tokenizer(), MaxContext: m.MaxContext(), Format: "safetensors"}
 	info, err := os.Stat(ref)
 	if strings.HasSuffix(ref, ".gguf") {
 		sm.Format = "gguf"
@@ -193,7 +239,6 @@ func serverModel(m *trit.Model, ref string) server.Model {
 		return sm
 	}
 	sm.Created = info.ModTime()
-	sm.ID = strings.TrimSuffix(filepath.Base(filepath.Clean(ref)), ".gguf")
 	sm.Bytes = info.Size()
 	if info.IsDir() {
 		sm.Bytes = 0

@@ -6,6 +6,59 @@ import "unsafe"
 // element of several keys, no sum runs across lanes, and the memory of a tile is read from its beginning to its end.
 const KeyTile = 32
 
+// SpanTokens is how many tokens share a largest score in attention.
+const SpanTokens = 256
+
+// Attention is the attention of one query: the definition of what engines make of this file's kernels. Tokens are taken in
+// spans of SpanTokens. In each
+//
+//	s[j] = (Σ q[d]·k[j][d])·scale      see AttnScores
+//	m = max s;  e[j] = exp(s[j] - m)
+//	l = Σ e[j]                         in the canonical order
+//	o = Σ e[j]·v[j]                    over j in turn, by fused multiply-add
+//
+// and spans are joined one after the other (Milakov and Gimelshein 2018, arXiv:1805.02867):
+//
+//	m' = max(m₁, m₂);  l' = exp(m₁-m')·l₁ + exp(m₂-m')·l₂
+//	o'[d] = fma(exp(m₂-m'), o₂[d], exp(m₁-m')·o₁[d])
+//
+// in the end o·(1/l). So attention is the same however a prompt was cut, and whether one thread computes a head or several do.
+//
+//	out, q  [hd]
+//	k, v    [n, hd] row-major, n > 0
+func Attention(out, q, k, v []float32, scale float32) {
+	hd := len(q)
+	var m, l float32
+	clear(out)
+	for from := 0; from < len(k)/hd; from += SpanTokens {
+		n := min(SpanTokens, len(k)/hd-from)
+		s, o := make([]float32, n), make([]float32, hd)
+		for j := range s {
+			var sum [2]float32
+			for d, qd := range q {
+				sum[d%2] = fma32(qd, k[(from+j)*hd+d], sum[d%2])
+			}
+			s[j] = (sum[0] + sum[1]) * scale
+		}
+		m2 := maxGeneric(s)
+		l2 := softmaxExpGeneric(s, m2)
+		attnMixF32Generic(o, s, n, v[from*hd:(from+n)*hd], 1, 0)
+		if from == 0 {
+			m = m2
+		}
+		both := max(m, m2)
+		a, b := Exp(m-both), Exp(m2-both)
+		for d := range out {
+			out[d] = fma32(b, o[d], a*out[d])
+		}
+		m, l = both, float32(a*l)+float32(b*l2)
+	}
+	inv := 1 / l
+	for d := range out {
+		out[d] *= inv
+	}
+}
+
 // AttnScores computes the scores of a tile of keys for several queries, those of a group of heads or of neighbouring
 // tokens:
 //

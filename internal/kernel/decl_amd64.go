@@ -40,6 +40,48 @@ func ternaryUnpackAVX2(dst *byte, w *byte, blocks int)
 //go:noescape
 func ternaryTokensAVX2(y *int32, stride int, codes *byte, x *int8, groups int, tokens int)
 
+// ternaryMatVecAVXVNNI is TernaryMatVec: one tile of 16 rows at a time, 16 columns a turn.
+//
+//go:noescape
+func ternaryMatVecAVXVNNI(y []int32, w []byte, x []int8, xsum int32)
+
+// ternaryMatMulAVXVNNI is TernaryMatMul for one tile, all its columns: 5, 4, 3, 2 or 1 tokens at a time.
+// stride is the bytes from one token's outputs to the next one's.
+//
+//go:noescape
+func ternaryMatMulAVXVNNI(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
+
+// screenAVXVNNI is Screen of one query, one tile of 16 rows at a time.
+//
+//go:noescape
+func screenAVXVNNI(y []float32, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs []float32, off []float32, sq []float32, margin float32)
+
+// peakInt8AVXVNNI does 12·32 int8 multiply-adds a turn.
+//
+//go:noescape
+func peakInt8AVXVNNI(turns int)
+
+// ternaryMatVecEVEX is TernaryMatVec: one tile of 16 rows at a time, 16 columns a turn.
+//
+//go:noescape
+func ternaryMatVecEVEX(y []int32, w []byte, x []int8, xsum int32)
+
+// ternaryMatMulEVEX is TernaryMatMul for one tile, all its columns: 5, 4, 3, 2 or 1 tokens at a time.
+// stride is the bytes from one token's outputs to the next one's.
+//
+//go:noescape
+func ternaryMatMulEVEX(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
+
+// screenEVEX is Screen of one query, one tile of 16 rows at a time.
+//
+//go:noescape
+func screenEVEX(y []float32, high []float32, upper []byte, scales []uint16, norm []float32, x []int8, xs []float32, off []float32, sq []float32, margin float32)
+
+// peakInt8EVEX does 12·32 int8 multiply-adds a turn.
+//
+//go:noescape
+func peakInt8EVEX(turns int)
+
 // ternaryMatVecT5VBMI is TernaryMatVecT5: one tile at a time, groups of 96 columns and rest T16 blocks.
 //
 //go:noescape

@@ -20,6 +20,22 @@ func ternaryMatVecNEONDot(y []int32, w []byte, x []int8, xsum int32)
 //go:noescape
 func ternaryMatMulNEONDot(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
 
+// ternaryUnpackI8MM writes the codes of T16 blocks as bytes, 256 a block: [2 halves of the columns][8 pairs of rows][2 rows][8 columns].
+//
+//go:noescape
+func ternaryUnpackI8MM(dst, w *byte, blocks int)
+
+// ternaryTokensI8MM adds to y[t][r] the products of a tile of 16 rows, unpacked by ternaryUnpackI8MM, with so many tokens.
+// stride is the bytes from y[t] to y[t+1], cols those from x[t] to x[t+1].
+//
+//go:noescape
+func ternaryTokensI8MM(y *int32, stride int, codes *byte, x *int8, cols, blocks, tokens int)
+
+// peakInt8NEONI8MM does 16·32 int8 multiply-adds a turn.
+//
+//go:noescape
+func peakInt8NEONI8MM(turns int)
+
 // matVecF32NEON computes y[r] = Dot(w[r], x), a row at a time. rows and cols are those of w, cols > 0; strides are in floats.
 //
 //go:noescape

@@ -1,13 +1,7 @@
 // Package kernel holds trit's inner loops: plain slices in, plain slices out.
 //
 // Every function has a definition in plain Go (the *_generic.go files) and, where the machine
-// offers more, a tier of SIMD code that returns the same bits:
-//
-//	generic     plain Go, any machine
-//	avx2        amd64 with AVX2, FMA and F16C
-//	avx512vnni  amd64 with AVX-512 F, BW, DQ, VL and VNNI; layout T5 where there is VBMI too
-//	neon        arm64
-//	neondot     arm64 with the SDOT instruction (ARMv8.2 DotProd)
+// offers more, a tier of SIMD code that returns the same bits; AllTiers lists them.
 //
 // Ternary products are integers, hence exact. Float32 work is exact too in the sense that matters:
 // each sum has one order (see Dot), each multiply-add is fused and rounded once, and Exp is one
@@ -22,6 +16,7 @@ package kernel
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -92,6 +87,31 @@ func Tiers() []string {
 		names[i] = t.name
 	}
 	return names
+}
+
+// TierInfo is a tier of any machine.
+type TierInfo struct {
+	Name  string `json:"tier"`
+	Needs string `json:"needs"` // of the processor
+	Here  bool   `json:"here"`  // whether this CPU can run it
+}
+
+// AllTiers lists the tiers of all machines, those of one kind slowest first.
+func AllTiers() []TierInfo {
+	list := []TierInfo{
+		{Name: "generic", Needs: "any"},
+		{Name: "avx2", Needs: "amd64 with AVX2, FMA and F16C"},
+		{Name: "avxvnni", Needs: "amd64 with AVX2, FMA, F16C and AVX-VNNI"},
+		{Name: "avx512vnni", Needs: "amd64 with AVX2, FMA, F16C, BMI2 and AVX-512 F, BW, DQ, VL and VNNI; layout T5 where there is VBMI too"},
+		{Name: "neon", Needs: "arm64"},
+		{Name: "neondot", Needs: "arm64 with DotProd (SDOT)"},
+		{Name: "neoni8mm", Needs: "arm64 with DotProd and I8MM (SMMLA)"},
+	}
+	here := Tiers()
+	for i := range list {
+		list[i].Here = slices.Contains(here, list[i].Name)
+	}
+	return list
 }
 
 // SetTier selects an implementation by name. It is for tests and for the --kernels flag: it must not

@@ -34,6 +34,8 @@ func TestDefaultTier(t *testing.T) {
 		switch {
 		case has("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"):
 			want = "avx512vnni"
+		case has("avx2", "fma", "f16c", "avx_vnni"):
+			want = "avxvnni"
 		case has("avx2", "fma", "f16c"):
 			want = "avx2"
 		default:
@@ -49,6 +51,23 @@ func TestDefaultTier(t *testing.T) {
 		}
 	}
 	t.Logf("tiers %v, default %s, T5 %v", Tiers(), Tier(), PreferT5())
+}
+
+// AllTiers has the tiers of this machine, in their order.
+func TestAllTiers(t *testing.T) {
+	var here []string
+	for _, info := range AllTiers() {
+		if info.Here {
+			here = append(here, info.Name)
+		}
+	}
+	var want []string
+	for _, tier := range tiers() {
+		want = append(want, tier.name)
+	}
+	if !slices.Equal(here, want) {
+		t.Errorf("here are %v, of all tiers those that say so: %v", want, here)
+	}
 }
 
 func TestSetTier(t *testing.T) {

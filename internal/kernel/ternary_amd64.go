@@ -16,7 +16,8 @@ const (
 func ternaryMatMulAVX2(y []int32, w []byte, x []int8, xsum []int32, scratch []byte) {
 	tokens := len(xsum)
 	rows, cols := len(y)/tokens, len(x)/tokens
-	if rows == 0 || cols == 0 {
+	if cols == 0 {
+		clear(y)
 		return
 	}
 	if tokens == 1 {

@@ -45,6 +45,15 @@ func tiers() []*tier {
 	avx2.scale = scaleAVX2
 	avx2.scaleRow = scaleRowAVX2
 	list = append(list, &avx2)
+	if x.HasAVXVNNI {
+		avxvnni := avx2
+		avxvnni.name = "avxvnni"
+		avxvnni.peak.int8, avxvnni.peak.int8Turn = peakInt8AVXVNNI, 12*32
+		avxvnni.ternaryMatVec = ternaryMatVecAVXVNNI
+		avxvnni.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecAVXVNNI, ternaryMatMulAVXVNNI)
+		avxvnni.screen = screenQueries(screenAVXVNNI)
+		list = append(list, &avxvnni)
+	}
 	if !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VNNI && x.HasBMI2 && x.HasPOPCNT) {
 		return list
 	}

@@ -47,11 +47,19 @@ func tiers() []*tier {
 	dot.name = "neondot"
 	dot.peak.int8, dot.peak.int8Turn = peakInt8NEONDot, 16*16
 	dot.ternaryMatVec = ternaryMatVecNEONDot
-	dot.ternaryMatMul = ternaryMatMulDot
+	dot.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecNEONDot, ternaryMatMulNEONDot)
 	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
 	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
 	dot.screen = screenQueries(screenNEONDot)
-	return append(list, &dot)
+	list = append(list, &dot)
+	if !cpu.ARM64.HasI8MM {
+		return list
+	}
+	i8mm := dot
+	i8mm.name = "neoni8mm"
+	i8mm.peak.int8, i8mm.peak.int8Turn = peakInt8NEONI8MM, 16*32
+	i8mm.ternaryMatMul = ternaryMatMulI8MM(dot.ternaryMatMul)
+	return append(list, &i8mm)
 }
 
 func softmaxExpNEON(s []float32, max float32) float32 {

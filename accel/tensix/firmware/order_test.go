@@ -80,6 +80,7 @@ type request struct {
 	to         *tileModel // a write to a tile's L1, at addr
 	l1, n      uint32
 	bank, addr uint32
+	toBank     bool
 	data, done int // remaining steps until the bytes move, until it is answered
 }
 
@@ -101,8 +102,11 @@ type tileModel struct {
 	broken   []string
 	unpacked int
 	packed   int
-	useChunk func(k int) []byte // the k-th chunk this tile must see
-	outChunk func(k int) []byte // what the packer leaves for it
+	useChunk func(k int) []byte                     // the k-th chunk this tile must see
+	outChunk func(k int) []byte                     // what the packer leaves for it
+	keep     func(bank, addr uint32, b []byte) bool // a write to GDDR; false: there is no such bank
+	config   map[uint32]uint32                      // of the coprocessor
+	vector   vectorModel
 }
 
 func (m *tileModel) breaks(format string, a ...any) {
@@ -132,6 +136,8 @@ func (m *tileModel) do(c *rvCore, s store) {
 		}
 	case inPush:
 		m.insn(c, s.v)
+	case inConfig:
+		m.config[(s.addr-0xFFEF0000)/4] = s.v
 	}
 }
 
@@ -158,7 +164,12 @@ func (m *tileModel) request(c *rvCore, base uint32) {
 			}
 			r = nil
 		} else if xy != pcie {
-			if r.to = m.peers[xy]; r.to == nil {
+			if r.to = m.peers[xy]; r.to == nil && m.keep != nil && xy&63 >= 17 {
+				r.toBank, r.bank = true, xy
+				if (r.l1-uint32(r.host))%64 != 0 {
+					m.breaks("%s: write from %#x to GDDR at %#x: alignments differ", c.name, r.l1, r.host)
+				}
+			} else if r.to == nil {
 				m.breaks("%s: a write to %#x, where no tile is", c.name, xy)
 				return
 			}
@@ -198,6 +209,10 @@ func (m *tileModel) network() {
 		if r.data == 0 {
 			if r.read {
 				copy(m.l1[r.l1:r.l1+r.n], m.gddr(r.bank, r.addr, r.n))
+			} else if r.toBank {
+				if !m.keep(r.bank, r.addr, m.l1[r.l1:r.l1+r.n]) {
+					m.breaks("a write to %#x, where no bank is", r.bank)
+				}
 			} else if r.to != nil {
 				copy(r.to.l1[r.addr:r.addr+r.n], m.l1[r.l1:r.l1+r.n])
 			} else {
@@ -296,23 +311,137 @@ func (m *tileModel) insn(c *rvCore, w uint32) {
 	case 0x45:
 		c.gpr[w&0xFF] = w >> 8 & 0xFFFF
 	case 0xB0:
-		addr := (c.gpr[2*(w>>16&0xFF)] | c.gpr[2*(w>>16&0xFF)+1]<<16) + 1
-		if reg := w & 0x7FFF; reg == 76 || reg == 69 {
-			c.at, c.started = addr<<4, false
+		v := c.gpr[2*(w>>16&0xFF)] | c.gpr[2*(w>>16&0xFF)+1]<<16
+		reg := w & 0x7FFF
+		m.config[reg] = v
+		if reg == 76 || reg == 69 {
+			c.started = false
 		}
 	case 0x42:
-		if w>>23&1 == 0 && !c.started { // the first weights of a chunk
-			c.started = true
+		if c.number == 2 { // attention unpacks to Dst
+			m.vector.unpacks = append(m.vector.unpacks, transfer{(m.config[84]&0xFFFF - 64) / 16, (m.config[76] + 1) << 4, 64})
+		} else if w>>23&1 == 0 && !c.started { // the first weights of a chunk
+			c.started, c.at = true, (m.config[76]+1)<<4
 			m.check(c, "at its start")
 		}
 	case 0x41:
-		c.started = true
+		if c.number == 2 {
+			v := &m.vector
+			if v.row == 0 {
+				v.row, v.at = m.config[180]+1, (m.config[69]+1)<<4
+			}
+			v.packs = append(v.packs, transfer{v.row - 1, v.at, 4})
+			if v.row, v.at = v.row+4, v.at+256; w&1 != 0 {
+				v.row = 0
+			}
+		} else if !c.started {
+			c.started, c.at = true, (m.config[69]+1)<<4
+		}
 	case 0xA3:
 		m.sem = 0
 	case 0xA4:
 		m.sem++
 	case 0xA5:
 		m.sem--
+	default:
+		m.vector.do(w)
+	}
+}
+
+// vectorModel is Dst as float32 and the vector unit. What is unpacked is there when the thread has waited for it, and so
+// is what is packed.
+type vectorModel struct {
+	dst            [512][16]uint32
+	reg            [16][32]uint32
+	lanes          uint32 // that are off
+	row, at        uint32 // of the packer: 1 + its next row
+	unpacks, packs []transfer
+}
+
+type transfer struct{ row, l1, rows uint32 }
+
+// word is where Dst has lane l of the vector at a row.
+func (v *vectorModel) word(row, l uint32) *uint32 { return &v.dst[row&^3+l/8][2*(l&7)+row>>1&1] }
+
+func (v *vectorModel) synced(l1 []byte) {
+	for _, t := range v.unpacks {
+		for i := range t.rows * 16 {
+			v.dst[t.row+i/16][i%16] = binary.LittleEndian.Uint32(l1[t.l1+4*i:])
+		}
+	}
+	for _, t := range v.packs {
+		for i := range t.rows * 16 {
+			binary.LittleEndian.PutUint32(l1[t.l1+4*i:], v.dst[t.row+i/16][i%16])
+		}
+	}
+	v.unpacks, v.packs = v.unpacks[:0], v.packs[:0]
+}
+
+// do runs one instruction of the vector unit; its fused multiply-add rounds once, which is more than firmware counts on.
+func (v *vectorModel) do(w uint32) {
+	f := func(r, l uint32) float32 { return math.Float32frombits(v.reg[r][l]) }
+	v.reg[10] = [32]uint32{}
+	for l := range v.reg[10] {
+		v.reg[9][l], v.reg[10][l] = 0, 0x3F800000
+	}
+	d, c, b, a := w>>4&15, w>>8&15, w>>12&15, w>>16&15
+	imm := uint32(int32(w<<8) >> 20)
+	for l := range uint32(32) {
+		r := &v.reg[d][l]
+		switch w >> 24 {
+		case 0x8A:
+			v.lanes = 0
+			continue
+		case 0x7B:
+			if x := v.reg[c][l]; w&15 == 2 && x == 0 || w&15 == 0 && x>>31 == 0 {
+				v.lanes |= 1 << l
+			}
+			continue
+		case 0x91:
+			v.reg[d][l] = v.reg[0][0]
+			continue
+		}
+		if v.lanes>>l&1 != 0 {
+			continue
+		}
+		switch w >> 24 {
+		case 0x70:
+			v.reg[w>>20&15][l] = *v.word(w&0x3FF, l)
+		case 0x72:
+			*v.word(w&0x3FF, l) = v.reg[w>>20&15][l]
+		case 0x71:
+			if r := &v.reg[w>>20&15][l]; w>>16&15 == 8 {
+				*r = *r&0xFFFF | w<<16
+			} else {
+				*r = *r&^0xFFFF | w&0xFFFF
+			}
+		case 0x84, 0x85, 0x86:
+			z := f(c, l)
+			if w&2 != 0 {
+				z = -z
+			}
+			*r = math.Float32bits(fma(f(a, l), f(b, l), z))
+		case 0x7E:
+			*r = v.reg[b][l] & v.reg[c][l]
+		case 0x7F:
+			*r = v.reg[b][l] | v.reg[c][l]
+		case 0x8D:
+			*r ^= v.reg[c][l]
+		case 0x7A:
+			if n := int32(imm); n >= 0 {
+				*r <<= n
+			} else {
+				*r = uint32(int32(*r) >> -n)
+			}
+		case 0x79:
+			if w&1 != 0 {
+				*r = v.reg[c][l] + imm
+			} else {
+				*r += v.reg[c][l]
+			}
+		case 0x7C:
+			*r = v.reg[c][l]
+		}
 	}
 }
 
@@ -327,6 +456,10 @@ func (m *tileModel) check(c *rvCore, when string) {
 
 // synced: the unpackers or the packer have finished a chunk.
 func (m *tileModel) synced(c *rvCore) {
+	if c.number == 2 {
+		m.vector.synced(m.l1)
+		return
+	}
 	if !c.started {
 		return
 	}
@@ -528,7 +661,7 @@ func fma(x, y, z float32) float32 {
 
 // newTile is a tile at reset.
 func newTile(rng *rand.Rand, self uint32, patch func(name string, code []byte)) *tileModel {
-	m := &tileModel{rng: rng, self: self, l1: make([]byte, 0x180000), niu: map[uint32]uint32{}}
+	m := &tileModel{rng: rng, self: self, l1: make([]byte, 0x180000), niu: map[uint32]uint32{}, config: map[uint32]uint32{}}
 	for i, name := range []string{"mover", "unpack", "math", "pack", "sender"} {
 		code := bytes.Clone(Image(name))
 		if patch != nil {
@@ -623,7 +756,7 @@ func runTile(seed uint64, patch func(name string, code []byte)) []string {
 		m.outChunk = result
 		put(0x17000, words...)
 		put(0x16C80, 0, uint32(j.rows), 4, uint32(j.bytes), 0x1A000, 0x30000, uint32(j.out), 0x60000, uint32(j.ring), uint32(len(j.parts)), 0, 0, 0)
-		put(0x16180, number)
+		put(0x16180, number, 0x16C80, 0x17000)
 		line := m.host[64*index:]
 		for steps := 0; ; steps++ {
 			if binary.LittleEndian.Uint32(line) == number && binary.LittleEndian.Uint32(line[12:]) == ^number {
@@ -821,7 +954,7 @@ func sums(y []float32, tokens, cols, g int) []byte {
 // run rings the bell and lets the cluster work until all tiles say that they are done.
 func (c *cluster) run(what string) []string {
 	for _, m := range c.all {
-		m.put(0x16180, 1)
+		m.put(0x16180, 1, 0x16C80, 0x17000)
 	}
 	for steps := 0; ; steps++ {
 		done := true
@@ -831,7 +964,7 @@ func (c *cluster) run(what string) []string {
 		if done {
 			return nil
 		}
-		if steps > 6_000_000 {
+		if steps > 1_500_000 {
 			var at []string
 			for i, m := range c.all {
 				at = append(at, fmt.Sprintf("tile %d: note %d released %d chunks %d/%d acks %d requests %d", i, m.word(0x17E80), m.word(0x17D00), m.unpacked, m.packed, m.acks, len(m.requests)))
@@ -1206,4 +1339,293 @@ func runScreen(seed uint64, patch func(name string, code []byte)) []string {
 // The same for the screen of the head: every row that can be best is in the lists, and no other.
 func TestScreenKeepsTheOrderingRules(t *testing.T) {
 	keepsTheRules(t, 12, runScreen)
+}
+
+// runAttend runs attention on three tiles, with what follows it, and returns the rules broken.
+func runAttend(seed uint64, patch func(name string, code []byte)) []string {
+	rng := rand.New(rand.NewPCG(seed, 13))
+	cols := []int{32, 64, 128}[rng.IntN(3)]
+	keyHeads := 1 + rng.IntN(2)
+	group := 1 + rng.IntN(2)
+	heads, team := keyHeads*group, cols/32
+	const layer, banks, slotBytes, kvBase, largestSlot = 3, 2, 0x40000, 0x2000000, 20
+	// one sequence of several new tokens, or several sequences
+	type row struct{ seq, pos int }
+	var list []row
+	if rng.IntN(2) == 0 {
+		first := rng.IntN(66)
+		if seed%4 == 1 { // spans to join
+			first = 250 + rng.IntN(300)
+		}
+		for i := range 1 + rng.IntN(3) {
+			list = append(list, row{0, first + i})
+		}
+	} else {
+		for i := range 2 + rng.IntN(2) {
+			list = append(list, row{i, rng.IntN(40)})
+		}
+	}
+	tokens := len(list)
+	rows := kernels.Rows(tokens)
+	A, KV := heads*cols, keyHeads*cols
+	turns := [3]int{rng.IntN(clusterTiles), rng.IntN(clusterTiles), rng.IntN(clusterTiles)}
+	// what the products give, and what must come of it
+	scales, weights := make([]float32, tokens), []float32{0.003, 0.002, 0.005}
+	for r := range scales {
+		scales[r] = rng.Float32()*1e-2 + 1e-6
+	}
+	var given [3][]float32
+	var y [3][]float32
+	for i, n := range []int{A, KV, KV} {
+		given[i], y[i] = make([]float32, tokens*n), make([]float32, tokens*n)
+		for k := range given[i] {
+			given[i][k] = float32(rng.IntN(200001) - 100000)
+			y[i][k] = given[i][k] * float32(scales[k/n]*weights[i])
+		}
+	}
+	cos, sin := make([]float32, tokens*cols/2), make([]float32, tokens*cols/2)
+	for i := range cos {
+		s, c := math.Sincos(rng.Float64() * 7)
+		cos[i], sin[i] = float32(c), float32(s)
+	}
+	// pages: slots of a sequence, the same numbers in any order
+	slots := map[int][]uint32{}
+	free := rng.Perm(largestSlot)
+	k, v := map[int][]float32{}, map[int][]float32{} // [tokens][KV] of a sequence
+	gddr := map[[2]uint32][]byte{}                   // of a bank, by page of 4 KiB
+	at := func(seq, token, head int) (bank, addr uint32) {
+		slot, s := slots[seq][token/32], uint32(layer*keyHeads+head)
+		return clusterBank + (slot+s)%banks<<6, kvBase + slot*slotBytes + s/banks*uint32(kernels.SliceBytes(cols))
+	}
+	longest := 0
+	for _, r := range list {
+		longest = max(longest, r.pos+1)
+		for r.pos >= 32*len(slots[r.seq]) {
+			slots[r.seq] = append(slots[r.seq], uint32(free[0]))
+			free = free[1:]
+		}
+		for old := r.seq > 0 || r == list[0]; old && len(k[r.seq]) < r.pos*KV; {
+			k[r.seq], v[r.seq] = append(k[r.seq], float32(rng.NormFloat64())), append(v[r.seq], float32(rng.NormFloat64()))
+		}
+	}
+	slice := func(seq, page, head int) []byte {
+		x := make([]float32, 2*32*cols)
+		b := hash(uint32(seq), uint32(kernels.SliceBytes(cols)))
+		kernels.UnpackSlice(x, b, cols)
+		for t := range min(32, len(k[seq])/KV-32*page) {
+			for c, key := range k[seq][(32*page+t)*KV+head*cols:][:cols] {
+				x[c*32+t] = key
+			}
+			copy(x[(32+t)*cols:], v[seq][(32*page+t)*KV+head*cols:][:cols])
+		}
+		kernels.PackSlice(b, x, cols)
+		return b
+	}
+	fill := func(visit func(bank, addr uint32, b []byte)) {
+		for seq := range slots {
+			for page := range slots[seq] {
+				if 32*page > len(k[seq])/KV {
+					continue
+				}
+				for h := range keyHeads {
+					bank, addr := at(seq, 32*page, h)
+					b := slice(seq, page, h)
+					for o := 0; o < len(b); o += 4096 {
+						visit(bank, addr+uint32(o), b[o:o+4096])
+					}
+				}
+			}
+		}
+	}
+	fill(func(bank, addr uint32, b []byte) { gddr[[2]uint32{bank, addr}] = b })
+	// the host's attention
+	scale := float32(1 / math.Sqrt(float64(cols)))
+	norm := make([]float32, A)
+	for i := range norm {
+		norm[i] = 0.5 + rng.Float32()
+	}
+	const eps = 1e-5
+	q8, largest := make([]int8, tokens*A), make([]float32, tokens)
+	for r, w := range list { // all of a sequence's new keys come before its queries look back
+		kernel.Rope(y[0][r*A:][:A], cos[r*cols/2:][:cols/2], sin[r*cols/2:][:cols/2])
+		kernel.Rope(y[1][r*KV:][:KV], cos[r*cols/2:][:cols/2], sin[r*cols/2:][:cols/2])
+		k[w.seq], v[w.seq] = append(k[w.seq], y[1][r*KV:][:KV]...), append(v[w.seq], y[2][r*KV:][:KV]...)
+	}
+	for r, w := range list {
+		out, normed, one := make([]float32, A), make([]float32, A), make([]int8, kernel.Pad16(A))
+		for h := range heads {
+			n := w.pos + 1
+			ks, vs := make([]float32, n*cols), make([]float32, n*cols)
+			for t := range n {
+				copy(ks[t*cols:], k[w.seq][t*KV+h/group*cols:][:cols])
+				copy(vs[t*cols:], v[w.seq][t*KV+h/group*cols:][:cols])
+			}
+			kernel.Attention(out[h*cols:][:cols], y[0][r*A+h*cols:][:cols], ks, vs, scale)
+		}
+		_, _ = kernel.RMSNormQuantize(one, normed, out, norm, eps)
+		copy(q8[r*A:], one[:A])
+		for _, x := range normed {
+			largest[r] = max(largest[r], x, -x)
+		}
+	}
+	wantX := make([]byte, kernels.XBytes(kernels.Ternary, A, rows))
+	_ = kernels.PackX(wantX, kernels.Ternary, q8, tokens, A, A)
+
+	const (
+		xAt, outAt, hAt, pieceAt, gatherAt, tableAt, attendAt = 0x1A000, 0x38000, 0x58000, 0x70000, 0x72000, 0x80000, 0x81000
+		bankAt, rowsAt, ropeAt, mineAt, theirsAt, qAt         = 0x82000, 0x82400, 0x83000, 0x86000, 0x8A000, 0x8E000
+		scoresAt, weightsAt, blocksAt, foundAt, ringAt        = 0x94000, 0xA0000, 0xA4000, 0xB0000, 0xB4000
+		normAt, bytesOf, stride, outChunks                    = 0x300000, 1024, 0x10000, 4
+	)
+	each := (heads*team + clusterTiles - 1) / clusterTiles
+	pairs := (longest + 63) / 64
+	c := newCluster(rng, patch)
+	outBytes := 128 * rows
+	for i, m := range c.all {
+		m.gddr = func(bank, addr, n uint32) []byte {
+			out := hash(addr, n)
+			for o := uint32(0); o < n; o += 4 {
+				if b := gddr[[2]uint32{bank, (addr + o) &^ 4095}]; b != nil {
+					copy(out[o:o+4], b[(addr+o)&4095:])
+				} else if w := int(addr+o-normAt) / 4; addr >= normAt && w < A {
+					binary.LittleEndian.PutUint32(out[o:], math.Float32bits(norm[w]))
+				}
+			}
+			return out
+		}
+		m.keep = func(bank, addr uint32, b []byte) bool {
+			if addr&4095 != 0 || len(b) != 4096 {
+				m.breaks("%d bytes are kept at %#x", len(b), addr)
+			}
+			gddr[[2]uint32{bank, addr}] = bytes.Clone(b)
+			return bank == clusterBank || bank == clusterBank+1<<6
+		}
+		type chunk struct{ part, g, k int }
+		var work []chunk
+		chunks := []int{heads * team, keyHeads * team, keyHeads * team, outChunks}
+		turn := append(append([]int{}, turns[:]...), 1)
+		for p, n := range chunks {
+			for k, g := range mine(i, n, turn[p]) {
+				work = append(work, chunk{p, g, k})
+			}
+		}
+		m.useChunk = func(n int) []byte {
+			if n >= len(work) {
+				return nil
+			}
+			ch := work[n]
+			for r := 0; r < tokens && ch.part == 3; r++ {
+				for col := range A {
+					at := 2 * (col/16*128 + r*16 + col%16)
+					if !bytes.Equal(m.l1[xAt+at:][:2], wantX[at:][:2]) {
+						m.breaks("activation %d of token %d is % x when it is used, want % x", col, r, m.l1[xAt+at:][:2], wantX[at:][:2])
+						return nil
+					}
+				}
+			}
+			return m.gddr(clusterBank, uint32(0x1000000*(ch.part+4))+uint32(i)*stride+uint32(ch.k*bytesOf), bytesOf)
+		}
+		m.outChunk = func(n int) []byte {
+			ch := work[n]
+			if ch.part == 3 {
+				return bytes.Repeat([]byte{byte(i + 1), byte(ch.g), 0x5A, 1}, outBytes/4)
+			}
+			return sums(given[ch.part], tokens, len(given[ch.part])/tokens, ch.g)
+		}
+		for p, n := range chunks {
+			w := float32(0)
+			if p < 3 {
+				w = weights[p]
+			}
+			m.put(0x17000+32*uint32(p), uint32(n), uint32(0x1000000*(p+4)), stride, uint32(turn[p]), clusterHost+resultsAt, 0, math.Float32bits(w), 0)
+		}
+		m.put(0x16C80, 0, uint32(rows), 4, bytesOf, xAt, outAt, 12, ringAt, 3, 3, 0, 1, uint32(kernels.ThenAttend))
+		m.put(0x16CC0, uint32(tokens), uint32(A), math.Float32bits(eps), normAt, hAt, layer, pieceAt, gatherAt, tableAt, attendAt,
+			c.coords[0]<<12|c.coords[clusterTiles-1], c.coords[0], clusterHost+resultsAt, 0, clusterHost+largestAt, 0)
+		m.put(0x16D00, 0, uint32(rows), 4, bytesOf, xAt, outAt, 12, ringAt, 3, 1, 3, 0, uint32(kernels.ThenHost))
+		m.put(attendAt, uint32(heads), uint32(group), uint32(cols), uint32(keyHeads), math.Float32bits(scale), uint32(each), banks, bankAt, kvBase, slotBytes, rowsAt, ropeAt,
+			mineAt, theirsAt, qAt, scoresAt, uint32(pairs), weightsAt, blocksAt, foundAt)
+		m.put(bankAt, clusterBank, clusterBank+1<<6)
+		lists := uint32(rowsAt + 8*tokens)
+		for r, w := range list {
+			m.put(rowsAt+8*uint32(r), uint32(w.pos), lists)
+			m.put(lists, slots[w.seq]...)
+			lists += 4 * uint32(len(slots[w.seq]))
+			for o := range cols / 2 {
+				m.put(ropeAt+uint32(4*(r*cols+o)), math.Float32bits(cos[r*cols/2+o]))
+				m.put(ropeAt+uint32(4*(r*cols+cols/2+o)), math.Float32bits(sin[r*cols/2+o]))
+			}
+			m.put(0x16500+4*uint32(r), math.Float32bits(scales[r]))
+		}
+	}
+	if broken := c.run(fmt.Sprintf("%d tokens, %d of %d heads of %d columns, %d keys", tokens, keyHeads, heads, cols, longest)); broken != nil {
+		return broken
+	}
+	var broken []string
+	for r, v := range largest {
+		if got := math.Float32frombits(binary.LittleEndian.Uint32(c.host[largestAt+4*r:])); got != v {
+			broken = append(broken, fmt.Sprintf("the largest magnitude of row %d is %g, want %g", r, got, v))
+		}
+	}
+	for g := range outChunks {
+		if want := bytes.Repeat([]byte{byte((1+g)%clusterTiles + 1), byte(g), 0x5A, 1}, outBytes/4); !bytes.Equal(c.host[resultsAt+g*outBytes:][:outBytes], want) {
+			broken = append(broken, fmt.Sprintf("result %d is not in host memory", g))
+		}
+	}
+	fill(func(bank, addr uint32, b []byte) {
+		if got := gddr[[2]uint32{bank, addr}]; !bytes.Equal(got, b) && len(broken) < 8 {
+			broken = append(broken, fmt.Sprintf("keys and values at %#x of bank %#x are not those of all tokens", addr, bank))
+		}
+	})
+	return broken
+}
+
+// The same for attention: keys and values in their pages, scores and sums over values with the vector unit as the model
+// has it, and the activations that come of it.
+func TestAttentionKeepsTheOrderingRules(t *testing.T) {
+	seeds := uint64(12)
+	if testing.Short() {
+		seeds = 4
+	}
+	for seed := range seeds {
+		if broken := runAttend(seed, nil); len(broken) > 0 {
+			t.Fatalf("seed %d: %s", seed, strings.Join(broken, "\n"))
+		}
+	}
+	// Without each of its rules the model must see it.
+	spins := func(image string, loads ...uint32) func(name string, code []byte) {
+		return func(name string, code []byte) {
+			for i := 4; name == image && i+4 <= len(code); i += 4 { // a load into a register, and a branch back on it
+				w, prev := binary.LittleEndian.Uint32(code[i:]), binary.LittleEndian.Uint32(code[i-4:])
+				for _, imm := range loads {
+					if w&0x707F == 0x1063 && int32(w) < 0 && prev&0x707F == 0x2003 && w>>15&31 == prev>>7&31 && prev>>20 == imm {
+						binary.LittleEndian.PutUint32(code[i:], 0x13)
+					}
+				}
+			}
+		}
+	}
+	for what, patch := range map[string]func(name string, code []byte){
+		"acknowledgements are not awaited":       noAcks,
+		"the pack core does not wait at X_READY": spins("pack", 0xF00),
+		"blocks from GDDR are not awaited":       spins("sender", 0, 0x24C),
+		"the math core does not wait for its units": func(name string, code []byte) {
+			for i := 4; name == "math" && i+4 <= len(code); i += 4 { // a store to the sync register, and the load behind it
+				w, prev := binary.LittleEndian.Uint32(code[i:]), binary.LittleEndian.Uint32(code[i-4:])
+				if w&0x707F == 0x2003 && w>>20 == 4 && prev&0x01F0707F == 0x2023 && prev>>7&31 == 4 {
+					binary.LittleEndian.PutUint32(code[i:], 0x13)
+				}
+			}
+		},
+	} {
+		seen := ""
+		for seed := uint64(0); seed < 12 && seen == ""; seed++ {
+			if broken := runAttend(seed, patch); len(broken) > 0 {
+				seen = broken[0]
+			}
+		}
+		if t.Logf("%s: %.150s", what, seen); seen == "" {
+			t.Errorf("the model does not see that %s", what)
+		}
+	}
 }

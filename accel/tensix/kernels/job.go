@@ -3,6 +3,7 @@ package kernels
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"unsafe"
 )
 
@@ -17,15 +18,16 @@ const (
 // L1 addresses, as in firmware/src/job.h.
 const (
 	TileAt     = 0x16000 // Tile
-	BellAt     = 0x16180 // job number; written last
+	BellAt     = 0x16180 // job number, written last; then where stages and parts are
 	lineAt     = 0x16200
 	ScalesAt   = 0x16500 // float32 [2][32]
 	TilesAt    = 0x16A00 // coordinates of all tiles
-	JobAt      = 0x16C80 // Job, of the first stage
-	VectorAt   = 0x16CC0 // Vector, of the first stage
-	StageBytes = 128     // from one stage's to the next
+	StagesAt   = 0x16C80 // of a short job: up to MaxStages stages, each a Job and, VectorIn on, a Vector
+	VectorIn   = 64
+	StageBytes = 128 // from one stage to the next
 	MaxStages  = 4
-	PartsAt    = 0x17000 // Parts
+	PartsAt    = 0x17000 // of a short job: up to MaxParts
+	PartBytes  = 32
 	DataAt     = 0x1A000 // activations, then results, then weights
 	DataEnd    = 0x17C000
 )
@@ -66,9 +68,10 @@ const (
 	ThenAdd                // added to the residual stream, norm, int8: the next stage's activations
 	ThenOut                // added to the residual stream, which goes to the host
 	ThenScreen             // scores of the output head: the rows that can be best go to the host
+	ThenAttend             // query, key and value: attention, norm, int8: the next stage's activations
 )
 
-// Job is one stage of a job: a batch of activations times up to MaxParts matrices with the same number of columns.
+// Job is one stage of a job: a batch of activations times matrices with the same number of columns.
 type Job struct {
 	Kind            Kind
 	Rows            uint32
@@ -107,11 +110,63 @@ type Vector struct {
 	MaxLo, MaxHi  uint32
 }
 
-// MaxParts is how many matrices a job can have.
+// MaxParts is how many matrices a short job can have.
 const MaxParts = 32
 
+// Attend is what attention works on, the same for all layers of a job (firmware/src/job.h).
+type Attend struct {
+	Heads, Group, Cols uint32
+	KeyHeads           uint32
+	Scale              uint32 // float32
+	Each               uint32
+	Banks, BankAt      uint32
+	Base, SlotBytes    uint32
+	RowsAt             uint32
+	Rope               uint32
+	Mine, Theirs       uint32
+	Q                  uint32
+	Scores, Pairs      uint32
+	Weights            uint32
+	Blocks             uint32
+	Found              uint32
+}
+
+// PageTokens is how many tokens a page of keys and values holds.
+const PageTokens = 32
+
+// spread is where number i of a vector lies in the 64 words that it shares with another one.
+func spread(i int) int { return i/8*16 + i%8*2 }
+
+// SliceBytes is what a page takes for one layer and key head: keys, then values.
+func SliceBytes(cols int) int { return 2 * 4 * PageTokens * cols }
+
+// PackSlice lays out one layer's keys and values of a head as the tiles want them (firmware/src/job.h); UnpackSlice brings
+// them back.
+//
+//	dst  [SliceBytes(cols)]
+//	src  keys, [cols, PageTokens], then values, [PageTokens, cols]; cols a multiple of 32
+func PackSlice(dst []byte, src []float32, cols int) {
+	eachOfSlice(cols, func(at, i int) { binary.LittleEndian.PutUint32(dst[at:], math.Float32bits(src[i])) })
+}
+
+// UnpackSlice is PackSlice's inverse.
+func UnpackSlice(dst []float32, src []byte, cols int) {
+	eachOfSlice(cols, func(at, i int) { dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[at:])) })
+}
+
+// eachOfSlice calls f with each number's byte in a slice, and its index in keys and values.
+func eachOfSlice(cols int, f func(at, i int)) {
+	values := PageTokens * cols
+	for t := range PageTokens {
+		for c := range cols {
+			f(4*(c/2*64+spread(t)+c%2), c*PageTokens+t)
+			f(4*(values+c/32*1024+t/2*64+spread(c%32)+t%2), values+t*cols+c)
+		}
+	}
+}
+
 // Words is the little-endian image of a structure.
-func Words[T Tile | Job | Part | Vector](v *T) []byte {
+func Words[T Tile | Job | Part | Vector | Attend](v *T) []byte {
 	n := int(unsafe.Sizeof(*v))
 	b := make([]byte, n)
 	for i, w := range unsafe.Slice((*uint32)(unsafe.Pointer(v)), n/4) {

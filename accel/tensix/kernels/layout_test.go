@@ -1,9 +1,11 @@
 package kernels
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,6 +69,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more then"},
 		{"vector", "tokens cols eps norm h res piece gather table x_in rect master out_lo out_hi max_lo max_hi"},
 		{"part", "chunks weights stride turn dst_lo dst_hi scale pad"},
+		{"attend", "heads group cols key_heads scale each banks bank_at base slot_bytes rows_at rope mine theirs q scores pairs weights blocks found"},
 	} {
 		m := regexp.MustCompile(`(?s)struct ` + c.name + ` \{(.*?)\};`).FindStringSubmatch(string(src))
 		body := regexp.MustCompile(`//.*`).ReplaceAllString(m[1], "")
@@ -76,8 +79,8 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		}
 	}
 	for at, pat := range map[uint64]string{
-		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, JobAt: `JOB\(stage\) \(\(volatile struct job \*\)\((0x\w+)`, VectorAt: `VECTOR\(stage\) \(\(volatile struct vector \*\)\((0x\w+)`, TilesAt: `TILES_AT (0x\w+)u`, ScalesAt: `SCALES (0x\w+)u`,
-		PartsAt: `PART\(i\) \(\(volatile struct part \*\)\((0x\w+)`, BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
+		TileAt: `TILE \(\(volatile struct tile \*\)(0x\w+)\)`, TilesAt: `TILES_AT (0x\w+)u`, ScalesAt: `SCALES (0x\w+)u`,
+		BellAt: `BELL (0x\w+)u`, lineAt: `LINE\(n\) \((0x\w+)u`, Ready: `READY = (0x\w+)`,
 	} {
 		m := regexp.MustCompile(pat).FindStringSubmatch(string(src))
 		if m == nil {
@@ -90,7 +93,15 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 	if n := len(Words(&Part{})); n != 32 {
 		t.Errorf("a part is %d bytes", n)
 	}
-	if n := len(Words(&Vector{})); n != 64 || len(Words(&Job{})) > VectorAt-JobAt || JobAt+MaxStages*StageBytes > PartsAt {
+	for _, pat := range []string{
+		fmt.Sprintf(`JOB\(stage\) \(\(volatile struct job \*\)\(REG\(BELL \+ 4\) \+ %d \*`, StageBytes), fmt.Sprintf(`PART\(i\) \(\(volatile struct part \*\)\(REG\(BELL \+ 8\) \+ %d \*`, PartBytes),
+		fmt.Sprintf(`VECTOR\(stage\) \(\(volatile struct vector \*\)\(REG\(BELL \+ 4\) \+ %d \* \(stage\) \+ %d\)`, StageBytes, VectorIn),
+	} {
+		if !regexp.MustCompile(pat).Match(src) {
+			t.Errorf("job.h has no %s", pat)
+		}
+	}
+	if n := len(Words(&Vector{})); n != StageBytes-VectorIn || len(Words(&Job{})) > VectorIn || StagesAt+MaxStages*StageBytes > PartsAt || PartsAt+MaxParts*PartBytes > 0x17400 {
 		t.Errorf("a vector step is %d bytes; stages need room", n)
 	}
 }
@@ -210,6 +221,26 @@ func TestSegmentsCoverTheMatrix(t *testing.T) {
 			if a[i] != b[i] {
 				t.Fatalf("chunk %d: byte %d is %#x, want %#x", g, i, a[i], b[i])
 			}
+		}
+	}
+}
+
+// A slice of a page comes back as it went in, and no number of it lies where another one does.
+func TestSlicesOfPages(t *testing.T) {
+	for _, cols := range []int{32, 64, 128} {
+		x, back := make([]float32, 2*PageTokens*cols), make([]float32, 2*PageTokens*cols)
+		for i := range x {
+			x[i] = float32(i + 1)
+		}
+		b := make([]byte, SliceBytes(cols))
+		PackSlice(b, x, cols)
+		for i := 0; i < len(b); i += 4 {
+			if [4]byte(b[i:]) == [4]byte{} {
+				t.Fatalf("%d columns: nothing at byte %d", cols, i)
+			}
+		}
+		if UnpackSlice(back, b, cols); !slices.Equal(x, back) {
+			t.Errorf("%d columns: a slice is another one when it is back", cols)
 		}
 	}
 }

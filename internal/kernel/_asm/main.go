@@ -35,11 +35,22 @@ type asm struct {
 	avx512 bool // the function may use 32 registers, in EVEX instructions only
 }
 
+// suffix says which tier a function's name ends in.
+func suffix(name string) string {
+	for _, s := range []string{"AVXVNNI", "EVEX", "VNNI", "VBMI"} { // the longer first
+		if strings.HasSuffix(name, s) {
+			return s
+		}
+	}
+	return "AVX2"
+}
+
 var groups = []struct {
 	file  string
 	write func(*asm)
 }{
 	{"ternary_amd64.s", ternary},
+	{"avxvnni_amd64.s", avxVNNI},
 	{"t5_amd64.s", t5},
 	{"screen_amd64.s", screen},
 	{"dense_amd64.s", dense},
@@ -77,6 +88,9 @@ func writeAMD(dir string) []byte {
 		}
 		for _, f := range file.Functions() {
 			checkISA(f)
+			if suffix(f.Name) == "AVXVNNI" { // see vex
+				f.ISA = append(slices.DeleteFunc(f.ISA, func(isa string) bool { return strings.HasPrefix(isa, "AVX512") }), "AVXVNNI")
+			}
 			fmt.Fprintf(&decls, "\n")
 			for _, line := range f.Doc {
 				fmt.Fprintf(&decls, "// %s\n", line)
@@ -87,7 +101,7 @@ func writeAMD(dir string) []byte {
 		if err != nil {
 			log.Fatalf("%s: %v", g.file, err)
 		}
-		write(filepath.Join(dir, g.file), text)
+		write(filepath.Join(dir, g.file), vex(text))
 	}
 	return decls.Bytes()
 }
@@ -110,16 +124,22 @@ func write(name string, text []byte) {
 func checkISA(f *ir.Function) {
 	has := []string{"MMX+", "CMOV" /* PREFETCHT0, CMOVQ: on every amd64 */, "AVX", "AVX2", "FMA3", "F16C"}
 	vectors := 16
-	if vbmi := strings.HasSuffix(f.Name, "VBMI"); vbmi || strings.HasSuffix(f.Name, "VNNI") {
+	switch suffix(f.Name) {
+	case "VBMI":
+		has = append(has, "AVX512VBMI")
+		fallthrough
+	case "VNNI":
 		has = append(has, "AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL", "AVX512VNNI", "BMI2", "POPCNT")
 		vectors = 32
-		if vbmi {
-			has = append(has, "AVX512VBMI")
-		}
 	}
-	for _, isa := range f.ISA {
-		if !slices.Contains(has, isa) {
-			log.Fatalf("%s needs %s, which its tier does not check for", f.Name, isa)
+	for _, i := range f.Instructions() {
+		if i.Opcode == "VPDPBUSD" && vectors == 16 {
+			continue // see vex
+		}
+		for _, isa := range i.ISA {
+			if !slices.Contains(has, isa) {
+				log.Fatalf("%s needs %s, which its tier does not check for", f.Name, isa)
+			}
 		}
 	}
 	for _, i := range f.Instructions() {
@@ -133,7 +153,7 @@ func checkISA(f *ir.Function) {
 
 // fn starts a function.
 func (a *asm) fn(name, signature string, doc ...string) {
-	a.avx512 = strings.HasSuffix(name, "VNNI") || strings.HasSuffix(name, "VBMI")
+	a.avx512 = suffix(name) == "VNNI" || suffix(name) == "VBMI"
 	a.Function(name)
 	a.Attributes(attr.NOSPLIT)
 	a.SignatureExpr("func" + signature)

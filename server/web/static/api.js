@@ -1,10 +1,11 @@
 // The server's API: OpenAI's protocol with a key where one is needed.
 
 export class ApiError extends Error {
-  constructor(message, status, retry) {
+  constructor(message, status, retry, code) {
     super(message);
     this.status = status;
     this.retry = retry; // seconds
+    this.code = code; // such as context_length_exceeded
   }
 }
 
@@ -25,10 +26,11 @@ async function call(path, options = {}) {
   }
   if (answer.ok) return answer;
   let message = `${answer.status} ${answer.statusText}`;
+  let code;
   try {
-    message = (await answer.json()).error.message;
+    ({ message, code } = (await answer.json()).error);
   } catch { /* not from our server */ }
-  throw new ApiError(message, answer.status, Number(answer.headers.get('Retry-After')) || 0);
+  throw new ApiError(message, answer.status, Number(answer.headers.get('Retry-After')) || 0, code);
 }
 
 export async function models() {

@@ -121,9 +121,9 @@ function drawMessage(c, m, i) {
       editing = i;
       draw();
     }));
-  } else {
+  } else if (!m.error) { // an error has a button of its own
     acts.append(button('redo', 'Answer again', () => regenerate(c, i)));
-    if (m.note) acts.append(h('span', {}, m.note));
+    if (m.note) acts.append(h('span', {}, m.note.replaceAll(/(\d) | (·)/g, '$1\u00a0$2'))); // numbers stay with their units
   }
   e.append(acts);
   if (running?.message === m) e.classList.add('live');
@@ -193,6 +193,22 @@ function stop() {
   running?.abort.abort();
 }
 
+/** api.chat, without the oldest messages where the model's context does not hold them all; says so with {left}. */
+async function* fitting(body, signal) {
+  const all = body.messages.length;
+  const from = body.messages[0]?.role === 'system' ? 1 : 0;
+  for (;;) {
+    try {
+      if (body.messages.length < all) yield { left: all - body.messages.length };
+      yield* api.chat(body, signal);
+      return;
+    } catch (e) {
+      if (e.code !== 'context_length_exceeded' || body.messages.length <= from + 1) throw e;
+      do body.messages.splice(from, 1); while (body.messages[from].role !== 'user');
+    }
+  }
+}
+
 async function answer(c) {
   const m = { role: 'assistant', content: '' };
   const mine = { chat: c, abort: new AbortController(), message: m };
@@ -209,6 +225,7 @@ async function answer(c) {
   let frame = 0;
   let tokens = 0;
   let first = 0;
+  let left = '';
   const start = performance.now();
   const show = () => {
     frame = 0;
@@ -229,7 +246,8 @@ async function answer(c) {
     for (const k of ['temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'max_tokens']) body[k] = settings[k];
     body.repeat_last_n = 64;
     if (settings.seed !== '') body.seed = Number(settings.seed);
-    for await (const e of api.chat(body, mine.abort.signal)) {
+    for await (const e of fitting(body, mine.abort.signal)) {
+      if (e.left) left = ` · without the first ${e.left} messages`;
       if (e.text) {
         first ||= performance.now();
         tokens++;
@@ -239,12 +257,12 @@ async function answer(c) {
       if (e.finish === 'length') m.cut = true;
       if (e.usage) tokens = e.usage.completion_tokens;
     }
-    m.note = note() + (m.cut ? ' · cut at the limit' : '');
+    m.note = `${note()}${m.cut ? ' · cut at the limit' : ''}${left}`;
   } catch (e) {
     if (e.name === 'AbortError') {
       m.note = `${note() ? `${note()} · ` : ''}stopped`;
     } else {
-      m.error = e.message.replace(/[^.!?]$/, '$&.') + (e.retry ? ` Try again in ${e.retry} s.` : '');
+      m.error = e.message.replace(/^[a-z]/, (x) => x.toUpperCase()).replace(/[^.!?]$/, '$&.') + (e.retry ? ` Try again in ${e.retry} s.` : '');
       if (e.status === 401) askKey();
     }
   } finally {

@@ -11,9 +11,10 @@ const browser = await chromium.launch({
 /** Opens the page in a fresh profile; whatever goes wrong in it fails the test at the end. */
 async function visit(options) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  context.setDefaultTimeout(120_000); // slow machines
   const page = await context.newPage();
   const wrong = [];
-  page.on('console', (m) => ['error', 'warning'].includes(m.type()) && !/40[14]|429|503/.test(m.text()) && wrong.push(m.text()));
+  page.on('console', (m) => ['error', 'warning'].includes(m.type()) && !/40[014]|429|503/.test(m.text()) && wrong.push(m.text()));
   page.on('pageerror', (e) => wrong.push(String(e)));
   page.on('request', (r) => r.url().startsWith(url) || r.url().startsWith('data:') || wrong.push(`fetched ${r.url()}`));
   page.on('dialog', (d) => d.accept());
@@ -137,12 +138,22 @@ try {
   await page.route('**/v1/chat/completions', (r) => r.fulfill({ status: 429, headers: { 'Retry-After': '2' }, json: { error: { message: 'too many requests wait already' } } }));
   await ask(page, 'hello');
   await page.waitForSelector('.error');
-  assert.match(await page.locator('.error').innerText(), /too many.*Try again in 2 s/s);
+  assert.match(await page.locator('.error').innerText(), /Too many.*Try again in 2 s/s);
   await shot(page, 'desktop-error');
   await page.unroute('**/v1/chat/completions');
   await page.click('.error button');
   await idle(page);
   assert.equal(await last(page).locator('.body').innerText(), 'Hello there!');
+
+  step = 'a full context';
+  await page.route('**/v1/chat/completions', (r) => (r.request().postDataJSON().messages.length > 1
+    ? r.fulfill({ status: 400, json: { error: { message: 'the prompt has 300 tokens', code: 'context_length_exceeded' } } })
+    : r.continue()));
+  await ask(page, 'hello');
+  await idle(page);
+  assert.equal(await last(page).locator('.body').innerText(), 'Hello there!');
+  assert.match(await last(page).locator('.acts').innerText(), /without the first 2\smessages/);
+  assert.equal(await page.locator('.msg').count(), 4);
   await c.done();
   console.log('ok');
 } catch (e) {

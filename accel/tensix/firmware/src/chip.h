@@ -88,6 +88,31 @@ static inline void niu_write(u32 i, u32 xy, u32 lo, u32 hi, u32 l1, u32 n) {
 #define T_WRCFG(gpr, reg) OP(0xB0, (gpr) << 16 | (reg))
 #define T_SETC16(reg, v) OP(0xB2, (reg) << 16 | (v))
 
+// The vector unit: 32 lanes of float32, registers 0 to 7, 9 is 0.0, 10 is 1.0, 11 to 14 are constants that software sets.
+// Row 2v of Dst is vector v of 64 words: the even columns of four rows, or the odd ones. fma models: ttsim src/fma.cpp.
+#define V_LOAD(d, row) OP(0x70, (d) << 20 | 3 << 16 | 5 << 13 | (row))  // float32 from Dst; address modifier 5
+#define V_STORE(d, row) OP(0x72, (d) << 20 | 3 << 16 | 5 << 13 | (row))
+#define V_HIGH(d, bits) OP(0x71, (d) << 20 | 8 << 16 | (u32)(bits) >> 16)
+#define V_LOW(d, bits) OP(0x71, (d) << 20 | 10 << 16 | ((bits) & 0xFFFF))
+#define V_MAD(d, a, b, c) OP(0x84, (a) << 16 | (b) << 12 | (c) << 8 | (d) << 4)      // a * b + c
+#define V_MADN(d, a, b, c) OP(0x84, (a) << 16 | (b) << 12 | (c) << 8 | (d) << 4 | 2) // a * b - c
+#define V_MUL(d, a, b) OP(0x86, (a) << 16 | (b) << 12 | 9 << 8 | (d) << 4)
+#define V_ADD(d, a, b) OP(0x85, 10 << 16 | (a) << 12 | (b) << 8 | (d) << 4)
+#define V_SUB(d, a, b) OP(0x85, 10 << 16 | (a) << 12 | (b) << 8 | (d) << 4 | 2)
+#define V_AND(d, a, b) OP(0x7E, (a) << 12 | (b) << 8 | (d) << 4 | 1)
+#define V_OR(d, a, b) OP(0x7F, (a) << 12 | (b) << 8 | (d) << 4 | 1)
+#define V_XOR(d, a) OP(0x8D, (a) << 8 | (d) << 4)             // d ^= a
+#define V_SHIFT(d, n) OP(0x7A, ((n) & 0xFFF) << 12 | (d) << 4 | 1)  // left, or right when negative
+#define V_SHIFT_SIGN(d, n) OP(0x7A, ((n) & 0xFFF) << 12 | (d) << 4 | 3)
+#define V_IADD(d, a) OP(0x79, (a) << 8 | (d) << 4 | 4)        // d += a
+#define V_IADDI(d, a, n) OP(0x79, ((n) & 0xFFF) << 12 | (a) << 8 | (d) << 4 | 5)
+#define V_MOV(d, a) OP(0x7C, (a) << 8 | (d) << 4)
+#define V_CONST(d) OP(0x91, (d) << 4)                         // constant d = register 0
+#define V_IF_NOT_0(a) OP(0x7B, (a) << 8 | 2)
+#define V_IF_NEGATIVE(a) OP(0x7B, (a) << 8)
+#define V_ALL_LANES OP(0x8A, 3 << 12 | 10)
+#define V_NO_LANES_OFF OP(0x8A, 2 << 12 | 10) // conditions are off
+
 enum { UNIT_A = 1, UNIT_B = 2, UNIT_PACK = 4 }; // address counters
 enum { HOLD_TDMA = 1, HOLD_SYNC = 2, HOLD_PACK = 4, HOLD_UNPACK = 8, HOLD_THCON = 0x20, HOLD_MATH = 0x40, HOLD_CFG = 0x80, HOLD_SFPU = 0x100 };
 enum { IDLE_THCON = 1, IDLE_UNPACK_A = 2, IDLE_UNPACK_B = 4, IDLE_PACK = 8, IDLE_MATH = 0x10, IDLE_CFG = 0x400, IDLE_SFPU = 0x800 };

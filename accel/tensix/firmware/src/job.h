@@ -16,14 +16,15 @@ struct tile {
 };
 #define TILE ((volatile struct tile *)0x16000)
 
-// A job is a list of up to four stages, the same words for every tile. A stage: products of one batch of activations
-// with up to 32 matrices, and what becomes of the sums.
+// A job is a list of stages, the same words for every tile: one, or all of a token's. A stage: products of one batch of
+// activations with some matrices, and what becomes of the sums.
 enum {
   THEN_HOST,    // to the host, as they are
   THEN_ACT,     // squared ReLU of the first matrix's times the second's, norm, int8: the next stage's activations
   THEN_ADD,     // added to the residual stream, norm, int8: the next stage's activations
   THEN_OUT,     // added to the residual stream, which goes to the host
   THEN_SCREEN,  // scores of the output head: the rows that can be best go to the host
+  THEN_ATTEND,  // query, key and value: attention, norm, int8: the next stage's activations
 };
 struct job {
   u32 kind;
@@ -37,8 +38,8 @@ struct job {
   u32 more;            // of JOB(0): stages that follow
   u32 then;
 };
-#define JOB(stage) ((volatile struct job *)(0x16C80 + 128 * (stage)))
-#define BELL 0x16180u  // job number; written last, starts the job
+#define BELL 0x16180u  // job number, and where its stages and parts are; written last, starts the job
+#define JOB(stage) ((volatile struct job *)(REG(BELL + 4) + 128 * (stage)))
 
 // A matrix of the job. The tiles take its chunks in turn, tile number `turn` the first: so the matrices of a job, one
 // beginning where the other ended, keep all tiles equally busy. A tile's chunks lie one behind the other in its bank.
@@ -51,7 +52,7 @@ struct part {
   u32 scale;           // float32: what a sum is worth, over the activations' scale
   u32 pad;
 };
-#define PART(i) ((volatile struct part *)(0x17000 + 32 * (i)))
+#define PART(i) ((volatile struct part *)(REG(BELL + 8) + 32 * (i)))
 
 // Free-running counters, each with one writer and a line of its own.
 #define LINE(n) (0x16200u + 16u * (n))
@@ -81,7 +82,48 @@ struct vector {
   u32 out_lo, out_hi;  // host address of the residual stream [tokens][cols], or of the lists of rows
   u32 max_lo, max_hi;  // host address for the rows' largest magnitudes
 };
-#define VECTOR(stage) ((volatile struct vector *)(0x16CC0 + 128 * (stage)))
+#define VECTOR(stage) ((volatile struct vector *)(REG(BELL + 4) + 128 * (stage) + 64))
+
+// What attention works on, the same for all layers of a job (attend.h). A vector of 32 numbers lies as the vector unit
+// takes it from Dst: two of them share 64 words, number i of the first in word SPREAD(i), of the second one word on.
+// Keys and values are in GDDR by pages of 32 tokens. A page has a slot, the same in every bank, and in it for each
+// layer and key head [cols][32 tokens] keys, in blocks of 32 columns, and then [cols / 32][32 tokens][32] values.
+struct attend {
+  u32 heads, group, cols;   // query heads, how many of them share a key head, columns of a head: 32, 64 or 128
+  u32 key_heads;
+  u32 scale;                // float32: 1 / sqrt(cols)
+  u32 each;                 // most chunks that a tile has of q, k or v
+  u32 banks, bank_at;       // how many, and L1: their coordinates
+  u32 base, slot_bytes;     // GDDR: slot 0; from one slot to the next
+  u32 rows_at;              // L1: [tokens] position, L1 address of the sequence's list of slots
+  u32 rope;                 // L1: [tokens][2][cols / 2] cosines, sines
+  u32 mine, theirs;         // L1: [2][each][tokens][32] of q and k: this tile's, and the chunks they are turned with
+  u32 q;                    // L1: [each][tokens][cols] the queries of this tile's heads
+  u32 scores, pairs;        // L1: [each][tokens][2 * pairs][32]
+  u32 weights;              // L1: [2][SPAN], of two spans of one token and head, and 3 KiB
+  u32 blocks;               // L1: two keys' blocks
+  u32 found;                // L1: 2 * 256 bytes, what the vector unit found
+};
+enum { SPAN = 256 }; // tokens whose weights are of one largest score
+#define SPREAD(i) (((i) >> 3) * 16 + ((i) & 7) * 2)
+
+// The sender's orders to the matrix core, which has the vector unit do them.
+struct order {
+  u32 what;
+  u32 a, b, c, d, e;
+};
+enum {
+  SCORES,   // a: query, b: block of keys, c: its columns, d: scale; e: where 32 scores go
+  WEIGHTS,  // a: pairs of scores, b: how many, c: the largest; they become exp(score - c); d: where 32 lanes of their sum go
+  MIX,      // a: block of values, b: weights of its tokens, c: how many; d: begin anew
+  JOIN,     // the span that was mixed with those before it. a: which has the larger score, b: how much less the other's
+            // is, c: sum of the span's weights; d: where 32 sums over values, and of weights, go, or 0
+  REST,     // back to products
+};
+enum { JOIN_FIRST, JOIN_SMALLER, JOIN_LARGER }; // the span is the first; its largest score is not larger; it is larger
+#define ORDER ((volatile struct order *)0x17F40)
+#define ASKED 0x17F20u     // orders given
+#define ANSWERED 0x17F30u  // orders done
 #define TILES_AT 0x16A00u   // coordinates of all tiles
 #define SCALES 0x16500u     // float32 [32]: the activations' scales, by row; [32] more for the screen
 #define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r, and the meeting after which it was made
@@ -92,7 +134,7 @@ struct vector {
 #define NOTE 0x17E80u       // a line to send
 #define LANES(row, g) (0x18000u + 256u * (row) + 32u * (g))  // lanes 4g to 4g + 3 of an owned row's sum; 16 bytes on, the meeting
 #define X_READY 0x17F00u    // STAGE(job, stage) whose activations are there
-#define STAGE(job, stage) ((job) * 4 + (stage))
+#define STAGE(job, stage) ((job) * 4096 + (stage))
 
 // This tile's first chunk of a matrix, and how many it has: every `tiles`-th from there on.
 static inline u32 my_first(u32 part) {

@@ -2,7 +2,7 @@
 // faces (k lo n lo, k lo n hi, k hi n lo, k hi n hi), SrcB 64 rows of 16 activations.
 //
 // Ternary weights need one fidelity phase; int8 weights need four, each over the same operands.
-#include "job.h"
+#include "attend.h"
 
 // Address modifier i: what an MVMUL adds to its SrcA row, SrcB row and phase.
 #define MODIFIER(i, a, b, phase, reset)                              \
@@ -87,6 +87,7 @@ int main(void) {
         INSN(T_SEMPOST(SEM_DST));
       }
       insn_done();
+      if (j->then == THEN_ATTEND) attend();
     }
     post(LINE(DONE + CORE_MATH), job);
   }

@@ -1,5 +1,5 @@
 // TRISC2: the packer, from 32-bit Dst to the ring of output chunks in L1.
-#include "job.h"
+#include "units.h"
 
 int main(void) {
   alive(CORE_PACK);
@@ -10,25 +10,8 @@ int main(void) {
       volatile struct job *j = JOB(stage);
       u32 n = all_chunks(stage), rows = j->rows, ring = j->out, slots = j->out_slots, at = ring, slot = 0;
       u32 fmt = j->kind == KIND_INT8 ? 8 : 0; // int32 or fp32, as the accumulator has it
-      if (n) {
-        CFG(12) = 16 * 4 << 16;  // bytes of a row of Dst
-        CFG(13) = 256 * 4 | 1024 * 4 << 16;
-        CFG(18) = 1;             // Dst is 32 bits wide
-        CFG(20) = 0;
-        CFG(24) = 0xFFFF;        // no masking at edges
-        CFG(28) = 16 << 8;
-        CFG(68) = 4 << 16;
-        CFG(70) = 1 | fmt << 4 | fmt << 8;
-        CFG(71) = 0;
-        cfg_done(71);
-        INSN(T_STALLWAIT(HOLD_PACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
-        INSN(T_SETC16(37, 4));                          // modifier 0: four rows on
-        INSN(T_SETC16(38, 1 << 5 | 1 << 11 | 1 << 13)); // 1: back to row 0
-        INSN(T_SETC16(39, 8));                          // 2: eight rows on
-        INSN(T_SETADCXY_ZERO(UNIT_PACK));
-        INSN(T_SETADCZW_ZERO(UNIT_PACK));
-        INSN(T_SETADCXX(UNIT_PACK, 15));
-      }
+      if (stage) while (peek(X_READY) != STAGE(job, stage)) {} // attention may still be at the packer
+      if (n) configure_packer(fmt);
       for (u32 c = 0; c < n; c++) {
         while (packed - peek(LINE(SENT)) >= slots) {}
         u32 v = (at >> 4) - 1;

@@ -1,5 +1,6 @@
-// NCRISC: what becomes of the sums. Delivers finished chunks to host memory, or works on them (vector.h, screen.h), and
-// then the completion line. The host reads its own memory and never the card's.
+// NCRISC: what becomes of the sums. Delivers finished chunks to host memory, or works on them (vector.h, heads.h,
+// screen.h), and then the completion line. The host reads its own memory and never the card's.
+#include "heads.h"
 #include "screen.h"
 
 // deliver sends a stage's chunks to the host as they are packed.
@@ -44,7 +45,7 @@ int main(void) {
         acks = screen_step(stage, acks, &meeting, sent);
       } else {
         while (peek(LINE(PACKED)) != sent + n) {}
-        acks = vector_step(stage, acks, &meeting);
+        acks = then == THEN_ATTEND ? attend_step(stage, acks, &meeting) : vector_step(stage, acks, &meeting);
         post(LINE(SENT), sent + n);
       }
       sent += n;

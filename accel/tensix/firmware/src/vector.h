@@ -33,6 +33,13 @@ static inline float as_float(u32 u) { union { u32 u; float f; } x = {.u = u}; re
 static inline u32 as_bits(float f) { union { float f; u32 u; } x = {.f = f}; return x.u; }
 #define F32(a) as_float(REG(a))
 
+// fold adds the 32 lanes of a sum in halves.
+static __attribute__((noinline)) float fold(float *lane) {
+  for (u32 half = 16; half; half /= 2)
+    for (u32 i = 0; i < half; i++) lane[i] = lane[i] + lane[i + half];
+  return lane[0];
+}
+
 // square_root is correctly rounded; x is positive and normal. The core has no such instruction.
 static float square_root(float x) {
   u32 b = as_bits(x);
@@ -137,48 +144,21 @@ static u32 meet(volatile struct vector *v, u32 acks, u32 *meeting, u32 fold) {
   return acks;
 }
 
-static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
+// send_squares sends a row of a chunk, columns k to k + 31, to the tiles that add its squares up, four lanes to each.
+static u32 send_squares(volatile struct vector *v, u32 r, u32 k, u32 row, u32 acks) {
+  u32 tiles = TILE->tiles;
+  for (u32 g = 0; g < 8; g++) {
+    u32 i = 8 * r + g;
+    niu_write(NIU_SENDER, REG(TILES_AT + 4 * (i % tiles)), v->gather + (i / tiles * v->cols + k) / 2, 0, row + 16 * g, 16);
+  }
+  return acks + 8;
+}
+
+// norm_step norms the n chunks at src, tile `first` has the first of them, and makes them the next stage's activations.
+static u32 norm_step(u32 stage, u32 n, u32 first, u32 src, u32 acks, u32 *meeting) {
   volatile struct job *j = JOB(stage);
   volatile struct vector *v = VECTOR(stage);
-  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, part = j->first, n = my_chunks(part), first = my_first(part);
-  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out, act = j->then == THEN_ACT, over = j->then == THEN_OUT;
-  u32 src = act ? h : v->res;
-  see();
-  // the sums come together, and four lanes of each row go to the tile that adds them up, or the row goes home
-  for (u32 c = 0; c < n; c++) {
-    u32 k = (first + c * tiles) * 32;
-    u32 y0 = out + c * stride, y1 = out + (n + c) * stride;
-    for (u32 r = 0; r < tokens; r++) {
-      float xs = F32(SCALES + 4 * r), s0 = xs * as_float(PART(part)->scale), s1 = xs * as_float(PART(part + 1)->scale);
-      u32 row = src + c * stride + r * 128, x = v->x_in ? v->x_in + (r * cols + k) * 4 : row;
-      for (u32 o = 0; o < 32; o++) {
-        u32 at = 4 * out_at(rows, r, o);
-        float y = F32(y0 + at) * s0;
-        if (act) {
-          if (y < 0) y = 0;
-          y = y * y;
-          y = y * (F32(y1 + at) * s1);
-        } else {
-          y = F32(x + 4 * o) + y;
-        }
-        REG(row + 4 * o) = as_bits(y);
-      }
-      drain(row + 124);
-      if (over) {
-        u32 o = (r * cols + k) * 4, lo = v->out_lo + o;
-        niu_write(NIU_SENDER, TILE->host, lo, v->out_hi + (lo < o), row, 128);
-        acks++;
-        continue;
-      }
-      for (u32 g = 0; g < 8; g++) {
-        u32 i = 8 * r + g;
-        niu_write(NIU_SENDER, REG(TILES_AT + 4 * (i % tiles)), v->gather + (i / tiles * cols + k) / 2, 0, row + 16 * g, 16);
-      }
-      acks += 8;
-    }
-  }
-  acked(acks);
-  if (over) return acks;
+  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, h = v->h, cols = v->cols, stride = rows * 128;
   acks = meet(v, acks, meeting, 0);
   // the sums of squares: this tile's lanes, to the rows' owners
   u32 me = TILE->index, piece = v->piece, to = piece, now = *meeting;
@@ -203,15 +183,13 @@ static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
   acked(acks);
   // 1/rms of this tile's rows, to everybody
   for (u32 r = me; r < tokens; r += tiles) {
-    u32 lane[32];
+    float lane[32];
     for (u32 i = 0; i < 32; i++) {
       u32 a = LANES(r / tiles, i >> 2);
       while (peek(a + 16) != now) {}
-      lane[i] = REG(a + 4 * (i & 3));
+      lane[i] = F32(a + 4 * (i & 3));
     }
-    for (u32 half = 16; half; half /= 2)
-      for (u32 i = 0; i < half; i++) lane[i] = as_bits(as_float(lane[i]) + as_float(lane[i + half]));
-    float mean = as_float(lane[0]) / (float)cols;
+    float mean = fold(lane) / (float)cols;
     float inv = 1.0f / square_root(mean + as_float(v->eps));
     REG(NOTE) = as_bits(inv);
     REG(NOTE + 4) = now;
@@ -285,5 +263,45 @@ static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
   }
   drain(SCALES + 4 * tokens - 4);
   return meet(v, acks, meeting, 0);
+}
+
+static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
+  volatile struct job *j = JOB(stage);
+  volatile struct vector *v = VECTOR(stage);
+  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, part = j->first, n = my_chunks(part), first = my_first(part);
+  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out, act = j->then == THEN_ACT, over = j->then == THEN_OUT;
+  u32 src = act ? h : v->res;
+  see();
+  // the sums come together, and four lanes of each row go to the tile that adds them up, or the row goes home
+  for (u32 c = 0; c < n; c++) {
+    u32 k = (first + c * tiles) * 32;
+    u32 y0 = out + c * stride, y1 = out + (n + c) * stride;
+    for (u32 r = 0; r < tokens; r++) {
+      float xs = F32(SCALES + 4 * r), s0 = xs * as_float(PART(part)->scale), s1 = xs * as_float(PART(part + 1)->scale);
+      u32 row = src + c * stride + r * 128, x = v->x_in ? v->x_in + (r * cols + k) * 4 : row;
+      for (u32 o = 0; o < 32; o++) {
+        u32 at = 4 * out_at(rows, r, o);
+        float y = F32(y0 + at) * s0;
+        if (act) {
+          if (y < 0) y = 0;
+          y = y * y;
+          y = y * (F32(y1 + at) * s1);
+        } else {
+          y = F32(x + 4 * o) + y;
+        }
+        REG(row + 4 * o) = as_bits(y);
+      }
+      drain(row + 124);
+      if (over) {
+        u32 o = (r * cols + k) * 4, lo = v->out_lo + o;
+        niu_write(NIU_SENDER, TILE->host, lo, v->out_hi + (lo < o), row, 128);
+        acks++;
+        continue;
+      }
+      acks = send_squares(v, r, k, row, acks);
+    }
+  }
+  acked(acks);
+  return over ? acks : norm_step(stage, n, first, src, acks, meeting);
 }
 #endif
