@@ -195,6 +195,15 @@ func (a *arm) fmulBy(d, n, m, i int) {
 func (a *arm) ld(d int, base string, off int) { a.p("FMOVQ %d(%s), F%d", off, base, d) }
 func (a *arm) st(d int, base string, off int) { a.p("FMOVQ F%d, %d(%s)", d, off, base) }
 
+// ldBits loads 8 or 16 bytes.
+func (a *arm) ldBits(d int, base string, off, bytes int) {
+	if bytes == 8 {
+		a.p("FMOVD %d(%s), F%d", off, base, d)
+		return
+	}
+	a.ld(d, base, off)
+}
+
 // constant broadcasts a 32-bit constant into a register, by way of R16.
 func (a *arm) constant(d int, u uint32) {
 	a.p("MOVW $0x%x, R16", u)
