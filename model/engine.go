@@ -194,7 +194,6 @@ func panel[T any](y []T, p, t, rows int) (out []T, first, width int) {
 }
 
 func roundUp16(n int) int { return (n + 15) &^ 15 }
-func roundUp32(n int) int { return (n + 31) &^ 31 }
 
 // best is where the best tokens after token i of the input go; empty where they are not wanted.
 func (in *Input) best(i int) []Scored {
