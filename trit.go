@@ -127,7 +127,7 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if err := m.pool(o.Pooling); err != nil {
 		return err
 	}
-	if m.tokenizer, err = loadTokenizer(set, o.Tokenizer); err != nil {
+	if m.tokenizer, err = LoadTokenizer(set, o.Tokenizer); err != nil {
 		return err
 	}
 	if n := m.tokenizer.VocabSize(); n > m.cfg.VocabSize {
@@ -166,8 +166,8 @@ func (m *Model) pool(p model.Pooling) error {
 	return nil
 }
 
-// loadTokenizer reads the tokenizer that came with the weights, or the one at path.
-func loadTokenizer(set *weights.Set, path string) (t *tokenizer.Tokenizer, err error) {
+// LoadTokenizer reads the tokenizer that came with the weights, or the one at path where that is not "".
+func LoadTokenizer(set *weights.Set, path string) (t *tokenizer.Tokenizer, err error) {
 	switch {
 	case path != "":
 		return tokenizer.Load(path)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/convert"
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/term"
@@ -119,7 +120,7 @@ Formats:` + list.String(),
 				return err
 			}
 			defer set.Close()
-			tok, err := tokenizerOf(set)
+			tok, err := trit.LoadTokenizer(set, "")
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
@@ -85,11 +86,11 @@ estimate of the memory that it will take, before anything is loaded.`,
 			}
 			defer set.Close()
 			i := inspect(cfg, set)
-			tok, err := tokenizerOf(set)
+			tok, err := trit.LoadTokenizer(set, "")
 			if err == nil {
 				i.Tokenizer = describeTokenizer(tok)
 			} else {
-				note(cmd, "trit: %v", err)
+				note(cmd, "%v", err)
 			}
 			if tensors {
 				for _, n := range set.Names() {

@@ -17,7 +17,6 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
-	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -135,14 +134,6 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	}
 	cfg.KV = f.KV
 	return set, cfg, nil
-}
-
-// tokenizerOf reads the tokenizer that came with the files of a model.
-func tokenizerOf(set *weights.Set) (*tokenizer.Tokenizer, error) {
-	if g := set.GGUF(); g != nil {
-		return tokenizer.FromGGUF(g.KV)
-	}
-	return tokenizer.LoadFS(set.Folder())
 }
 
 // generateFlags are trit.GenerateOptions on the command line.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
@@ -35,7 +36,7 @@ func openTokenizer(cmd *cobra.Command, f *hubFlags, ref string) (*tokenizer.Toke
 			return nil, err
 		}
 		defer set.Close()
-		t, err = tokenizerOf(set)
+		t, err = trit.LoadTokenizer(set, "")
 		if err != nil {
 			return nil, err
 		}
