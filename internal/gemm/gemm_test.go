@@ -243,3 +243,19 @@ func BenchmarkI8(b *testing.B) {
 		I8(nil, c, 512, 1024, 512, k, a, w, s, init, false)
 	})
 }
+
+func TestSumI8(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	for _, n := range []int{0, 1, 7, 8, 9, 64, 1023, 1024, 1032, 2048, 5000} {
+		for _, f := range []func() int8{func() int8 { return int8(rng.Uint32()) }, func() int8 { return -128 }, func() int8 { return 127 }} {
+			q, want := make([]int8, n), int32(0)
+			for i := range q {
+				q[i] = f()
+				want += int32(q[i])
+			}
+			if got := SumI8(q); got != want {
+				t.Errorf("%d numbers: %d, want %d", n, got, want)
+			}
+		}
+	}
+}

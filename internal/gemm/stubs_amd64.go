@@ -5,103 +5,171 @@
 package gemm
 
 // tileF32AVX512 is tileF32Generic with 16 lanes.
+//
+//go:noescape
 func tileF32AVX512(c *float32, ldc int, a *float32, b *float32, k int, add int)
 
 // tileI16AVX512 is tileI16Generic with VPDPWSSD.
+//
+//go:noescape
 func tileI16AVX512(c *float32, ldc int, a *uint32, b *uint32, steps int, s *float32, add int)
 
 // tileI8AVX512 is tileI8Generic with VPDPBUSD.
+//
+//go:noescape
 func tileI8AVX512(c *float32, ldc int, a *uint32, b *uint32, steps int, s *float32, init *int32, add int)
 
 // tileF32AVX2 is tileF32Generic with 8 lanes.
+//
+//go:noescape
 func tileF32AVX2(c *float32, ldc int, a *float32, b *float32, k int, add int)
 
 // tileI16AVX2 is tileI16Generic with VPMADDWD.
+//
+//go:noescape
 func tileI16AVX2(c *float32, ldc int, a *uint32, b *uint32, steps int, s *float32, add int)
 
 // tileI8AVX2 is tileI8Generic with VPMADDUBSW and VPMADDWD.
+//
+//go:noescape
 func tileI8AVX2(c *float32, ldc int, a *uint32, b *uint32, steps int, s *float32, init *int32, add int)
 
 // transpose8AVX2 is transpose8Generic with 8×8 blocks in registers.
+//
+//go:noescape
 func transpose8AVX2(dst *uint32, dstStride int, src *uint32, srcStride int, blocks int, addb uint32)
 
 // pairI8AVX2 is pairI8Generic, 8 columns at a time.
+//
+//go:noescape
 func pairI8AVX2(dst *uint32, stride int, groups int, panels int, r0 *int8, r1 *int8)
 
 // pairF32AVX2 is pairF32Generic, 8 columns at a time.
+//
+//go:noescape
 func pairF32AVX2(dst *uint32, stride int, groups int, panels int, r0 *float32, r1 *float32, inv *float32, s0 float32, s1 float32)
 
 // colMaxAbsAVX2 is colMaxAbsGeneric for n a multiple of 8.
+//
+//go:noescape
 func colMaxAbsAVX2(m *float32, x *float32, s float32, n int)
 
 // absMaxAVX2 is absMaxGeneric for n a positive multiple of 32.
+//
+//go:noescape
 func absMaxAVX2(x *float32, n int) float32
 
 // sumAbsAVX2 is sumAbsGeneric for n a positive multiple of 32.
+//
+//go:noescape
 func sumAbsAVX2(x *float32, n int) float32
 
 // quantI8AVX2 is quantI8Generic for n a positive multiple of 32.
+//
+//go:noescape
 func quantI8AVX2(dst *int8, x *float32, s float32, n int)
 
 // quantI16AVX2 is quantI16Generic for n a positive multiple of 16.
+//
+//go:noescape
 func quantI16AVX2(dst *int16, x *float32, s float32, n int)
 
 // ternaryCodesAVX2 is ternaryCodesGeneric for n a positive multiple of 32.
+//
+//go:noescape
 func ternaryCodesAVX2(dst *int8, x *float32, s float32, n int)
 
 // siluMulAVX2 is siluMulGeneric.
+//
+//go:noescape
 func siluMulAVX2(h *float32, gate *float32, u *float32, n int)
 
 // siluMulGradAVX2 is siluMulGradGeneric.
+//
+//go:noescape
 func siluMulGradAVX2(dg *float32, du *float32, dh *float32, gate *float32, u *float32, n int)
 
 // relu2MulAVX2 is relu2MulGeneric.
+//
+//go:noescape
 func relu2MulAVX2(h *float32, gate *float32, u *float32, n int)
 
 // relu2MulGradAVX2 is relu2MulGradGeneric.
+//
+//go:noescape
 func relu2MulGradAVX2(dg *float32, du *float32, dh *float32, gate *float32, u *float32, n int)
 
 // geluAVX2 is geluGeneric.
+//
+//go:noescape
 func geluAVX2(y *float32, x *float32, n int)
 
 // geluGradAVX2 is geluGradGeneric.
+//
+//go:noescape
 func geluGradAVX2(dx *float32, dy *float32, x *float32, n int)
 
 // expSubAVX2 is expSubGeneric.
+//
+//go:noescape
 func expSubAVX2(x *float32, m float32, n int)
 
 // softmaxGradAVX2 is softmaxGradGeneric.
+//
+//go:noescape
 func softmaxGradAVX2(ds *float32, p *float32, dot float32, s float32, n int)
 
 // scaleMulAVX2 is scaleMulGeneric.
+//
+//go:noescape
 func scaleMulAVX2(y *float32, x *float32, w *float32, s float32, n int)
 
 // normGradAVX2 is normGradGeneric.
+//
+//go:noescape
 func normGradAVX2(dx *float32, dy *float32, w *float32, x *float32, a float32, b float32, n int)
 
 // mulAddAVX2 is mulAddGeneric.
+//
+//go:noescape
 func mulAddAVX2(y *float32, a *float32, b *float32, s float32, n int)
 
 // axpyAVX2 is axpyGeneric.
+//
+//go:noescape
 func axpyAVX2(y *float32, x *float32, s float32, n int)
 
 // scaleAVX2 is scaleGeneric.
+//
+//go:noescape
 func scaleAVX2(x *float32, s float32, n int)
 
 // rotateAVX2 is rotateGeneric.
+//
+//go:noescape
 func rotateAVX2(x *float32, y *float32, cos *float32, sin *float32, s float32, n int)
 
 // adamwAVX2 is adamwGeneric.
+//
+//go:noescape
 func adamwAVX2(p *float32, grad *float32, m *float32, v *float32, gs float32, b1 float32, c1 float32, b2 float32, c2 float32, keep float32, step float32, rv float32, eps float32, n int)
 
 // sumAVX2 is sumGeneric for n a positive multiple of 32.
+//
+//go:noescape
 func sumAVX2(x *float32, n int) float32
 
 // rowMaxAVX2 is rowMaxGeneric for n a positive multiple of 32.
+//
+//go:noescape
 func rowMaxAVX2(x *float32, n int) float32
 
 // dotAVX2 is dotGeneric for n a positive multiple of 32.
+//
+//go:noescape
 func dotAVX2(x *float32, y *float32, n int) float32
 
 // dot3AVX2 is dot3Generic for n a positive multiple of 32.
+//
+//go:noescape
 func dot3AVX2(x *float32, y *float32, z *float32, n int) float32
