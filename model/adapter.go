@@ -238,10 +238,10 @@ func (d *decoder) loraDownRows(lo, hi int) {
 	}
 }
 
-// add adds s·B·u to y [out], in the order of the rank.
-func (l *lora) add(y, u []float32) {
+// add adds s·B·u to y, outputs from first on, in the order of the rank.
+func (l *lora) add(y []float32, first int, u []float32) {
 	for k, v := range u {
-		b := l.bt[k*l.out:][:l.out]
+		b := l.bt[k*l.out+first:][:len(y)]
 		for o, w := range b {
 			y[o] += float32(v * w)
 		}

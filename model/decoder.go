@@ -133,6 +133,7 @@ type scratch struct {
 
 	open []int32 // where the gate of the one token is open, at most F
 
+	codes    []int8       // [B, KV, hd16] for storing keys and values
 	xq       []int8       // [B, cols16]
 	xs       []float32    // [B] activation scales
 	xsum     []int32      // [B]
@@ -498,6 +499,7 @@ func (s *scratch) grow(c *Config, b int, dense bool) {
 	s.q = make([]float32, b*attn)
 	s.k = make([]float32, b*kv)
 	s.v = make([]float32, b*kv)
+	s.codes = make([]int8, b*c.NumKVHeads*kernel.Pad16(c.HeadDim))
 	s.xq = make([]int8, b*out16)
 	s.xs = make([]float32, b)
 	s.xsum = make([]int32, b)

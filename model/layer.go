@@ -37,7 +37,7 @@ type denseProduct struct {
 func newStages(d *decoder) stages {
 	return stages{
 		normIn:      d.normInRows,
-		qkv:         d.qkvRows,
+		qkv:         d.qkvHeads,
 		normOut:     d.normOutRows,
 		residual:    d.residualRows,
 		act:         d.actRows,
@@ -63,7 +63,7 @@ func (d *decoder) layer(ctx context.Context, n int) error {
 	if err := d.project(ctx, c.HiddenSize, l.attnInputs()); err != nil {
 		return err
 	}
-	d.pool.For(s.b, 1, st.qkv)
+	d.pool.For(s.b*c.NumKVHeads, 1, st.qkv)
 	d.attention()
 	d.pool.For(s.b, 1, st.normOut)
 	if err := d.project(ctx, attn, l.attnOutput()); err != nil {
@@ -99,7 +99,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	}
 	F := c.IntermediateSize
 	g, h := s.tmp[:F], s.h[:F]
-	d.takeRow(g, gate, 0, 0)
+	d.takeRow(g, gate, 0, 0, 0)
 	if len(s.open) < F {
 		s.open = make([]int32, kernel.Pad16(F))
 	}
@@ -109,7 +109,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 		if err := d.project(ctx, c.HiddenSize, l.linears[upAt:upAt+1]); err != nil {
 			return err
 		}
-		d.takeRow(s.up[:F], up, 0, 0)
+		d.takeRow(s.up[:F], up, 0, 0, 0)
 		kernel.ReLU2Mul(h, g, s.up[:F])
 	} else {
 		u := s.up[:len(y)]
@@ -255,7 +255,7 @@ func (d *decoder) resident(ctx context.Context) error {
 			return err
 		}
 		st.layer, st.number = &d.layers[n], n
-		d.pool.For(s.b, 1, st.qkv)
+		d.pool.For(s.b*c.NumKVHeads, 1, st.qkv)
 		d.attention()
 		d.pool.For(s.b, 1, st.normOut)
 		r := BlockRun{X: s.xq[:s.b*roundUp16(attn)], Scales: s.xs[:s.b]}
@@ -375,13 +375,14 @@ func (d *decoder) project(ctx context.Context, cols int, ls []linear) error {
 	return d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b])
 }
 
-// takeRow writes row r of the product of the i-th projection of the last project: y = s_x·s_w·(Ŵx̂) + bias.
+// takeRow writes outputs from first on of row r of the product of the i-th projection of the last project:
+// y = s_x·s_w·(Ŵx̂) + bias.
 //
-//	y  [out]
-func (d *decoder) takeRow(y []float32, l *linear, i, r int) {
-	s := &d.s
+//	y  [at most out-first]
+func (d *decoder) takeRow(y []float32, l *linear, i, r, first int) {
+	s, end := &d.s, first+len(y)
 	if l.dense != nil {
-		copy(y, s.out[i][r*l.out:][:l.out])
+		copy(y, s.out[i][r*l.out+first:])
 	} else {
 		rows := roundUp16(l.out)
 		scale := s.accScale[i][r]
@@ -389,41 +390,41 @@ func (d *decoder) takeRow(y []float32, l *linear, i, r int) {
 		if one {
 			scale *= l.scale[0]
 		}
-		for p := 0; p*PanelRows < rows; p++ {
-			acc, first, width := panel(s.acc[i], p, s.b, rows)
-			n := min(width, l.out-first)
-			kernel.ScaleRow(y[first:first+n], acc[r*width:][:n], scale)
+		for p := first / PanelRows; p*PanelRows < end; p++ {
+			acc, at, width := panel(s.acc[i], p, s.b, rows)
+			lo, hi := max(at, first), min(at+width, end)
+			kernel.ScaleRow(y[lo-first:hi-first], acc[r*width+lo-at:][:hi-lo], scale)
 		}
 		if !one {
 			for o := range y {
-				y[o] *= l.scale[o]
+				y[o] *= l.scale[first+o]
 			}
 		}
 	}
 	if l.bias != nil {
-		kernel.Add(y, l.bias)
+		kernel.Add(y, l.bias[first:end])
 	}
 	if l.lora != nil {
-		l.lora.add(y, s.low[i][r*l.lora.rank:][:l.lora.rank])
+		l.lora.add(y, first, s.low[i][r*l.lora.rank:][:l.lora.rank])
 	}
 }
 
-// qkvRows: q, k, v from the products, normed and rotated; k and v go into the cache.
-func (d *decoder) qkvRows(lo, hi int) {
+// qkvHeads: q, k, v from the products, normed and rotated; k and v go into the cache. A row has NumKVHeads pieces: each key
+// head and the queries that share it.
+func (d *decoder) qkvHeads(lo, hi int) {
 	c, s, l := d.cfg, &d.s, d.stages.layer
-	attn, kv, hd := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.HeadDim
-	for r := lo; r < hi; r++ {
-		q, k, v := s.q[r*attn:][:attn], s.k[r*kv:][:kv], s.v[r*kv:][:kv]
-		d.takeRow(q, &l.linears[qAt], 0, r)
-		d.takeRow(k, &l.linears[kAt], 1, r)
-		d.takeRow(v, &l.linears[vAt], 2, r)
+	hd, group := c.HeadDim, c.NumHeads/c.NumKVHeads*c.HeadDim
+	for i := lo; i < hi; i++ {
+		r, h := i/c.NumKVHeads, i%c.NumKVHeads
+		q, k, v := s.q[i*group:][:group], s.k[i*hd:][:hd], s.v[i*hd:][:hd]
+		d.takeRow(q, &l.linears[qAt], 0, r, h*group)
+		d.takeRow(k, &l.linears[kAt], 1, r, h*hd)
+		d.takeRow(v, &l.linears[vAt], 2, r, h*hd)
 		if c.QKNorms {
-			for h := 0; h < attn; h += hd {
-				l.qNorm.apply(q[h:h+hd], q[h:h+hd])
+			for g := 0; g < group; g += hd {
+				l.qNorm.apply(q[g:g+hd], q[g:g+hd])
 			}
-			for h := 0; h < kv; h += hd {
-				l.kNorm.apply(k[h:h+hd], k[h:h+hd])
-			}
+			l.kNorm.apply(k, k)
 		}
 		at := s.rows[r]
 		if !c.LearnedPositions {
@@ -435,10 +436,8 @@ func (d *decoder) qkvRows(lo, hi int) {
 			kernel.Rope(q, cos, sin)
 			kernel.Rope(k, cos, sin)
 		}
-		codes := s.xq[r*len(s.xq)/len(s.xs):] // this row's own; what was there has been multiplied
-		for h := range c.NumKVHeads {
-			at.cache.pages[at.pos/pageTokens].of(d.stages.number, h).store(at.pos%pageTokens, k[h*hd:][:hd], v[h*hd:][:hd], codes)
-		}
+		codes := s.codes[i*kernel.Pad16(hd):]
+		at.cache.pages[at.pos/pageTokens].of(d.stages.number, h).store(at.pos%pageTokens, k, v, codes)
 	}
 }
 
@@ -475,7 +474,7 @@ func (d *decoder) residualRows(lo, hi int) {
 func (d *decoder) addResidual(r int, l *linear, n *norm) {
 	D := d.cfg.HiddenSize
 	y := d.s.tmp[r*D:][:D]
-	d.takeRow(y, l, 0, r)
+	d.takeRow(y, l, 0, r, 0)
 	if n.w != nil {
 		n.apply(y, y)
 	}
@@ -490,12 +489,12 @@ func (d *decoder) actRows(lo, hi int) {
 		h := s.h[r*F:][:F]
 		up := h
 		if c.Ungated {
-			d.takeRow(up, &l.linears[upAt], 0, r)
+			d.takeRow(up, &l.linears[upAt], 0, r, 0)
 			kernel.GELU(h, up)
 		} else {
 			gate := s.tmp[r*F:][:F]
-			d.takeRow(gate, &l.linears[gateAt], 0, r)
-			d.takeRow(up, &l.linears[upAt], 1, r)
+			d.takeRow(gate, &l.linears[gateAt], 0, r, 0)
+			d.takeRow(up, &l.linears[upAt], 1, r, 0)
 			switch c.Activation {
 			case ReLU2:
 				kernel.ReLU2Mul(h, gate, up)

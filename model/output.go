@@ -113,7 +113,7 @@ func (d *decoder) ternaryHead(ctx context.Context, x []float32, y [][]float32) e
 			return err
 		}
 		for r := range s.b {
-			d.takeRow(y[r], l, 0, r)
+			d.takeRow(y[r], l, 0, r, 0)
 		}
 		y, x = y[s.b:], x[s.b*D:]
 	}
