@@ -36,6 +36,12 @@ func main() {
 	Generate()
 }
 
+// text begins a function. Without the pragma everything it points at would come from the heap.
+func text(name, signature string) {
+	TEXT(name, NOSPLIT, signature)
+	Pragma("noescape")
+}
+
 func mem(p reg.Register, disp int) operand.Mem { return operand.Mem{Base: p, Disp: disp} }
 
 // cRow addresses row i of C: base + i·ldc bytes, kept in one register that moves down.
@@ -55,8 +61,7 @@ func loadTile(count string) tile {
 // tileF32AVX512: acc[8][2] zmm. Every element is one chain of fused multiply-adds in the order of k,
 // begun from C when add ≠ 0, so blocking over k changes no bit.
 func tileF32AVX512() {
-	TEXT("tileF32AVX512", NOSPLIT, "func(c *float32, ldc int, a, b *float32, k int, add int)")
-	Pragma("noescape")
+	text("tileF32AVX512", "func(c *float32, ldc int, a, b *float32, k int, add int)")
 	Doc("tileF32AVX512 is tileF32Generic with 16 lanes.")
 	t := loadTile("k")
 	add := Load(Param("add"), GP64())
@@ -147,8 +152,7 @@ func storeScaledAVX512(t tile, acc [mr][2]reg.VecVirtual) {
 
 // tileI16AVX512: one VPDPWSSD is 16 lanes of two int16 products, added to int32.
 func tileI16AVX512() {
-	TEXT("tileI16AVX512", NOSPLIT, "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, add int)")
-	Pragma("noescape")
+	text("tileI16AVX512", "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, add int)")
 	Doc("tileI16AVX512 is tileI16Generic with VPDPWSSD.")
 	t := loadTile("steps")
 	acc := zeroZ()
@@ -182,8 +186,7 @@ func zeroZ() [mr][2]reg.VecVirtual {
 // tileI8AVX512: one VPDPBUSD is 16 lanes of four products of a code 0..2 (ŵ+1, unsigned) and an int8
 // activation; init holds −Σx̂ of the row, which turns ŵ+1 back into ŵ.
 func tileI8AVX512() {
-	TEXT("tileI8AVX512", NOSPLIT, "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, init *int32, add int)")
-	Pragma("noescape")
+	text("tileI8AVX512", "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, init *int32, add int)")
 	Doc("tileI8AVX512 is tileI8Generic with VPDPBUSD.")
 	t := loadTile("steps")
 	init := Load(Param("init"), GP64()).(reg.GPVirtual)
@@ -233,8 +236,7 @@ func quarters(name string, f func(q int, c, a, b reg.GPVirtual, row, col int, t 
 }
 
 func tileF32AVX2() {
-	TEXT("tileF32AVX2", NOSPLIT, "func(c *float32, ldc int, a, b *float32, k int, add int)")
-	Pragma("noescape")
+	text("tileF32AVX2", "func(c *float32, ldc int, a, b *float32, k int, add int)")
 	Doc("tileF32AVX2 is tileF32Generic with 8 lanes.")
 	quarters("k", func(q int, c, a, b reg.GPVirtual, row, col int, t tile) {
 		var acc [4][2]reg.VecVirtual
@@ -311,8 +313,7 @@ func storeScaledAVX2(q int, c reg.GPVirtual, row int, t tile, acc [4][2]reg.VecV
 }
 
 func tileI16AVX2() {
-	TEXT("tileI16AVX2", NOSPLIT, "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, add int)")
-	Pragma("noescape")
+	text("tileI16AVX2", "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, add int)")
 	Doc("tileI16AVX2 is tileI16Generic with VPMADDWD.")
 	quarters("steps", func(q int, c, a, b reg.GPVirtual, row, col int, t tile) {
 		acc := zeroY()
@@ -352,8 +353,7 @@ func zeroY() [4][2]reg.VecVirtual {
 // tileI8AVX2: VPMADDUBSW adds two products ≤ 2·128, VPMADDWD by ones two of those sums, so nothing
 // can overflow an int16 on the way to int32.
 func tileI8AVX2() {
-	TEXT("tileI8AVX2", NOSPLIT, "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, init *int32, add int)")
-	Pragma("noescape")
+	text("tileI8AVX2", "func(c *float32, ldc int, a, b *uint32, steps int, s *float32, init *int32, add int)")
 	Doc("tileI8AVX2 is tileI8Generic with VPMADDUBSW and VPMADDWD.")
 	quarters("steps", func(q int, c, a, b reg.GPVirtual, row, col int, t tile) {
 		init := Load(Param("init"), GP64()).(reg.GPVirtual)
@@ -394,8 +394,7 @@ func tileI8AVX2() {
 // transpose8 turns 8 rows × 8·blocks columns of 32-bit units into column order: unit (r, k) goes to
 // dst[k·dstStride + r]. Strides are in units. addb is added to every byte on the way.
 func transpose8() {
-	TEXT("transpose8AVX2", NOSPLIT, "func(dst *uint32, dstStride int, src *uint32, srcStride int, blocks int, addb uint32)")
-	Pragma("noescape")
+	text("transpose8AVX2", "func(dst *uint32, dstStride int, src *uint32, srcStride int, blocks int, addb uint32)")
 	Doc("transpose8AVX2 is transpose8Generic with 8×8 blocks in registers.")
 	dst := Load(Param("dst"), GP64()).(reg.GPVirtual)
 	ds := Load(Param("dstStride"), GP64()).(reg.GPVirtual)
@@ -481,8 +480,7 @@ func pairLoop(body func(col, out reg.GPVirtual)) {
 }
 
 func pairI8() {
-	TEXT("pairI8AVX2", NOSPLIT, "func(dst *uint32, stride, groups, panels int, r0, r1 *int8)")
-	Pragma("noescape")
+	text("pairI8AVX2", "func(dst *uint32, stride, groups, panels int, r0, r1 *int8)")
 	Doc("pairI8AVX2 is pairI8Generic, 8 columns at a time.")
 	r0 := Load(Param("r0"), GP64()).(reg.GPVirtual)
 	r1 := Load(Param("r1"), GP64()).(reg.GPVirtual)
@@ -497,8 +495,7 @@ func pairI8() {
 }
 
 func pairF32() {
-	TEXT("pairF32AVX2", NOSPLIT, "func(dst *uint32, stride, groups, panels int, r0, r1, inv *float32, s0, s1 float32)")
-	Pragma("noescape")
+	text("pairF32AVX2", "func(dst *uint32, stride, groups, panels int, r0, r1, inv *float32, s0, s1 float32)")
 	Doc("pairF32AVX2 is pairF32Generic, 8 columns at a time.")
 	r0 := Load(Param("r0"), GP64()).(reg.GPVirtual)
 	r1 := Load(Param("r1"), GP64()).(reg.GPVirtual)
@@ -531,8 +528,7 @@ func absMask() reg.VecVirtual {
 }
 
 func colMaxAbs() {
-	TEXT("colMaxAbsAVX2", NOSPLIT, "func(m, x *float32, s float32, n int)")
-	Pragma("noescape")
+	text("colMaxAbsAVX2", "func(m, x *float32, s float32, n int)")
 	Doc("colMaxAbsAVX2 is colMaxAbsGeneric for n a multiple of 8.")
 	m := Load(Param("m"), GP64()).(reg.GPVirtual)
 	x := Load(Param("x"), GP64()).(reg.GPVirtual)
@@ -557,8 +553,7 @@ func colMaxAbs() {
 }
 
 func scaled(name, doc, sig string) (dst, x, n reg.GPVirtual, s reg.VecVirtual) {
-	TEXT(name, NOSPLIT, sig)
-	Pragma("noescape")
+	text(name, sig)
 	Doc(doc)
 	dst = Load(Param("dst"), GP64()).(reg.GPVirtual)
 	x = Load(Param("x"), GP64()).(reg.GPVirtual)

@@ -92,8 +92,7 @@ func sigmoidV(x V) V {
 
 // loop runs body for 8 elements at a time; at(name) is the memory of a slice parameter.
 func loop(name, doc, sig string, slices []string, scalars []string, body func(at func(string) operand.Mem, s map[string]V)) {
-	TEXT(name, NOSPLIT, sig)
-	Pragma("noescape")
+	text(name, sig)
 	Doc(doc)
 	p := map[string]reg.GPVirtual{}
 	for _, n := range slices {
@@ -282,8 +281,7 @@ func lanes(name, doc string, first bool, more []string, f func(v, acc, mask V, s
 	for _, m := range more {
 		sig += ", " + m
 	}
-	TEXT(name, NOSPLIT, sig+" *float32, n int) float32")
-	Pragma("noescape")
+	text(name, sig+" *float32, n int) float32")
 	Doc(doc)
 	ps := []reg.GPVirtual{}
 	for _, m := range append([]string{"x"}, more...) {
