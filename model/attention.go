@@ -6,7 +6,8 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 )
 
-// Attention is kernel.Attention of every token and head. The heads of a group of up to tileRows neighbouring tokens share
+// Attention is kernel.Attention of every token and head; where a layer has a window, spans lie by position all the same and
+// what is outside it is left out. The heads of a group of up to tileRows neighbouring tokens share
 // what they load.
 const (
 	spanTokens = kernel.SpanTokens
