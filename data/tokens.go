@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
+	"slices"
 )
 
 // A shard is a file of tokens:
@@ -108,6 +109,21 @@ func NewTokens(ids []int32, vocab int) *Tokens {
 // Len is the number of tokens, Vocab the size of their vocabulary.
 func (t *Tokens) Len() int   { return len(t.b) / t.width }
 func (t *Tokens) Vocab() int { return t.vocab }
+
+// Equal reports whether these are the tokens ids.
+func (t *Tokens) Equal(ids []int32) bool {
+	if t.Len() != len(ids) {
+		return false
+	}
+	var part [1024]int32
+	for i := 0; i < len(ids); i += len(part) {
+		p := part[:min(len(part), len(ids)-i)]
+		if t.read(p, i) != nil || !slices.Equal(p, ids[i:i+len(p)]) {
+			return false
+		}
+	}
+	return true
+}
 
 // Close unmaps the file.
 func (t *Tokens) Close() error { return t.close() }

@@ -31,7 +31,7 @@ type Comparison struct {
 func (c *Comparison) Perplexity() float64 { return math.Exp(c.Val) }
 
 // Compare trains each case on the same tokens with the same options, below dir, continuing runs that
-// are there, and tells of every step.
+// are there, and tells of every step. A run that is there with other options, or on another text, is an error.
 func Compare(ctx context.Context, dir string, cases []Config, o Options, vocab *data.Vocab, ids []int32, valShare float64, pool *par.Pool, tell func(c Config, r Record)) ([]Comparison, error) {
 	var rows []Comparison
 	for _, c := range cases {
@@ -51,11 +51,10 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 	if _, e := os.Stat(filepath.Join(dir, lastName)); e == nil {
 		r, err = Resume(dir, pool, func(c *Checkpoint) { c.Options.MaxIters = o.MaxIters })
 		if err == nil {
-			was := r.Trainer.Model.Config
 			c.VocabSize = vocab.Size()
-			if was != c {
+			if err := sameRun(r, c, o, ids, split(len(ids), valShare)); err != nil {
 				r.Close()
-				return nil, fmt.Errorf("train: %s holds a run of another shape (%d layers, hidden %d); choose another folder", dir, was.NumLayers, was.HiddenSize)
+				return nil, fmt.Errorf("train: %s holds %w; choose another --save-dir", dir, err)
 			}
 		}
 	} else {
@@ -93,6 +92,42 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 	row.Train /= float64(max(n, 1))
 	row.TokensPerS = tokens / max(seconds, 1e-9)
 	return row, nil
+}
+
+// sameRun reports what makes the run that is there another one than the comparison's, which trains on ids[:cut].
+func sameRun(r *Run, c Config, o Options, ids []int32, cut int) error {
+	if was := r.Trainer.Model.Config; was != c {
+		return fmt.Errorf("a run of another shape (%d layers, hidden %d)", was.NumLayers, was.HiddenSize)
+	}
+	if !r.Train.Equal(ids[:cut]) || !r.Val.Equal(ids[cut:]) {
+		return fmt.Errorf("a run on other tokens (%d to train on and %d to validate, here %d and %d)", r.Train.Len(), r.Val.Len(), cut, len(ids)-cut)
+	}
+	was := &r.Trainer.Options
+	for _, f := range []struct {
+		name     string
+		was, now any
+	}{
+		{"batch-size", was.BatchSize, o.BatchSize},
+		{"accumulate", was.Accumulate, o.Accumulate},
+		{"lr", was.LR, o.LR},
+		{"min-lr", was.MinLR, o.MinLR},
+		{"schedule", was.Schedule, o.Schedule},
+		{"warmup", was.Warmup, o.Warmup},
+		{"weight-decay", was.WeightDecay, o.WeightDecay},
+		{"beta1", was.Beta1, o.Beta1},
+		{"beta2", was.Beta2, o.Beta2},
+		{"eps", was.Eps, o.Eps},
+		{"clip", was.Clip, o.Clip},
+		{"seed", was.Seed, o.Seed},
+		{"grad-precision", was.Gradients, o.Gradients},
+		{"eval-every", was.EvalEvery, o.EvalEvery},
+		{"eval-batches", was.EvalBatches, o.EvalBatches},
+	} {
+		if f.was != f.now {
+			return fmt.Errorf("a run with --%s %v, not %v", f.name, f.was, f.now)
+		}
+	}
+	return nil
 }
 
 // resetPeak gives memory that is not needed back and, on Linux, lets the mark that PeakMiB reads begin again.

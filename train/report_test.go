@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -98,6 +99,24 @@ func TestEventFilesAreTFRecords(t *testing.T) {
 	}
 }
 
+func TestMetricsOfARunThatIsWriting(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                    "0",
+		"{\"step\":1}\n{\"step\":2}\n":        "2",
+		"{\"step\":1}\n{\"step\":2,\"los":     "1",
+		"{\"step\":1}\n{\"st\n{\"step\":2}\n": "line 2",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, metricsName), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		recs, err := ReadMetrics(dir)
+		if got := strconv.Itoa(len(recs)); got != want && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %s records, %v; want %s", text, got, err, want)
+		}
+	}
+}
+
 func TestCompareFillsTheTable(t *testing.T) {
 	pool := par.New(2)
 	defer pool.Close()
@@ -141,6 +160,29 @@ func TestCompareFillsTheTable(t *testing.T) {
 			t.Errorf("table of %d lines", n)
 		}
 	}
+
+	// A run that is there with something else in it is not continued as if it were this one.
+	wider, faster, other := cases[0], o, strings.Replace(body, "a", "b", 1)
+	wider.IntermediateSize *= 2
+	faster.LR *= 2
+	for want, f := range map[string]func() ([]Comparison, error){
+		"another shape":         func() ([]Comparison, error) { return compareTo(dir, wider, o, vocab, body, pool) },
+		"--lr 0.003, not 0.006": func() ([]Comparison, error) { return compareTo(dir, cases[0], faster, vocab, body, pool) },
+		"other tokens":          func() ([]Comparison, error) { return compareTo(dir, cases[0], o, vocab, other, pool) },
+	} {
+		if _, err := f(); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--save-dir") {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+	longer := o
+	longer.MaxIters++
+	if rows, err := compareTo(dir, cases[0], longer, vocab, body, pool); err != nil || len(rows) != 1 {
+		t.Errorf("more steps: %v", err)
+	}
+}
+
+func compareTo(dir string, c Config, o Options, vocab *data.Vocab, body string, pool *par.Pool) ([]Comparison, error) {
+	return Compare(context.Background(), dir, []Config{c}, o, vocab, vocab.EncodeAll(body), 0.1, pool, func(Config, Record) {})
 }
 
 func TestSchedules(t *testing.T) {

@@ -1,7 +1,6 @@
 package train
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -279,29 +278,32 @@ func cutMetrics(path string, n int) error {
 		if len(line) == 0 || json.Unmarshal(line, &rec) != nil || rec.Step > n {
 			continue
 		}
-		keep.Write(line)
+		keep.Write(bytes.TrimSuffix(line, []byte("\n")))
+		keep.WriteByte('\n')
 	}
 	return WriteFile(path, func(w io.Writer) error { _, err := w.Write(keep.Bytes()); return err })
 }
 
-// ReadMetrics reads a run's records.
+// ReadMetrics reads a run's records, of one that is still running too: a last line without an end is left out.
 func ReadMetrics(dir string) ([]Record, error) {
-	f, err := os.Open(filepath.Join(dir, metricsName))
+	path := filepath.Join(dir, metricsName)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	defer f.Close()
 	var recs []Record
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, 1<<22)
-	for n := 1; s.Scan(); n++ {
+	for n := 1; ; n++ {
+		line, rest, ended := bytes.Cut(b, []byte("\n"))
+		if !ended {
+			return recs, nil
+		}
 		var rec Record
-		if err := json.Unmarshal(s.Bytes(), &rec); err != nil {
-			return nil, fmt.Errorf("train: %s: line %d: %w", f.Name(), n, err)
+		if err := json.Unmarshal(line, &rec); err != nil {
+			return nil, fmt.Errorf("train: %s: line %d: %w", path, n, err)
 		}
 		recs = append(recs, rec)
+		b = rest
 	}
-	return recs, s.Err()
 }
 
 // Do trains to the end and tells about every step. When ctx ends it saves last.ckpt and returns ctx's error.

@@ -254,11 +254,17 @@ tokens/s, losses, perplexity and a sample of each. Runs that are there already a
 			}
 			pool := par.New(f.threads)
 			defer pool.Close()
+			live := watch{out: cmd.ErrOrStderr(), steps: f.o.MaxIters}
 			rows, err := train.Compare(cmd.Context(), f.saveDir, cases, f.o, vocab, ids, f.valShare, pool, func(c train.Config, r train.Record) {
-				if r.Val != nil {
-					note(cmd, "%s %s  step %d/%d  loss %.4f  validation %.4f  %.0f tokens/s", c.Arch, c.Precision, r.Step, f.o.MaxIters, r.Loss, *r.Val, r.TokensPerS)
+				if name := c.Arch + " " + c.Precision + "  "; name != live.name {
+					live = watch{out: live.out, name: name, steps: live.steps}
 				}
+				live.show(r)
 			})
+			live.end()
+			if errors.Is(err, context.Canceled) {
+				note(cmd, "stopped and saved; the same command continues")
+			}
 			if err != nil {
 				return err
 			}
@@ -470,7 +476,9 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	if r.Trainer.Steps > 0 {
 		note(cmd, "continuing after step %d", r.Trainer.Steps)
 	}
-	err = watch(cmd.Context(), cmd.ErrOrStderr(), r)
+	live := watch{out: cmd.ErrOrStderr(), steps: r.Trainer.Options.MaxIters}
+	err = r.Do(cmd.Context(), live.show)
+	live.end()
 	if err == nil && group != nil {
 		err = group.Close()
 	}
@@ -674,44 +682,60 @@ func (f *trainFlags) override(cmd *cobra.Command, c *train.Checkpoint) {
 	}
 }
 
-// watch runs r and shows it: one live line on a terminal, else a line per validation and every 10 s.
-func watch(ctx context.Context, w io.Writer, r *train.Run) error {
-	if quiet {
-		return r.Do(ctx, func(train.Record) {})
+// watch shows steps of training: one live line on a terminal, else a line per validation and every 10 s.
+type watch struct {
+	out             io.Writer
+	name            string // before each line; may be empty
+	steps           int    // in all
+	perStep, smooth float64
+	last            time.Time
+	open            bool // the live line has not ended
+}
+
+// end ends the live line, so that something else can be said below it.
+func (w *watch) end() {
+	if w.open {
+		fmt.Fprintln(w.out)
 	}
-	file, _ := w.(*os.File)
-	live := file != nil && term.IsTerminal(int(file.Fd()))
-	max := r.Trainer.Options.MaxIters
-	perStep, smooth, last := 0.0, 0.0, time.Time{}
-	return r.Do(ctx, func(rec train.Record) {
-		if perStep == 0 {
-			perStep, smooth = rec.Seconds, rec.Loss
+	w.open = false
+}
+
+func (w *watch) show(rec train.Record) {
+	if quiet {
+		return
+	}
+	if w.perStep == 0 {
+		w.perStep, w.smooth = rec.Seconds, rec.Loss
+	}
+	w.perStep += (rec.Seconds - w.perStep) * 0.05
+	w.smooth += (rec.Loss - w.smooth) * 0.05
+	clear, width := "", 0
+	if file, _ := w.out.(*os.File); file != nil && term.IsTerminal(int(file.Fd())) {
+		clear = "\r\x1b[K"
+		width, _, _ = term.GetSize(int(file.Fd()))
+	}
+	left := time.Duration(float64(w.steps-rec.Step) * w.perStep * float64(time.Second)).Round(time.Second)
+	line := fmt.Sprintf("%sstep %d/%d  loss %.4f  lr %.2e  %.0f tokens/s  %s left", w.name, rec.Step, w.steps, w.smooth, rec.LR, rec.TokensPerS, left)
+	w.open = clear != "" && rec.Val == nil
+	switch {
+	case rec.Val != nil:
+		mark := ""
+		if rec.Best {
+			mark = "  best"
 		}
-		perStep += (rec.Seconds - perStep) * 0.05
-		smooth += (rec.Loss - smooth) * 0.05
-		left := time.Duration(float64(max-rec.Step) * perStep * float64(time.Second)).Round(time.Second)
-		line := fmt.Sprintf("step %d/%d  loss %.4f  lr %.2e  %.0f tokens/s  %s left", rec.Step, max, smooth, rec.LR, rec.TokensPerS, left)
-		switch {
-		case rec.Val != nil:
-			mark := ""
-			if rec.Best {
-				mark = "  best"
-			}
-			clear := ""
-			if live {
-				clear = "\r\x1b[K"
-			}
-			fmt.Fprintf(w, "%s%s  validation %.4f%s\n", clear, line, *rec.Val, mark)
-			if rec.Sample != "" {
-				fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimSpace(rec.Sample), "\n", "\n    "))
-			}
-		case live:
-			fmt.Fprintf(w, "\r\x1b[K%s", line)
-		case time.Since(last) > 10*time.Second:
-			last = time.Now()
-			fmt.Fprintln(w, line)
+		fmt.Fprintf(w.out, "%s%s  validation %.4f%s\n", clear, line, *rec.Val, mark)
+		if rec.Sample != "" {
+			fmt.Fprintf(w.out, "    %s\n", strings.ReplaceAll(strings.TrimSpace(rec.Sample), "\n", "\n    "))
 		}
-	})
+	case clear != "":
+		if width > 1 {
+			line = line[:min(len(line), width-1)] // one that wraps would not be overwritten
+		}
+		fmt.Fprint(w.out, clear+line)
+	case time.Since(w.last) > 10*time.Second:
+		w.last = time.Now()
+		fmt.Fprintln(w.out, line)
+	}
 }
 
 func short(n int) string {
