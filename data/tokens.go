@@ -106,6 +106,12 @@ func NewTokens(ids []int32, vocab int) *Tokens {
 	return &Tokens{name: "tokens", b: b, width: 4, vocab: vocab, close: func() error { return nil }}
 }
 
+// Split cuts ids into those to train on and, the last share of them, those to validate with.
+func Split(ids []int32, share float64) (train, val []int32) {
+	cut := len(ids) - int(float64(len(ids))*share)
+	return ids[:cut], ids[cut:]
+}
+
 // Len is the number of tokens, Vocab the size of their vocabulary.
 func (t *Tokens) Len() int   { return len(t.b) / t.width }
 func (t *Tokens) Vocab() int { return t.vocab }

@@ -52,7 +52,7 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 		r, err = Resume(dir, pool, func(c *Checkpoint) { c.Options.MaxIters = o.MaxIters })
 		if err == nil {
 			c.VocabSize = vocab.Size()
-			if err := sameRun(r, c, o, ids, split(len(ids), valShare)); err != nil {
+			if err := sameRun(r, c, o, ids, valShare); err != nil {
 				r.Close()
 				return nil, fmt.Errorf("train: %s holds %w; choose another --save-dir", dir, err)
 			}
@@ -94,13 +94,13 @@ func compareOne(ctx context.Context, dir string, c Config, o Options, vocab *dat
 	return row, nil
 }
 
-// sameRun reports what makes the run that is there another one than the comparison's, which trains on ids[:cut].
-func sameRun(r *Run, c Config, o Options, ids []int32, cut int) error {
+// sameRun reports what makes the run that is there another one than the comparison's.
+func sameRun(r *Run, c Config, o Options, ids []int32, valShare float64) error {
 	if was := r.Trainer.Model.Config; was != c {
 		return fmt.Errorf("a run of another shape (%d layers, hidden %d)", was.NumLayers, was.HiddenSize)
 	}
-	if !r.Train.Equal(ids[:cut]) || !r.Val.Equal(ids[cut:]) {
-		return fmt.Errorf("a run on other tokens (%d to train on and %d to validate, here %d and %d)", r.Train.Len(), r.Val.Len(), cut, len(ids)-cut)
+	if train, val := data.Split(ids, valShare); !r.Train.Equal(train) || !r.Val.Equal(val) {
+		return fmt.Errorf("a run on other tokens (%d to train on and %d to validate, here %d and %d)", r.Train.Len(), r.Val.Len(), len(train), len(val))
 	}
 	was := &r.Trainer.Options
 	for _, f := range []struct {

@@ -113,11 +113,11 @@ func startable(dir string, c Config, o Options, ids []int32, valShare float64) e
 	if len(ids) == 0 {
 		return fmt.Errorf("train: %w", data.ErrEmpty)
 	}
-	cut := split(len(ids), valShare)
-	for _, n := range []int{cut, len(ids) - cut} {
-		if n <= c.Block && n > 0 {
+	train, val := data.Split(ids, valShare)
+	for _, part := range [][]int32{train, val} {
+		if n := len(part); n <= c.Block && n > 0 {
 			return fmt.Errorf("train: %d tokens for training and %d for validation, a block of %d needs %d: %w; use a smaller --block, more text, or another --val-share",
-				cut, len(ids)-cut, c.Block, c.Block+1, data.ErrShort)
+				len(train), len(val), c.Block, c.Block+1, data.ErrShort)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, lastName)); err == nil {
@@ -125,8 +125,6 @@ func startable(dir string, c Config, o Options, ids []int32, valShare float64) e
 	}
 	return nil
 }
-
-func split(n int, valShare float64) int { return n - int(float64(n)*valShare) }
 
 // StartFrom is Start with a model that is there, such as Init's.
 func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, valShare float64) (*Run, error) {
@@ -140,12 +138,12 @@ func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	cut := split(len(ids), valShare)
+	train, val := data.Split(ids, valShare)
 	t, err := NewTrainer(m, o)
 	if err != nil {
 		return nil, err
 	}
-	for name, part := range map[string][]int32{"train.bin": ids[:cut], "val.bin": ids[cut:]} {
+	for name, part := range map[string][]int32{"train.bin": train, "val.bin": val} {
 		err := WriteFile(filepath.Join(dir, name), func(w io.Writer) error { return data.WriteTokens(w, part, c.VocabSize) })
 		if err != nil {
 			return nil, err

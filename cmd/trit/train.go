@@ -235,8 +235,8 @@ tokens/s, losses, perplexity and a sample of each. Runs that are there already a
 		Example: "  trit compare shakespeare.txt --preset small --max-iters 1000 --lr 1e-3",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.o.Check(); err != nil {
-				return usageError{err}
+			if err := f.check(); err != nil {
+				return err
 			}
 			var cases []train.Config
 			for _, a := range models {
@@ -402,7 +402,23 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 	return v, ids, nil
 }
 
+// check reports options that make no sense for a run that begins.
+func (f *trainFlags) check() error {
+	if err := f.o.Check(); err != nil {
+		return usageError{err}
+	}
+	if !(f.valShare >= 0 && f.valShare < 1) {
+		return usagef("--val-share %g: must be at least 0 and less than 1", f.valShare)
+	}
+	return nil
+}
+
 func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
+	if !f.resume {
+		if err := f.check(); err != nil {
+			return err
+		}
+	}
 	if f.init != "" {
 		path, err := new(hubFlags).resolve(cmd, f.init)
 		if err != nil {
@@ -449,9 +465,6 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 		var c train.Config
 		if c, err = f.config(cmd, f.arch, f.precision); err != nil {
 			return err
-		}
-		if err := f.o.Check(); err != nil {
-			return usageError{err}
 		}
 		vocab, ids, e := f.corpus(cmd, args)
 		if e != nil {
@@ -535,7 +548,8 @@ func (f *trainFlags) follow(cmd *cobra.Command, args []string, pool *par.Pool, g
 		if t, err = train.NewTrainer(m, f.o); err != nil {
 			return err
 		}
-		tokens = data.NewTokens(ids[:len(ids)-int(float64(len(ids))*f.valShare)], m.Config.VocabSize)
+		ids, _ = data.Split(ids, f.valShare)
+		tokens = data.NewTokens(ids, m.Config.VocabSize)
 	}
 	t.Group = group
 	for _, err := range t.Run(cmd.Context(), t.Batches(tokens)) {
@@ -600,9 +614,6 @@ func (f *trainFlags) startFrom(cmd *cobra.Command, args []string, pool *par.Pool
 		if cmd.Flags().Changed(name) {
 			return nil, nil, nil, usagef("--init takes shape and tokenizer from the model; leave --%s out", name)
 		}
-	}
-	if err := f.o.Check(); err != nil {
-		return nil, nil, nil, usageError{err}
 	}
 	if lora {
 		m, vocab, err = train.InitLora(f.init, f.lora, f.block, f.o.Seed, pool)

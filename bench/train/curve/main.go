@@ -62,8 +62,8 @@ func run(text, out, preset, arch, precision string, o train.Options, stop, threa
 	if err != nil {
 		return err
 	}
-	ids := vocab.EncodeAll(body)
-	tokens := data.NewTokens(ids[:len(ids)-int(float64(len(ids))*0.1)], vocab.Size())
+	ids, _ := data.Split(vocab.EncodeAll(body), 0.1)
+	tokens := data.NewTokens(ids, vocab.Size())
 	pool := par.New(threads)
 	defer pool.Close()
 	c, err := train.Preset(preset, arch, precision)
