@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/tritlm/trit/data"
@@ -141,8 +142,16 @@ var columns = []string{"architecture", "precision", "parameters", "ternary", "by
 func (c *Comparison) cells() []string {
 	return []string{
 		c.Arch, c.Precision, fmt.Sprint(c.Params), fmt.Sprint(c.Ternary), fmt.Sprint(c.Bytes), fmt.Sprintf("%.0f", c.PeakMiB), fmt.Sprintf("%.0f", c.TokensPerS),
-		fmt.Sprintf("%.4f", c.Train), fmt.Sprintf("%.4f", c.Val), fmt.Sprintf("%.3f", c.Perplexity()),
+		decimals(c.Train, 4), decimals(c.Val, 4), decimals(c.Perplexity(), 3),
 	}
+}
+
+// decimals is v, or a dash where nothing was measured.
+func decimals(v float64, n int) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return "–"
+	}
+	return strconv.FormatFloat(v, 'f', n, 64)
 }
 
 // Table is the comparison in Markdown, samples below it.

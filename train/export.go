@@ -1,9 +1,12 @@
 package train
 
 import (
+	"archive/zip"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -34,11 +37,45 @@ func (m *Model) Export(dir string, vocab *data.Vocab, o ExportOptions) error {
 	if m.lora != nil {
 		return fmt.Errorf("train: %s: the run trained adapters; merge them first (Merge), or export them as they are (ExportAdapter)", o.Format)
 	}
-	switch o.Format {
-	case "hf-packed", "hf-bf16":
-		return m.exportHF(dir, vocab, o.Format == "hf-packed")
+	if !slices.Contains(Formats, o.Format) {
+		return fmt.Errorf("train: no export format %q; there are %s", o.Format, strings.Join(Formats, ", "))
 	}
-	return fmt.Errorf("train: no export format %q; there are %s", o.Format, strings.Join(Formats, ", "))
+	files, err := m.files(vocab, o.Format == "hf-packed")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	for name, write := range files {
+		if err := WriteFile(filepath.Join(dir, name), write); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FS is the folder that Export writes as hf-packed, in memory.
+func (m *Model) FS(vocab *data.Vocab) (fs.FS, error) {
+	files, err := m.files(vocab, true)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	z := zip.NewWriter(&b) // the standard library's file system in memory
+	for name, write := range files {
+		w, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store})
+		if err == nil {
+			err = write(w)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("train: %w", err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	return zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
 }
 
 type hfConfig struct {
@@ -96,13 +133,11 @@ func (m *Model) hfConfig(packed bool) hfConfig {
 	return h
 }
 
-func (m *Model) exportHF(dir string, vocab *data.Vocab, packed bool) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
+// files are what a Hugging Face folder of the model consists of.
+func (m *Model) files(vocab *data.Vocab, packed bool) (map[string]func(io.Writer) error, error) {
 	cfg, err := json.MarshalIndent(m.hfConfig(packed), "", "  ")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var tensors []safetensors.Tensor
 	content := map[string][]byte{}
@@ -133,28 +168,26 @@ func (m *Model) exportHF(dir string, vocab *data.Vocab, packed bool) error {
 		if mat := codes[p.Name]; packed && mat != nil {
 			b, err := ternary.PackHF(mat)
 			if err != nil {
-				return fmt.Errorf("train: %s: %w", p.Name, err)
+				return nil, fmt.Errorf("train: %s: %w", p.Name, err)
 			}
 			add(p.Name, safetensors.U8, []int{(p.Shape[0] + 3) / 4, p.Shape[1]}, b)
 		}
 	}
-	if err := WriteFile(filepath.Join(dir, "model.safetensors"), func(w io.Writer) error {
-		return safetensors.Write(w, tensors, map[string]string{"format": "pt"}, func(w io.Writer, t safetensors.Tensor) error {
-			_, err := w.Write(content[t.Name])
-			return err
-		})
-	}); err != nil {
-		return err
+	text := func(b []byte) func(io.Writer) error {
+		return func(w io.Writer) error { _, err := w.Write(b); return err }
 	}
-	for name, b := range map[string][]byte{
-		"config.json": append(cfg, '\n'), "tokenizer.json": vocab.JSON,
-		"tokenizer_config.json": []byte("{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false,\n  \"model_max_length\": " + fmt.Sprint(m.Config.Block) + "\n}\n"),
-	} {
-		if err := WriteFile(filepath.Join(dir, name), func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
-			return err
-		}
-	}
-	return nil
+	return map[string]func(io.Writer) error{
+		"config.json":    text(append(cfg, '\n')),
+		"tokenizer.json": text(vocab.JSON),
+		"tokenizer_config.json": text([]byte("{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false,\n  \"model_max_length\": " +
+			fmt.Sprint(m.Config.Block) + "\n}\n")),
+		"model.safetensors": func(w io.Writer) error {
+			return safetensors.Write(w, tensors, map[string]string{"format": "pt"}, func(w io.Writer, t safetensors.Tensor) error {
+				_, err := w.Write(content[t.Name])
+				return err
+			})
+		},
+	}, nil
 }
 
 // weightOf names the matrix that a bias belongs to; "" for any other parameter.

@@ -208,8 +208,8 @@ pre{background:#f6f6f4;padding:.8rem;white-space:pre-wrap}
 		if head == nil {
 			head = &Header{}
 		}
-		fmt.Fprintf(&b, "<tr><td>%s<td>%s<td>%s<td>%d<td>%d<td>%d<td>%.4f<td>%.4f<td>%.2f<td>%.0f<td>%.0f</tr>\n", html.EscapeString(r.name), html.EscapeString(head.Config.Arch), html.EscapeString(head.Config.Precision),
-			head.Params, head.Ternary, last.Step, l[0].points[len(l[0].points)-1][1], val, math.Exp(val), r.meanSpeed(), peak)
+		fmt.Fprintf(&b, "<tr><td>%s<td>%s<td>%s<td>%d<td>%d<td>%d<td>%.4f<td>%s<td>%s<td>%.0f<td>%.0f</tr>\n", html.EscapeString(r.name), html.EscapeString(head.Config.Arch), html.EscapeString(head.Config.Precision),
+			head.Params, head.Ternary, last.Step, l[0].points[len(l[0].points)-1][1], decimals(val, 4), decimals(math.Exp(val), 2), r.meanSpeed(), peak)
 		loss = append(loss, l...)
 		lr = append(lr, r.over(i, func(rec Record) float64 { return rec.LR }))
 		speed = append(speed, r.over(i, func(rec Record) float64 { return rec.TokensPerS }))

@@ -27,7 +27,7 @@ import (
 //	train.bin, val.bin          the tokens
 //	metrics.jsonl               one Record a line
 //	events.out.tfevents.*       the same for TensorBoard
-//	config.json, model.safetensors, tokenizer.json   the best model, packed, as trit run and transformers read it
+//	config.json, model.safetensors, tokenizer.json   the best model, packed, as trit run and transformers read it; until a first validation the newest
 //	adapter_config.json, adapter_model.safetensors   instead of these: the best adapters, as trit run --adapter and peft read them
 const (
 	lastName    = "last.ckpt"
@@ -311,7 +311,10 @@ func (r *Run) Do(ctx context.Context, tell func(Record)) error {
 	saved := t.Steps
 	save := func() error {
 		saved = t.Steps
-		return t.Save(filepath.Join(r.Dir, lastName), r.Vocab.JSON)
+		if err := t.Save(filepath.Join(r.Dir, lastName), r.Vocab.JSON); err != nil || !math.IsInf(t.Best, 1) {
+			return err
+		}
+		return r.export() // nothing says yet which model is the best: the newest
 	}
 	r.snapshot()
 	for s, err := range t.Run(ctx, t.Batches(r.Train)) {
@@ -369,12 +372,7 @@ func (r *Run) evaluate(ctx context.Context, rec *Record) error {
 			if err := t.Save(filepath.Join(r.Dir, bestName), r.Vocab.JSON); err != nil {
 				return err
 			}
-			if t.Model.lora != nil {
-				err = t.Model.ExportAdapter(r.Dir)
-			} else {
-				err = t.Model.Export(r.Dir, r.Vocab, ExportOptions{Format: "hf-packed"})
-			}
-			if err != nil {
+			if err := r.export(); err != nil {
 				return err
 			}
 		}
@@ -383,6 +381,15 @@ func (r *Run) evaluate(ctx context.Context, rec *Record) error {
 		rec.Sample = r.Sample(o.SampleTokens, 0.8, uint64(t.Steps))
 	}
 	return nil
+}
+
+// export writes the model, or its adapters, into the run's folder as trit run reads it.
+func (r *Run) export() error {
+	m := r.Trainer.Model
+	if m.lora != nil {
+		return m.ExportAdapter(r.Dir)
+	}
+	return m.Export(r.Dir, r.Vocab, ExportOptions{Format: "hf-packed"})
 }
 
 // Sample writes n tokens after a line's end, at a temperature.

@@ -1,7 +1,10 @@
 package train
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -114,6 +117,33 @@ func TestResumeIsBitIdentical(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A run that is stopped before its first validation leaves the newest model, and the same one as its checkpoint.
+func TestStoppedRunHasAModel(t *testing.T) {
+	dir := t.TempDir()
+	r := startTiny(t, dir, "bitnet", "ternary", func(o *Options) { o.EvalEvery = 15 })
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := r.Do(ctx, func(rec Record) {
+		if rec.Step == 3 {
+			cancel()
+		}
+	}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	fsys, err := r.Trainer.Model.FS(r.Vocab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"} {
+		want, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v; want %d", name, len(got), err, len(want))
+		}
 	}
 }
 

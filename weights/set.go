@@ -83,8 +83,10 @@ func Open(path string, opt *Options) (*Set, error) {
 		return openGGUF(path, opt)
 	case ".safetensors":
 		return openFolder(&folder{dir: filepath.Dir(path), name: filepath.Dir(path)})
-	case ".bin", ".pt", ".pth", ".ckpt":
+	case ".bin", ".pt", ".pth":
 		return nil, pickleError(path)
+	case ".ckpt":
+		return nil, fmt.Errorf("weights: %s: a checkpoint and not a model folder; of one of trit train, trit train export makes one (--format hf-bf16 to train on from)", path)
 	}
 	if isGGUF(path) {
 		return openGGUF(path, opt)
@@ -123,6 +125,9 @@ func openFolder(f *folder) (set *Set, err error) {
 	if s.hfConfig, err = f.readText("config.json"); err != nil {
 		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
 			return nil, fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
+		}
+		if errors.Is(err, fs.ErrNotExist) && f.exists("last.ckpt") {
+			return nil, fmt.Errorf("weights: %s: a training run that has written no model yet; open its last.ckpt", f.name)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)

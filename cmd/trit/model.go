@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,9 +15,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -101,9 +105,18 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	checkpoint, err := openCheckpoint(path)
+	if err != nil {
+		return nil, err
+	}
 	bar := progress(cmd, "load", false)
 	o.Progress = func(done, total int) { bar.Set(int64(done), int64(total)) }
-	m, err := trit.OpenContext(cmd.Context(), path, &o)
+	var m *trit.Model
+	if checkpoint != nil {
+		m, err = trit.OpenFS(cmd.Context(), checkpoint, path, &o)
+	} else {
+		m, err = trit.OpenContext(cmd.Context(), path, &o)
+	}
 	bar.Done()
 	if err != nil {
 		return nil, err
@@ -120,7 +133,7 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	if err != nil {
 		return nil, nil, err
 	}
-	set, err := weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
+	set, err := openFiles(path, &weights.Options{I2SLayout: f.I2SLayout})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,6 +147,43 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	}
 	cfg.KV = f.KV
 	return set, cfg, nil
+}
+
+// openFiles is weights.Open for checkpoints too.
+func openFiles(path string, o *weights.Options) (*weights.Set, error) {
+	checkpoint, err := openCheckpoint(path)
+	if err != nil {
+		return nil, err
+	}
+	if checkpoint != nil {
+		return weights.OpenFS(checkpoint, path)
+	}
+	return weights.Open(path, o)
+}
+
+// openCheckpoint is the model in a checkpoint of trit train, as a folder in memory; nil for any other file.
+func openCheckpoint(path string) (fs.FS, error) {
+	if !strings.EqualFold(filepath.Ext(path), ".ckpt") {
+		return nil, nil
+	}
+	c, err := train.OpenCheckpoint(path)
+	if err != nil {
+		return nil, err
+	}
+	if c.Lora != nil {
+		return nil, fmt.Errorf("%s: holds adapters and no model; use %s, with --adapter %s", path, c.Lora.Base, filepath.Dir(path))
+	}
+	pool := par.New(0)
+	defer pool.Close()
+	t, err := c.Load(pool)
+	if err != nil {
+		return nil, err
+	}
+	vocab, err := data.NewVocab(c.Tokenizer)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return t.Model.FS(vocab)
 }
 
 // generateFlags are trit.GenerateOptions on the command line.

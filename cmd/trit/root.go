@@ -27,8 +27,9 @@ func newRootCmd() *cobra.Command {
 model's name on the hub, which is downloaded once. It is one program without dependencies.
 
 MODEL, in every command, is one of
-  a folder        with config.json and model.safetensors
+  a folder        with config.json and model.safetensors, such as a run of trit train
   a .gguf file
+  a .ckpt file    of trit train
   owner/name      on the Hugging Face hub; owner/name@revision, owner/name/file.gguf
   demo            a small model inside the program
 

@@ -12,7 +12,6 @@ import (
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
-	"github.com/tritlm/trit/weights"
 )
 
 // openTokenizer loads MODEL's tokenizer alone.
@@ -30,8 +29,8 @@ func openTokenizer(cmd *cobra.Command, f *hubFlags, ref string) (*tokenizer.Toke
 		return nil, err
 	}
 	var t *tokenizer.Tokenizer
-	if strings.EqualFold(filepath.Ext(path), ".gguf") {
-		set, err := weights.Open(path, nil)
+	if ext := strings.ToLower(filepath.Ext(path)); ext == ".gguf" || ext == ".ckpt" {
+		set, err := openFiles(path, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -502,10 +503,14 @@ func (f *trainFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	best := ""
+	if !math.IsInf(r.Trainer.Best, 1) {
+		best = fmt.Sprintf("; best validation loss %.4f", r.Trainer.Best)
+	}
 	if lo := m.Lora(); lo != nil {
-		note(cmd, "done: trit run %s --adapter %s uses the adapters; best validation loss %.4f", lo.Base, f.saveDir, r.Trainer.Best)
+		note(cmd, "done: trit run %s --adapter %s uses the adapters%s", lo.Base, f.saveDir, best)
 	} else {
-		note(cmd, "done: %s holds the model; best validation loss %.4f", f.saveDir, r.Trainer.Best)
+		note(cmd, "done: trit run %s runs the model%s", f.saveDir, best)
 	}
 	if plot, err := train.Plot(filepath.Join(f.saveDir), 72, 14); err == nil && !quiet {
 		fmt.Fprint(cmd.ErrOrStderr(), plot)
