@@ -119,6 +119,9 @@ func (w *writer) gguf(dst string, list []entry) error {
 			t.Type = w.ggufType(c, e)
 		}
 		size, err := t.Type.Size(t.Shape...)
+		if ternaryEntry(c, e) && err == nil && e.cols%w.codec.Block() != 0 { // i2_s has blocks in some of its layouts only
+			err = fmt.Errorf("%d columns is not a multiple of %d, the block of %s: %w", e.cols, w.codec.Block(), t.Type, gguf.ErrColumns)
+		}
 		if err != nil {
 			return fmt.Errorf("tensor %q as %s: %w; take another format, such as hf-packed or gguf-iq2_bn", name, t.Type, err)
 		}

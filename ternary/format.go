@@ -76,6 +76,9 @@ func (f Format) String() string {
 	return layouts[f].name
 }
 
+// Block is what the number of columns must be a multiple of.
+func (f Format) Block() int { return f.layout().weights }
+
 // Size returns the bytes of a matrix [rows, cols], or an error when the layout cannot hold that shape.
 func (f Format) Size(rows, cols int) (int, error) {
 	l := f.layout()
