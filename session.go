@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -190,7 +189,7 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 	s.stats = Stats{PromptTokens: len(s.tokens) - s.cache.Len(), CachedTokens: s.cache.Len()}
 
 	defer s.forgetGuesses()
-	w := writer{decoder: s.m.tokenizer.NewDecoder(s.tokens...), stop: o.Stop}
+	w := tokenizer.NewWriter(s.m.tokenizer.NewDecoder(s.tokens...), o.Stop)
 	sampler := sample.New(o.Options)
 	start := time.Now()
 	for n := 1; ; n++ {
@@ -206,15 +205,18 @@ func (s *Session) generate(ctx context.Context, prompt []int32, o GenerateOption
 		s.stats.Tokens = n
 		switch {
 		case !o.IgnoreEOS && s.m.tokenizer.IsEOS(piece.Token):
-			piece.Text, piece.Finish = w.end(), FinishedStop
+			piece.Text, piece.Finish = w.End(), FinishedStop
 			// The end token is the model's, not the text's: whoever continues decides what follows.
 			s.tokens = s.tokens[:len(s.tokens)-1]
-		case w.push(piece.Token):
-			piece.Text, piece.Finish = w.take(), FinishedStop
+		case w.Push(piece.Token):
+			piece.Text, piece.Finish = w.Take(), FinishedStop
 		case n == o.MaxTokens || len(s.tokens) >= s.m.maxContext:
-			piece.Text, piece.Finish = w.end(), FinishedLength
+			piece.Text, piece.Finish = w.End(), FinishedLength
+			if w.Stopped() {
+				piece.Finish = FinishedStop
+			}
 		default:
-			piece.Text = w.take()
+			piece.Text = w.Take()
 		}
 		if !yield(piece, nil) || piece.Finish != NotFinished {
 			return nil
@@ -270,62 +272,4 @@ func (s *Session) forward(ctx context.Context, in model.Input) error {
 	s.batch[0] = in
 	s.batch[0].Cache = s.cache
 	return s.m.engine.Forward(ctx, s.batch[:])
-}
-
-// writer turns tokens into text that may be shown: whole UTF-8, and nothing that could become a stop string.
-type writer struct {
-	decoder *tokenizer.Decoder
-	stop    []string
-	text    string // decoded and not shown yet
-	ready   int    // of text, that can no longer be part of a stop string
-}
-
-// push adds a token and says whether a stop string is complete; the text is cut in front of it then.
-func (w *writer) push(token int32) bool {
-	w.text += w.decoder.Push(token)
-	return w.scan()
-}
-
-func (w *writer) scan() bool {
-	first := -1
-	for _, stop := range w.stop {
-		if stop == "" {
-			continue
-		}
-		if i := strings.Index(w.text, stop); i >= 0 && (first < 0 || i < first) {
-			first = i
-		}
-	}
-	if first >= 0 {
-		w.text = w.text[:first]
-		w.ready = first
-		return true
-	}
-	held := 0
-	for _, stop := range w.stop {
-		for n := min(len(stop)-1, len(w.text)); n > held; n-- {
-			if strings.HasSuffix(w.text, stop[:n]) {
-				held = n
-				break
-			}
-		}
-	}
-	w.ready = len(w.text) - held
-	return false
-}
-
-// take gives what may be shown now.
-func (w *writer) take() string {
-	out := w.text[:w.ready]
-	w.text, w.ready = w.text[w.ready:], 0
-	return out
-}
-
-// end gives all that is left.
-func (w *writer) end() string {
-	w.text += w.decoder.Flush()
-	if !w.scan() {
-		w.ready = len(w.text)
-	}
-	return w.take()
 }

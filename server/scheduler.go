@@ -108,7 +108,7 @@ type sequence struct {
 	cache   *cache  // holds a prefix of tokens
 	sampler *sample.Sampler
 	matcher *grammar.Matcher
-	text    writer
+	text    *tokenizer.Writer
 	left    int // tokens to write
 	shown   []token
 	ids     []int32
@@ -201,7 +201,7 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 			o.Mask = q.matcher
 		}
 		q.sampler = sample.New(o)
-		q.text = writer{decoder: s.tok.NewDecoder(j.prompt...), stop: j.stop}
+		q.text = tokenizer.NewWriter(s.tok.NewDecoder(j.prompt...), j.stop)
 		seqs, streams = append(seqs, q), append(streams, out)
 	}
 	s.mu.Lock()
@@ -792,7 +792,7 @@ func (s *scheduler) advance(q *sequence, in *model.Input) {
 	switch {
 	case !q.ignoreEOS && s.tok.IsEOS(id), slices.Contains(q.stopTokens, id):
 		q.ended = true
-	case q.text.push(id), q.matcher != nil && q.matcher.Done(), q.left == 0, len(q.tokens) >= s.limit:
+	case q.text.Push(id), q.matcher != nil && q.matcher.Done(), q.left == 0, len(q.tokens) >= s.limit:
 		q.ended = true
 	default:
 		s.show(q)
@@ -829,7 +829,7 @@ func (q *sequence) score(logits []float32, id int32) token {
 
 // show pushes the text that is certain, and with it the tokens that made it.
 func (s *scheduler) show(q *sequence) {
-	text := q.text.take()
+	text := q.text.Take()
 	if text == "" {
 		return
 	}
@@ -850,14 +850,14 @@ func (s *scheduler) last(q *sequence) event {
 	case q.max == 0:
 		return e
 	case len(q.tokens) > len(q.prompt) && (!q.ignoreEOS && s.tok.IsEOS(q.tokens[len(q.tokens)-1]) || slices.Contains(q.stopTokens, q.tokens[len(q.tokens)-1])):
-		e.text, e.finish = q.text.end(), "stop"
-	case q.text.stopped:
-		e.text, e.finish = q.text.take(), "stop"
+		e.text, e.finish = q.text.End(), "stop"
+	case q.text.Stopped():
+		e.text, e.finish = q.text.Take(), "stop"
 	case q.matcher != nil && q.matcher.MayEnd():
-		e.text, e.finish = q.text.end(), "stop"
+		e.text, e.finish = q.text.End(), "stop"
 	default:
-		e.text = q.text.end()
-		if q.text.stopped {
+		e.text = q.text.End()
+		if q.text.Stopped() {
 			e.finish = "stop"
 		}
 	}

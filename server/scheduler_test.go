@@ -395,42 +395,6 @@ func TestSamplingIsSeeded(t *testing.T) {
 	}
 }
 
-func TestWriter(t *testing.T) {
-	f := newFake(t)
-	for _, tt := range []struct {
-		text, want string
-		stop       []string
-	}{
-		{"hello world", "hello ", []string{"wor"}},
-		{"aaab", "", []string{"aaab"}},
-		{"ab abc", "ab ", []string{"abc"}},
-		{"größe 🙂 x", "größe ", []string{"🙂"}},
-		{"one\nUser: two", "one", []string{"\nUser:"}},
-		{"no stop here", "no stop here", []string{"zzz", "here!"}},
-	} {
-		w := writer{decoder: f.tok.NewDecoder(), stop: tt.stop}
-		got, stopped := "", false
-		for _, c := range []byte(tt.text) { // byte by byte
-			id, ok := f.tok.ID(string(rune(c)))
-			if !ok || c >= 0x80 {
-				id = -1
-				for i := range int32(f.tok.VocabSize()) {
-					if b := f.tok.Bytes(i); len(b) == 1 && b[0] == c {
-						id = i
-					}
-				}
-			}
-			if stopped = w.push(id); stopped {
-				break
-			}
-			got += w.take()
-		}
-		if got += w.end(); got != tt.want {
-			t.Errorf("%q until %q = %q, want %q", tt.text, tt.stop, got, tt.want)
-		}
-	}
-}
-
 // Prompts are read one after the other, so that the first ones need not wait for the last; a long one that came first
 // neither stands still nor holds them up.
 func TestPromptsInOrder(t *testing.T) {
