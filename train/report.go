@@ -57,12 +57,13 @@ type reported struct {
 
 type series struct {
 	name   string
+	legend string // lines of one legend are of one kind; "": the name
 	points [][2]float64
 	dashed bool
 	hue    int
 }
 
-var palette = []string{"#1b6ca8", "#c8553d", "#3a7d44", "#8e5ba6", "#b8860b", "#2a9d8f", "#6d597a", "#d1495b", "#52796f", "#bc6c25"}
+var palette = []string{"#1b6ca8", "#c8553d", "#3a7d44", "#8e5ba6", "#b8860b", "#2a9d8f", "#7a7a7a", "#d1495b", "#52796f", "#bc6c25"}
 
 // losses are the smoothed training loss and the validation loss of a run.
 func (r *reported) losses(hue int) []series {
@@ -94,17 +95,21 @@ func (r *reported) over(hue int, f func(Record) float64) series {
 	return s
 }
 
-// codes are one line per ternary matrix over the validations.
+// codes are one line per ternary matrix over the validations, in the colour of its projection.
 func (r *reported) codes(f func(Share) float64) []series {
 	var all []series
-	at := map[string]int{}
+	at, hues := map[string]int{}, map[string]int{}
 	for _, rec := range r.recs {
 		for _, c := range rec.Codes {
 			i, ok := at[c.Name]
 			if !ok {
 				i = len(all)
 				at[c.Name] = i
-				all = append(all, series{name: c.Name, hue: i})
+				kind := c.Name[strings.LastIndexByte(c.Name, '.')+1:]
+				if _, ok := hues[kind]; !ok {
+					hues[kind] = len(hues)
+				}
+				all = append(all, series{name: c.Name, legend: kind, hue: hues[kind]})
 			}
 			all[i].points = append(all[i].points, [2]float64{float64(rec.Step), f(c)})
 		}
@@ -125,24 +130,41 @@ func bounds(all []series) (x0, x1, y0, y1 float64) {
 		x1 = x0 + 1
 	}
 	if !(y1 > y0) {
-		y1 = y0 + max(math.Abs(y0)*0.1, 1e-9)
+		pad := max(math.Abs(y0)*0.1, 1e-9)
+		y0, y1 = y0-pad, y1+pad
 	}
 	return x0, x1, y0, y1
 }
 
+// ticks are round numbers from lo to hi, about five.
+func ticks(lo, hi float64) []float64 {
+	step := math.Pow(10, math.Floor(math.Log10((hi-lo)/4)))
+	for _, m := range []float64{5, 2} {
+		if (hi-lo)/4 >= m*step {
+			step *= m
+			break
+		}
+	}
+	var at []float64
+	for i := math.Ceil(lo / step); i*step <= hi+step*1e-9; i++ {
+		at = append(at, i*step)
+	}
+	return at
+}
+
 // chart draws lines as inline SVG with a title per line, which browsers show under the pointer.
 func chart(title string, all []series, legend bool) string {
-	x0, x1, y0, y1 := bounds(all)
-	const w, h, left, top, right, bottom = 760.0, 300.0, 64.0, 28.0, 12.0, 32.0
+	_, x1, y0, y1 := bounds(all)
+	const x0, w, h, left, top, right, bottom = 0.0, 760.0, 300.0, 64.0, 28.0, 24.0, 32.0
 	px := func(x float64) float64 { return left + (x-x0)/(x1-x0)*(w-left-right) }
 	py := func(y float64) float64 { return h - bottom - (y-y0)/(y1-y0)*(h-top-bottom) }
 	var b strings.Builder
 	fmt.Fprintf(&b, `<figure><svg viewBox="0 0 %g %g" role="img" aria-label="%s"><text x="%g" y="16" class="t">%s</text>`, w, h, html.EscapeString(title), left, html.EscapeString(title))
-	for i := range 5 {
-		y := y0 + (y1-y0)*float64(i)/4
-		x := x0 + (x1-x0)*float64(i)/4
+	for _, y := range ticks(y0, y1) {
 		fmt.Fprintf(&b, `<line x1="%g" x2="%g" y1="%.1f" y2="%.1f" class="g"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`, left, w-right, py(y), py(y), left-6, py(y)+4, tick(y))
-		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%.0f</text>`, px(x), h-10, x)
+	}
+	for _, x := range ticks(x0, x1) {
+		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%g</text>`, px(x), h-10, x)
 	}
 	for _, s := range all {
 		if len(s.points) == 0 {
@@ -161,12 +183,20 @@ func chart(title string, all []series, legend bool) string {
 	b.WriteString("</svg>")
 	if legend {
 		b.WriteString("<figcaption>")
+		named := map[string]bool{}
 		for _, s := range all {
+			if s.legend == "" {
+				s.legend = s.name
+			}
+			if named[s.legend] {
+				continue
+			}
+			named[s.legend] = true
 			style := "solid"
 			if s.dashed {
 				style = "dashed"
 			}
-			fmt.Fprintf(&b, `<span><i style="border-top:3px %s %s"></i>%s</span> `, style, palette[s.hue%len(palette)], html.EscapeString(s.name))
+			fmt.Fprintf(&b, `<span><i style="border-top:3px %s %s"></i>%s</span> `, style, palette[s.hue%len(palette)], html.EscapeString(s.legend))
 		}
 		b.WriteString("</figcaption>")
 	}
@@ -178,13 +208,13 @@ func tick(v float64) string {
 	if v != 0 && math.Abs(v) < 0.01 {
 		return fmt.Sprintf("%.1e", v)
 	}
-	return fmt.Sprintf("%.4g", v)
+	return fmt.Sprintf("%.6g", v)
 }
 
 func reportPage(all []reported) string {
 	var b strings.Builder
 	b.WriteString(`<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>trit train</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+<style>body{font:15px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
 svg{width:100%;height:auto}svg text{font-size:11px;fill:#555}svg text.t{font-size:14px;fill:#222}svg .g{stroke:#e4e4e4}
 figure{margin:1.5rem 0}figcaption span{margin-right:1rem;white-space:nowrap}figcaption i{display:inline-block;width:1.6rem;margin-right:.3rem;vertical-align:middle}
@@ -222,10 +252,10 @@ pre{background:#f6f6f4;padding:.8rem;white-space:pre-wrap}
 		r := &all[i]
 		fmt.Fprintf(&b, "<h2>%s</h2>\n", html.EscapeString(r.name))
 		if z := r.codes(func(s Share) float64 { return s.Zero }); len(z) > 0 {
-			b.WriteString(chart("share of weights that are 0, per matrix", z, false))
-			b.WriteString(chart("share of weights that are +1, per matrix", r.codes(func(s Share) float64 { return s.Pos }), false))
-			b.WriteString(chart("share of weights that are −1, per matrix", r.codes(func(s Share) float64 { return s.Neg }), false))
-			b.WriteString(chart("share of codes that one step changes, per matrix", r.codes(func(s Share) float64 { return s.Flipped }), false))
+			b.WriteString(chart("share of weights that are 0, per matrix", z, true))
+			b.WriteString(chart("share of weights that are +1, per matrix", r.codes(func(s Share) float64 { return s.Pos }), true))
+			b.WriteString(chart("share of weights that are −1, per matrix", r.codes(func(s Share) float64 { return s.Neg }), true))
+			b.WriteString(chart("share of codes that one step changes, per matrix", r.codes(func(s Share) float64 { return s.Flipped }), true))
 		}
 		for _, rec := range r.recs {
 			if rec.Sample != "" && (rec.Best || rec.Step == r.recs[len(r.recs)-1].Step) {
@@ -275,7 +305,8 @@ func lossPlots(dir string, all []reported) error {
 			p.Legend.Add(s.name, l)
 		}
 	}
-	p.Legend.Top = true
+	p.X.Min = 0
+	p.Legend.Top, p.Legend.XOffs, p.Legend.Padding = true, -vg.Points(4), vg.Points(3)
 	for _, name := range []string{"loss.png", "loss.svg"} {
 		w, err := p.WriterTo(18*vg.Centimeter, 10*vg.Centimeter, strings.TrimPrefix(filepath.Ext(name), "."))
 		if err != nil {

@@ -3,6 +3,7 @@ package train
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"encoding/binary"
 	"hash/crc32"
 	"image/png"
@@ -32,7 +33,7 @@ func TestReportIsOneWholePage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"loss, nats per token", "learning rate", "tokens per second", "share of weights that are 0", "share of weights that are +1", "share of codes that one step changes", "Sample after step 20", "<polyline"} {
+	for _, want := range []string{"loss, nats per token", "learning rate", "tokens per second", "share of weights that are 0", "share of weights that are +1", "share of codes that one step changes", "</i>gate_proj<", "Sample after step 20", "<polyline"} {
 		if !bytes.Contains(page, []byte(want)) {
 			t.Errorf("the page has no %q", want)
 		}
@@ -98,6 +99,31 @@ func TestEventFilesAreTFRecords(t *testing.T) {
 		t.Errorf("%d records, want 4", n)
 	}
 }
+
+func TestTicks(t *testing.T) {
+	for _, c := range []struct {
+		lo, hi float64
+		want   string
+	}{
+		{0, 3000, "[0 500 1000 1500 2000 2500 3000]"},
+		{0, 20, "[0 5 10 15 20]"},
+		{0.87, 4.49, "[1 1.5 2 2.5 3 3.5 4]"},
+		{0.2503, 0.3028, "[0.26 0.27 0.28 0.29 0.3]"},
+		{-1, 1, "[-1 -0.5 0 0.5 1]"},
+		{1.8e-4, 2.2e-4, "[0.00018 0.00019 0.0002 0.00021 0.00022]"},
+	} {
+		got := ticks(c.lo, c.hi)
+		for i := range got {
+			got[i], _ = strconv.ParseFloat(tickRound(got[i]), 64)
+		}
+		if fmt.Sprint(got) != c.want {
+			t.Errorf("%g to %g: %v, want %s", c.lo, c.hi, got, c.want)
+		}
+	}
+}
+
+// tickRound is v without what binary fractions add.
+func tickRound(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
 
 func TestMetricsOfARunThatIsWriting(t *testing.T) {
 	for text, want := range map[string]string{
