@@ -22,7 +22,7 @@ import (
 // Formats are what Export writes:
 //
 //	hf-packed  a Hugging Face folder, ternary weights as four codes a byte and a scale
-//	hf-bf16    a Hugging Face folder with the master weights in bfloat16, quantised by whoever loads it
+//	hf-bf16    a Hugging Face folder with the master weights in bfloat16, quantised by whoever loads it, to the same codes
 //
 // Package convert makes GGUF files of either.
 var Formats = []string{"hf-packed", "hf-bf16"}
@@ -150,17 +150,24 @@ func (m *Model) files(vocab *data.Vocab, packed bool) (map[string]func(io.Writer
 		if mat := codes[p.Name]; packed && mat != nil {
 			add(p.Name+"_scale", safetensors.F32, []int{1}, floatBytes(mat.Scale))
 		}
-		if mat := codes[weightOf(p.Name)]; packed && mat != nil {
-			// AutoBitLinear of transformers multiplies the whole product by weight_scale, bias included (integrations/bitnet.py).
-			divided := slices.Clone(p.W)
-			for i := range divided {
-				divided[i] /= mat.Scale[0]
+		if mat := codes[weightOf(p.Name)]; mat != nil {
+			// AutoBitLinear of transformers multiplies the whole product of packed weights by weight_scale, bias included
+			// (integrations/bitnet.py). What that gives back is what the other format says, to the last bit.
+			bias := slices.Clone(p.W)
+			for i := range bias {
+				if bias[i] /= mat.Scale[0]; !packed {
+					bias[i] *= mat.Scale[0]
+				}
 			}
-			add(p.Name, safetensors.F32, p.Shape, floatBytes(divided))
+			add(p.Name, safetensors.F32, p.Shape, floatBytes(bias))
 		}
 	}
 	for _, p := range m.Params {
-		if !packed || codes[p.Name] == nil && codes[weightOf(p.Name)] == nil {
+		switch mat := codes[p.Name]; {
+		case codes[weightOf(p.Name)] != nil || packed && mat != nil:
+		case mat != nil:
+			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(bf16Masters(p.W, mat.Codes(nil), mat.Scale[0])))
+		default:
 			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(p.W))
 		}
 	}
@@ -198,7 +205,8 @@ func weightOf(name string) string {
 	return ""
 }
 
-// matrices are the ternary matrices by the name of their parameter: the very codes of the forward pass.
+// matrices are the ternary matrices by the name of their parameter: the very codes of the forward pass, and its scale as it is
+// where masters are quantised when they are loaded, the reciprocal of a rounded reciprocal (ternary.Quantize), which may be a last bit away.
 func (m *Model) matrices() map[string]*ternary.Matrix {
 	ms := map[string]*ternary.Matrix{}
 	for i := range m.layers {
@@ -221,7 +229,7 @@ func matrix(l *nn.Linear) *ternary.Matrix {
 	for o := range l.Out {
 		flat = append(flat, codes[o*stride:o*stride+l.In]...)
 	}
-	mat, err := ternary.FromCodes(flat, l.Out, l.In, []float32{scale})
+	mat, err := ternary.FromCodes(flat, l.Out, l.In, []float32{1 / (1 / scale)})
 	if err != nil {
 		panic(err) // codes are −1, 0, 1 by construction
 	}
@@ -232,9 +240,57 @@ func matrix(l *nn.Linear) *ternary.Matrix {
 func bf16Bytes(x []float32) []byte {
 	b := make([]byte, 0, 2*len(x))
 	for _, v := range x {
-		u := math.Float32bits(v)
-		u += 0x7fff + u>>16&1
+		u := math.Float32bits(bf16(v))
 		b = append(b, byte(u>>16), byte(u>>24))
 	}
 	return b
 }
+
+// bf16 is v as bfloat16.
+func bf16(v float32) float32 {
+	u := math.Float32bits(v)
+	return math.Float32frombits((u + 0x7fff + u>>16&1) &^ 0xffff)
+}
+
+// bf16Masters rounds the masters w of a ternary matrix to bfloat16 so that they quantise to its codes and scale, which is
+// their mean size. Nearly all become the nearest bfloat16; one in some hundred lies so near half the scale, the middle between
+// two codes, that its nearest is beyond it, and takes the one on its own side. Then the mean is brought back to the scale
+// by rounding others, all over the matrix, to their second nearest.
+func bf16Masters(w []float32, codes []int8, scale float32) []float32 {
+	const room = 1.0 / (1 << 16) // for the roundings of whoever divides
+	below := math.Float32frombits(math.Float32bits(scale/2*(1-room)) &^ 0xffff)
+	above := math.Float32frombits((math.Float32bits(scale/2*(1+room)) + 0xffff) &^ 0xffff)
+	allowed := func(size float32, code int8) bool { return code == 0 && size <= below || code != 0 && size >= above }
+	size := make([]float32, len(w))
+	missing := float64(scale) * float64(len(w))
+	for i, x := range w {
+		size[i] = abs32(bf16(x))
+		if codes[i] == 0 {
+			size[i] = min(size[i], below)
+		} else {
+			size[i] = max(size[i], above)
+		}
+		missing -= float64(size[i])
+	}
+	const stride = 7919 // a prime
+	for i := range w {
+		k := int(uint64(i) * stride % uint64(len(w)))
+		ulp := 1 << 16
+		if missing < 0 {
+			ulp = -ulp
+		}
+		next := math.Float32frombits(uint32(int(math.Float32bits(size[k])) + ulp))
+		more := float64(next) - float64(size[k])
+		towards := (abs32(w[k]) > size[k]) == (missing > 0)
+		if size[k] > 0 && towards && math.Abs(more) <= math.Abs(missing) && allowed(next, codes[k]) {
+			size[k] = next
+			missing -= more
+		}
+	}
+	for i, x := range w {
+		size[i] = float32(math.Copysign(float64(size[i]), float64(x)))
+	}
+	return size
+}
+
+func abs32(x float32) float32 { return float32(math.Abs(float64(x))) }

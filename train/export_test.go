@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/weights"
@@ -87,6 +89,31 @@ func logitsOfTrainer(tr *train.Trainer, ids []int32) []float32 {
 	return all
 }
 
+// projections are the ternary matrices of a folder as its configuration makes them, by name.
+func projections(t *testing.T, dir string) map[string]*ternary.Matrix {
+	t.Helper()
+	set, err := weights.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	all := map[string]*ternary.Matrix{}
+	for _, name := range set.Names() {
+		if strings.HasSuffix(name, "_proj.weight") {
+			shape := set.Shape(name)
+			if set.IsTernary(name) {
+				shape = []int{shape[0] * 4, shape[1]} // packed in fours, all widths here are multiples
+			}
+			m, err := set.Ternary(name, shape[0], shape[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[name] = m
+		}
+	}
+	return all
+}
+
 func testIDs(V int) []int32 {
 	r := rand.New(rand.NewPCG(1, 1))
 	ids := make([]int32, 24)
@@ -97,13 +124,19 @@ func testIDs(V int) []int32 {
 }
 
 // TestExportedModelIsTheTrainedOne: train, export, trit.Open, the same logits. The packed folder holds the very codes of
-// training and embeddings in bfloat16; the bf16 folder rounds the masters too.
+// training and embeddings in bfloat16; the bf16 folder has masters that quantise to the same codes and scales, and gives the
+// same logits to the last bit.
 func TestExportedModelIsTheTrainedOne(t *testing.T) {
 	for _, arch := range train.Archs {
 		for _, precision := range train.Precisions {
 			tr, vocab, _ := trained(t, arch, precision)
 			ids := testIDs(vocab.Size())
 			want := logitsOfTrainer(tr, ids)
+			packed := t.TempDir()
+			if err := tr.Model.Export(packed, vocab, train.ExportOptions{Format: "hf-packed"}); err != nil {
+				t.Fatal(err)
+			}
+			var first []float32
 			for _, format := range train.Formats {
 				t.Run(fmt.Sprint(arch, "/", precision, "/", format), func(t *testing.T) {
 					dir := t.TempDir()
@@ -127,10 +160,22 @@ func TestExportedModelIsTheTrainedOne(t *testing.T) {
 					if err := m.Engine().Forward(context.Background(), []model.Input{{Cache: cache, Tokens: ids, Logits: got}}); err != nil {
 						t.Fatal(err)
 					}
+					if first == nil {
+						first = got
+					}
+					if !slices.Equal(got, first) {
+						t.Errorf("other logits than those of %s", train.Formats[0])
+					}
 					if c := correlation(got, want); !(c >= 0.9999) {
 						t.Errorf("correlation with the trainer's logits %.6f, want 0.9999", c)
 					} else {
 						t.Logf("correlation %.7f", c)
+					}
+					same := func(a, b *ternary.Matrix) bool {
+						return slices.Equal(a.Codes(nil), b.Codes(nil)) && slices.Equal(a.Scale, b.Scale)
+					}
+					if a, b := projections(t, dir), projections(t, packed); precision == "ternary" && (len(a) < 12 || !maps.EqualFunc(a, b, same)) {
+						t.Error("other codes or scales than those of training")
 					}
 					if s := "the fox"; m.Tokenizer().Decode(vocab.EncodeAll(s)) != s {
 						t.Errorf("the tokenizer does not give %q back", s)

@@ -3,8 +3,8 @@ package train
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"image/png"
 	"math"
