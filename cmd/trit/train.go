@@ -128,7 +128,7 @@ func newTrainExportCmd() *cobra.Command {
 		Long: `export writes the best model of a run, or that of a .ckpt file, to the folder DIR:
 
 hf-packed  ternary weights as four codes a byte, as trit and transformers read them (small)
-hf-bf16    the master weights in bfloat16, quantised by whoever loads them (to train on)
+hf-bf16    the master weights in bfloat16, which whoever loads them quantises to the same model (to train on)
 peft       the adapters of a --lora run, for trit run MODEL --adapter DIR and Hugging Face's peft (its default)
 
 trit convert makes a GGUF file of the first two. For a --lora run these two merge the adapters into the masters of
