@@ -9,6 +9,7 @@ import (
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/demo"
 	"github.com/tritlm/trit/sample"
+	"github.com/tritlm/trit/train"
 )
 
 // TestTheDemoSpeaks loads the embedded model and looks for English in what it writes.
@@ -31,6 +32,11 @@ func TestTheDemoSpeaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	have := m.Config()
+	if p, err := train.Preset("demo", "bitnet", "ternary"); err != nil || have.HiddenSize != p.HiddenSize || have.IntermediateSize != p.IntermediateSize ||
+		have.NumLayers != p.NumLayers || have.NumHeads != p.NumHeads || have.NumKVHeads != p.NumKVHeads || have.MaxContext != p.Block {
+		t.Errorf("the model has not the shape of the preset demo, %+v: %v", p, err)
+	}
 	var b strings.Builder
 	for p, err := range m.NewSession().Generate(context.Background(), "ROMEO:\n", trit.GenerateOptions{MaxTokens: 240, Options: sample.Options{Temperature: 0.7, Seed: 1}}) {
 		if err != nil {

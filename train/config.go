@@ -45,7 +45,7 @@ func Preset(name, arch, precision string) (Config, error) {
 	case "study":
 		c.HiddenSize, c.IntermediateSize, c.NumLayers, c.NumHeads, c.Block = 512, 2048, 8, 8, 128
 	case "demo":
-		c.HiddenSize, c.IntermediateSize, c.NumLayers, c.NumHeads, c.Block = 256, 768, 6, 4, 256
+		c.HiddenSize, c.IntermediateSize, c.NumLayers, c.NumHeads, c.Block = 512, 1024, 4, 8, 256
 	case "small":
 		c.HiddenSize, c.IntermediateSize, c.NumLayers, c.NumHeads, c.Block = 128, 512, 4, 4, 64
 	case "tiny":
