@@ -34,6 +34,9 @@ func (c *Comparison) Perplexity() float64 { return math.Exp(c.Val) }
 // Compare trains each case on the same tokens with the same options, below dir, continuing runs that
 // are there, and tells of every step. A run that is there with other options, or on another text, is an error.
 func Compare(ctx context.Context, dir string, cases []Config, o Options, vocab *data.Vocab, ids []int32, valShare float64, pool *par.Pool, tell func(c Config, r Record)) ([]Comparison, error) {
+	if err := CheckValShare(valShare); err != nil {
+		return nil, err
+	}
 	var rows []Comparison
 	for _, c := range cases {
 		row, err := compareOne(ctx, filepath.Join(dir, c.Arch+"-"+c.Precision), c, o, vocab, ids, valShare, pool, tell)

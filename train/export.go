@@ -253,8 +253,8 @@ func bf16(v float32) float32 {
 }
 
 // bf16Masters rounds the masters w of a ternary matrix to bfloat16 so that they quantise to its codes and scale, which is
-// their mean size. Nearly all become the nearest bfloat16; one in some hundred lies so near half the scale, the middle between
-// two codes, that its nearest is beyond it, and takes the one on its own side. Then the mean is brought back to the scale
+// their mean size. Nearly all become the nearest bfloat16. The nearest of a few is beyond half the scale, the middle between
+// two codes: these take the one on their own side. Then the mean is brought back to the scale
 // by rounding others, all over the matrix, to their second nearest.
 func bf16Masters(w []float32, codes []int8, scale float32) []float32 {
 	const room = 1.0 / (1 << 16) // for the roundings of whoever divides

@@ -146,8 +146,11 @@ func ticks(lo, hi float64) []float64 {
 		}
 	}
 	var at []float64
-	for i := math.Ceil(lo / step); i*step <= hi+step*1e-9; i++ {
-		at = append(at, i*step)
+	first := math.Ceil(lo / step)
+	for i := range 10 { // a range of almost nothing at a large value has no round numbers to count
+		if v := (first + float64(i)) * step; v <= hi+step*1e-9 {
+			at = append(at, v)
+		}
 	}
 	return at
 }

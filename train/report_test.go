@@ -113,17 +113,19 @@ func TestTicks(t *testing.T) {
 		{1.8e-4, 2.2e-4, "[0.00018 0.00019 0.0002 0.00021 0.00022]"},
 	} {
 		got := ticks(c.lo, c.hi)
-		for i := range got {
-			got[i], _ = strconv.ParseFloat(tickRound(got[i]), 64)
+		for i, v := range got { // without what binary fractions add
+			got[i], _ = strconv.ParseFloat(strconv.FormatFloat(v, 'g', 6, 64), 64)
 		}
 		if fmt.Sprint(got) != c.want {
 			t.Errorf("%g to %g: %v, want %s", c.lo, c.hi, got, c.want)
 		}
 	}
+	for _, lo := range []float64{2000, -2000, 1e18, math.NaN(), math.Inf(1)} {
+		if got := ticks(lo, math.Nextafter(lo, math.Inf(1))); len(got) > 10 {
+			t.Errorf("%g and next to nothing: %d ticks", lo, len(got))
+		}
+	}
 }
-
-// tickRound is v without what binary fractions add.
-func tickRound(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
 
 func TestMetricsOfARunThatIsWriting(t *testing.T) {
 	for text, want := range map[string]string{

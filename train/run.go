@@ -99,10 +99,18 @@ func Start(dir string, c Config, o Options, vocab *data.Vocab, ids []int32, valS
 	return StartFrom(dir, m, o, vocab, ids, valShare)
 }
 
+// CheckValShare reports what is wrong with a share of the tokens to validate with.
+func CheckValShare(share float64) error {
+	if !(share >= 0 && share < 1) {
+		return fmt.Errorf("train: --val-share %g: must be at least 0 and less than 1", share)
+	}
+	return nil
+}
+
 // startable reports what keeps a run from starting, before anything large is allocated.
 func startable(dir string, c Config, o Options, ids []int32, valShare float64) error {
-	if !(valShare >= 0 && valShare < 1) {
-		return fmt.Errorf("train: --val-share %g: must be at least 0 and less than 1", valShare)
+	if err := CheckValShare(valShare); err != nil {
+		return err
 	}
 	if err := c.Check(); err != nil {
 		return err

@@ -133,7 +133,16 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	if err != nil {
 		return nil, nil, err
 	}
-	set, err := openFiles(path, &weights.Options{I2SLayout: f.I2SLayout})
+	checkpoint, err := openCheckpoint(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	var set *weights.Set
+	if checkpoint != nil {
+		set, err = weights.OpenFS(checkpoint, path)
+	} else {
+		set, err = weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,18 +156,6 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	}
 	cfg.KV = f.KV
 	return set, cfg, nil
-}
-
-// openFiles is weights.Open for checkpoints too.
-func openFiles(path string, o *weights.Options) (*weights.Set, error) {
-	checkpoint, err := openCheckpoint(path)
-	if err != nil {
-		return nil, err
-	}
-	if checkpoint != nil {
-		return weights.OpenFS(checkpoint, path)
-	}
-	return weights.Open(path, o)
 }
 
 // openCheckpoint is the model in a checkpoint of trit train, as a folder in memory; nil for any other file.

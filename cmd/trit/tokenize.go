@@ -12,6 +12,8 @@ import (
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
+	"github.com/tritlm/trit/train"
+	"github.com/tritlm/trit/weights"
 )
 
 // openTokenizer loads MODEL's tokenizer alone.
@@ -29,17 +31,22 @@ func openTokenizer(cmd *cobra.Command, f *hubFlags, ref string) (*tokenizer.Toke
 		return nil, err
 	}
 	var t *tokenizer.Tokenizer
-	if ext := strings.ToLower(filepath.Ext(path)); ext == ".gguf" || ext == ".ckpt" {
-		set, err := openFiles(path, nil)
-		if err != nil {
-			return nil, err
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".gguf":
+		var set *weights.Set
+		if set, err = weights.Open(path, nil); err == nil {
+			defer set.Close()
+			t, err = trit.LoadTokenizer(set, "")
 		}
-		defer set.Close()
-		t, err = trit.LoadTokenizer(set, "")
-		if err != nil {
-			return nil, err
+	case ".ckpt":
+		var c *train.Checkpoint
+		if c, err = train.OpenCheckpoint(path); err == nil {
+			t, err = tokenizer.FromJSON(c.Tokenizer, nil)
 		}
-	} else if t, err = tokenizer.Load(path); err != nil {
+	default:
+		t, err = tokenizer.Load(path)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for _, w := range t.Warnings() {

@@ -258,6 +258,7 @@ tokens/s, losses, perplexity and a sample of each. Runs that are there already a
 			live := watch{out: cmd.ErrOrStderr(), steps: f.o.MaxIters}
 			rows, err := train.Compare(cmd.Context(), f.saveDir, cases, f.o, vocab, ids, f.valShare, pool, func(c train.Config, r train.Record) {
 				if name := c.Arch + " " + c.Precision + "  "; name != live.name {
+					live.end()
 					live = watch{out: live.out, name: name, steps: live.steps}
 				}
 				live.show(r)
@@ -408,8 +409,8 @@ func (f *trainFlags) check() error {
 	if err := f.o.Check(); err != nil {
 		return usageError{err}
 	}
-	if !(f.valShare >= 0 && f.valShare < 1) {
-		return usagef("--val-share %g: must be at least 0 and less than 1", f.valShare)
+	if err := train.CheckValShare(f.valShare); err != nil {
+		return usageError{err}
 	}
 	return nil
 }
