@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func groupVecT2Planes1VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·groupVecT2Planes1VNNI(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), DX
@@ -35,6 +35,7 @@ group:
 	JZ           block_end
 
 block:
+	PREFETCHT0    4096(BX)
 	VMOVDQU32     (BX), Z5
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST (R8), Z6, Z3
@@ -45,6 +46,7 @@ block:
 	VPDPBUSD.BCST 8(R8), Z6, Z3
 	VPANDD        Z1, Z5, Z5
 	VPDPBUSD.BCST 12(R8), Z5, Z4
+	PREFETCHT0    4160(BX)
 	VMOVDQU32     64(BX), Z5
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST 16(R8), Z6, Z3
@@ -85,7 +87,7 @@ tile_end:
 	RET
 
 // func groupVecB1Planes1VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·groupVecB1Planes1VNNI(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), DX
@@ -115,6 +117,7 @@ group:
 	JZ           block_end
 
 block:
+	PREFETCHT0    4096(BX)
 	VMOVDQU32     (BX), Z5
 	VPANDD        Z0, Z5, Z6
 	VPDPBUSD.BCST (R8), Z6, Z3
@@ -165,7 +168,7 @@ tile_end:
 	RET
 
 // func groupVecT5Planes1VBMI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int, table *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VNNI, MMX+
 TEXT ·groupVecT5Planes1VBMI(SB), NOSPLIT, $0-80
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), DX
@@ -284,6 +287,11 @@ codes:
 	VPDPBUSD.BCST 28(R9), Z12, Z10
 	VPANDD        Z7, Z19, Z12
 	VPDPBUSD.BCST 28(R10), Z12, Z11
+	PREFETCHT0    4096(BX)
+	PREFETCHT0    4160(BX)
+	PREFETCHT0    4224(BX)
+	PREFETCHT0    4288(BX)
+	PREFETCHT0    4352(BX)
 	ADDQ          $0x00000140, BX
 	ADDQ          $0x00000020, R8
 	ADDQ          $0x00000020, R9
@@ -339,6 +347,7 @@ group:
 	JZ           block_end
 
 block:
+	PREFETCHT0    4096(BX)
 	VMOVDQU32     (BX), Z11
 	VPANDD        Z0, Z11, Z12
 	VPDPBUSD.BCST (R8), Z12, Z9
@@ -349,6 +358,7 @@ block:
 	VPDPBUSD.BCST 8(R8), Z12, Z9
 	VPANDD        Z1, Z11, Z11
 	VPDPBUSD.BCST 12(R8), Z11, Z10
+	PREFETCHT0    4160(BX)
 	VMOVDQU32     64(BX), Z11
 	VPANDD        Z0, Z11, Z12
 	VPDPBUSD.BCST 16(R8), Z12, Z9
@@ -2521,7 +2531,7 @@ tokens1_end:
 	RET
 
 // func groupVecT2Planes2VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·groupVecT2Planes2VNNI(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), DX
@@ -2554,6 +2564,7 @@ group:
 	JZ           block_end
 
 block:
+	PREFETCHT0    4096(BX)
 	VMOVDQU32     (BX), Z7
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST (R8), Z8, Z3
@@ -2568,6 +2579,7 @@ block:
 	VPANDD        Z1, Z7, Z7
 	VPDPBUSD.BCST 12(R8), Z7, Z4
 	VPDPBUSD.BCST 12(R9), Z7, Z6
+	PREFETCHT0    4160(BX)
 	VMOVDQU32     64(BX), Z7
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST 16(R8), Z8, Z3
@@ -2617,7 +2629,7 @@ tile_end:
 	RET
 
 // func groupVecB1Planes2VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·groupVecB1Planes2VNNI(SB), NOSPLIT, $0-72
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), DX
@@ -2650,6 +2662,7 @@ group:
 	JZ           block_end
 
 block:
+	PREFETCHT0    4096(BX)
 	VMOVDQU32     (BX), Z7
 	VPANDD        Z0, Z7, Z8
 	VPDPBUSD.BCST (R8), Z8, Z3
@@ -2713,7 +2726,7 @@ tile_end:
 	RET
 
 // func groupVecT5Planes2VBMI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int, table *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VNNI, MMX+
 TEXT ·groupVecT5Planes2VBMI(SB), NOSPLIT, $0-80
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), DX
@@ -2859,6 +2872,11 @@ codes:
 	VPANDD        Z7, Z22, Z15
 	VPDPBUSD.BCST 28(R10), Z15, Z13
 	VPDPBUSD.BCST 28(R10)(DI*1), Z15, Z14
+	PREFETCHT0    4096(BX)
+	PREFETCHT0    4160(BX)
+	PREFETCHT0    4224(BX)
+	PREFETCHT0    4288(BX)
+	PREFETCHT0    4352(BX)
 	ADDQ          $0x00000140, BX
 	ADDQ          $0x00000020, R8
 	ADDQ          $0x00000020, R9
@@ -2923,6 +2941,7 @@ group:
 	JZ           block_end
 
 block:
+	PREFETCHT0    4096(BX)
 	VMOVDQU32     (BX), Z13
 	VPANDD        Z0, Z13, Z14
 	VPDPBUSD.BCST (R8), Z14, Z9
@@ -2937,6 +2956,7 @@ block:
 	VPANDD        Z1, Z13, Z13
 	VPDPBUSD.BCST 12(R8), Z13, Z10
 	VPDPBUSD.BCST 12(R9), Z13, Z12
+	PREFETCHT0    4160(BX)
 	VMOVDQU32     64(BX), Z13
 	VPANDD        Z0, Z13, Z14
 	VPDPBUSD.BCST 16(R8), Z14, Z9
