@@ -1,5 +1,7 @@
 package kernel
 
+import "encoding/binary"
+
 // Weight-only products: y = W·x where a weight is ŵ·d, ŵ ∈ {-1, 0, +1} (or {-1, +1}) with a scale d for each group of
 // columns of a row, and x is float32.
 //
@@ -171,25 +173,58 @@ func GroupMatMul(y []float32, stride int, w *GroupMatrix, lo, hi int, x *Planes,
 //
 //	dst  [w.Cols]
 func GroupRow(dst []float32, w *GroupMatrix, r int) {
-	if !w.valid() || len(dst) != w.Cols || r < 0 || r >= w.Rows {
+	if len(dst) != w.Cols {
 		badLength("GroupRow(dst, w, r)", len(dst), w.Rows, w.Cols, r)
 	}
-	p := w.Panel(r&^15, r&^15+16)
-	row, shift, rowScale := r%TileRows, p.scaleShift(), float32(1)
-	if p.RowScale != nil {
-		rowScale = p.RowScale[row]
+	rowScale := float32(1)
+	if w.RowScale != nil {
+		rowScale = w.RowScale[r]
 	}
-	var codes [128 / 4]uint32 // of one group: byte j of word k is column 4k+j
-	for g := range w.Cols / w.Group {
-		p.rowCodes(codes[:w.Group/4], row, g)
-		d := rowScale
-		if p.Scales != nil {
-			d = float32(F16(p.Scales[g>>shift*TileRows+row]) * rowScale)
-		}
-		for k, c := range codes[:w.Group/4] {
+	w.row(r, func(g int, d float32, codes []uint32) {
+		d = float32(d * rowScale)
+		for k, c := range codes {
 			for j := range 4 {
 				dst[g*w.Group+4*k+j] = float32(int32(c>>(8*j)&3)-1) * d
 			}
 		}
+	})
+}
+
+// GroupCodes writes ŵ+1 of row r, a byte each, and returns nothing of its scales: w.Scale has them.
+//
+//	dst  [w.Cols]
+func GroupCodes(dst []byte, w *GroupMatrix, r int) {
+	if len(dst) != w.Cols {
+		badLength("GroupCodes(dst, w, r)", len(dst), w.Rows, w.Cols, r)
+	}
+	w.row(r, func(g int, _ float32, codes []uint32) {
+		for k, c := range codes {
+			binary.LittleEndian.PutUint32(dst[g*w.Group+4*k:], c)
+		}
+	})
+}
+
+// Scale is the float16 scale of row r, column c; that of 1 where there are no group scales.
+func (w *GroupMatrix) Scale(r, c int) uint16 {
+	if w.Scales == nil {
+		return oneScale[0]
+	}
+	return w.Scales[(r/TileRows*w.ScaleGroups()+c/w.Group>>w.scaleShift())*TileRows+r%TileRows]
+}
+
+// row calls f for each group of a row: byte j of codes[k] is ŵ+1 of its column 4k+j.
+func (w *GroupMatrix) row(r int, f func(g int, d float32, codes []uint32)) {
+	if !w.valid() || r < 0 || r >= w.Rows {
+		badLength("GroupMatrix: row", w.Rows, w.Cols, r)
+	}
+	p := w.Panel(r&^15, r&^15+16)
+	var buf [128 / 4]uint32
+	codes := buf[:w.Group/4]
+	for g := range w.Cols / w.Group {
+		p.rowCodes(codes, r%TileRows, g)
+		f(g, F16(w.Scale(r, g*w.Group)), codes)
 	}
 }
+
+// oneScale stands for the scales of a matrix that has none.
+var oneScale = [TileRows]uint16{0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00}

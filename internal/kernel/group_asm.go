@@ -13,9 +13,6 @@ type groupProducts struct {
 	unpackT5 func(dst, w *byte, group int)
 }
 
-// oneScale stands for the scales of a matrix that has none.
-var oneScale = [TileRows]uint16{0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00, 0x3c00}
-
 // groupBlock is the size of activations that stay in L2 while a panel's tiles pass.
 const groupBlock = 256 << 10
 
