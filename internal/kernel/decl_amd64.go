@@ -327,6 +327,16 @@ func groupVecT5Planes2AVX2(y *float32, tiles int, w *byte, scales *uint16, scale
 //go:noescape
 func groupTokensPlanes2AVX2(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
 
+// groupUnpackT2VNNI writes the codes of T16 blocks as bytes: field g of a block becomes bytes 64g…64g+63 of 256.
+//
+//go:noescape
+func groupUnpackT2VNNI(dst *byte, w *byte, blocks int)
+
+// groupUnpackB1VNNI writes the codes 0 and 2 of Binary1 blocks as bytes: bit b of a block becomes bytes 64b…64b+63 of 512.
+//
+//go:noescape
+func groupUnpackB1VNNI(dst *byte, w *byte, blocks int)
+
 // groupUnpackB1AVX2 writes the codes 0 and 2 of Binary1 blocks as bytes: bit b of a block becomes bytes 64b…64b+63 of 512.
 //
 //go:noescape

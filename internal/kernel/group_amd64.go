@@ -22,6 +22,7 @@ func groupAVXVNNI() *groupProducts {
 		Ternary5: {groupVecT5Planes1AVXVNNI, groupVecT5Planes2AVXVNNI},
 		Binary1:  {groupVecB1Planes1AVXVNNI, groupVecB1Planes2AVXVNNI},
 	}
+	p.few = [groupLayouts]int{Ternary2: 3, Binary1: 3}
 	p.tokens[0], p.tokens[1] = groupTokensPlanes1AVXVNNI, groupTokensPlanes2AVXVNNI
 	return p
 }
@@ -34,17 +35,19 @@ func groupEVEX() *groupProducts {
 		Ternary5: {groupVecT5Planes1EVEX, groupVecT5Planes2EVEX},
 		Binary1:  {groupVecB1Planes1EVEX, groupVecB1Planes2EVEX},
 	}
+	p.few = [groupLayouts]int{Ternary2: 3, Binary1: 3}
 	p.tokens[0], p.tokens[1] = groupTokensPlanes1EVEX, groupTokensPlanes2EVEX
 	return p
 }
 
 func groupVNNI(vbmi bool) *groupProducts {
 	p := groupEVEX()
-	p.tiles = 2
+	p.tiles, p.unpackT2, p.unpackB1 = 2, groupUnpackT2VNNI, groupUnpackB1VNNI
 	p.vec[Ternary2] = [2]groupVecFunc{groupVecT2Planes1VNNI, groupVecT2Planes2VNNI}
 	p.vec[Binary1] = [2]groupVecFunc{groupVecB1Planes1VNNI, groupVecB1Planes2VNNI}
 	p.tokens[0], p.tokens[1] = groupTokensPlanes1VNNI, groupTokensPlanes2VNNI
 	if vbmi {
+		p.few[Ternary5] = 3
 		p.vec[Ternary5] = [2]groupVecFunc{withTable(groupVecT5Planes1VBMI), withTable(groupVecT5Planes2VBMI)}
 		p.unpackT5 = func(dst, w *byte, group int) { groupUnpackT5VBMI(dst, w, group, &t5Field[0]) }
 	}

@@ -5087,6 +5087,83 @@ tokens1_end:
 	VZEROUPPER
 	RET
 
+// func groupUnpackT2VNNI(dst *byte, w *byte, blocks int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·groupUnpackT2VNNI(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         blocks+16(FP), DX
+	MOVL         $0x03030303, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        DX, DX
+	JZ           block_end
+
+block:
+	VPANDD    (CX), Z0, Z1
+	VMOVDQU32 Z1, (AX)
+	VPSRLW    $0x02, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 64(AX)
+	VPSRLW    $0x04, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 128(AX)
+	VPSRLW    $0x06, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 192(AX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000100, AX
+	DECQ      DX
+	JNZ       block
+
+block_end:
+	VZEROUPPER
+	RET
+
+// func groupUnpackB1VNNI(dst *byte, w *byte, blocks int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·groupUnpackB1VNNI(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         blocks+16(FP), DX
+	MOVL         $0x02020202, BX
+	VPBROADCASTD BX, Z0
+	TESTQ        DX, DX
+	JZ           block_end
+
+block:
+	VMOVDQU32 (CX), Z1
+	VPADDB    Z1, Z1, Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, (AX)
+	VPANDD    (CX), Z0, Z1
+	VMOVDQU32 Z1, 64(AX)
+	VPSRLW    $0x01, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 128(AX)
+	VPSRLW    $0x02, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 192(AX)
+	VPSRLW    $0x03, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 256(AX)
+	VPSRLW    $0x04, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 320(AX)
+	VPSRLW    $0x05, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 384(AX)
+	VPSRLW    $0x06, (CX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU32 Z1, 448(AX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000200, AX
+	DECQ      DX
+	JNZ       block
+
+block_end:
+	VZEROUPPER
+	RET
+
 // func groupUnpackB1AVX2(dst *byte, w *byte, blocks int)
 // Requires: AVX, AVX2
 TEXT ·groupUnpackB1AVX2(SB), NOSPLIT, $0-24

@@ -6,7 +6,8 @@ package kernel
 type groupProducts struct {
 	vec    [groupLayouts][2]func(y *float32, tiles int, w *byte, scales *uint16, scaleBytes, shift int, x *byte, group, groups int)
 	tokens [2]func(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
-	tiles  int // that tokens takes at once, 1 or 2; with 2 there is vec for the last one
+	tiles  int               // that tokens takes at once, 1 or 2; with 2 there is vec for the last one
+	few    [groupLayouts]int // up to so many tokens vec is faster, one after the other while a tile is in L1
 
 	unpackT2 func(dst, w *byte, blocks int)
 	unpackB1 func(dst, w *byte, blocks int)
@@ -26,6 +27,14 @@ func (p *groupProducts) matMul(y []float32, stride int, w *GroupMatrix, x *Plane
 	vec := p.vec[w.Layout][x.Count-1]
 	if x.Tokens == 1 && vec != nil {
 		vec(&y[0], w.Rows/TileRows, &w.Codes[0], &scales[0], 2*scaleStep, shift, &x.Data[0], w.Group, groups)
+		return
+	}
+	if x.Tokens <= p.few[w.Layout] {
+		for r := 0; r < w.Rows; r += TileRows {
+			for t := range x.Tokens {
+				vec(&y[t*stride+r], 1, &w.Codes[r/TileRows*tile], &scales[r/TileRows*scaleStep], 2*scaleStep, shift, &x.Data[t*rowBytes], w.Group, groups)
+			}
+		}
 		return
 	}
 	for t := range x.Tokens {

@@ -27,6 +27,7 @@ func group(a *asm) {
 		}
 		groupTokensY(a, planes, "AVX2")
 	}
+	groupUnpackZ(a)
 	groupUnpackB1(a)
 	groupUnpackT5(a)
 	groupUnpackT5VBMI(a)
@@ -739,7 +740,8 @@ func groupVecT5SuperY(v *groupVec, d dotY) {
 	a.Label("rest")
 }
 
-// A tile by two tokens of two planes (four of one): eight accumulators.
+// A tile by three tokens of two planes (six of one): twelve accumulators, which hide VPDPBUSD's latency; two (four) where AVX2
+// needs registers for products.
 func groupTokensY(a *asm, planes int, tier string) {
 	name := fmt.Sprintf("groupTokensPlanes%d%s", planes, tier)
 	a.fn(name, groupTokensArgs, groupTokensDoc(name, planes, "a tile")...)
@@ -758,9 +760,9 @@ func groupTokensY(a *asm, planes int, tier string) {
 		return at(x, stride, uint8(t), disp)
 	}
 	y, x, left, col := a.arg("y"), a.arg("x"), a.arg("tokens"), a.arg("group")
-	counts := []int{2, 1}
-	if planes == 1 {
-		counts = []int{4, 2, 1}
+	counts := map[bool][]int{false: {4, 2, 1}, true: {6, 4, 2, 1}}[d.vnni]
+	if planes == 2 {
+		counts = map[bool][]int{false: {2, 1}, true: {3, 2, 1}}[d.vnni]
 	}
 	for _, n := range counts {
 		label := fmt.Sprintf("tokens%d", n)
@@ -768,12 +770,17 @@ func groupTokensY(a *asm, planes int, tier string) {
 		a.CMPQ(left, Imm(uint64(n)))
 		a.JL(LabelRef(label + "_end"))
 		codes, g, groups := a.arg("codes"), a.arg("first"), a.arg("groups")
+		// One pointer for the plane hi and one for lo, or one for four tokens of one plane each.
 		rows := []reg.GPVirtual{a.copy(x)}
-		if planes == 2 {
+		if planes == 2 || n > 4 {
 			rows = append(rows, a.GP64())
 		}
+		if n > 4 {
+			a.LEAQ(at(x, stride, 4, 0), rows[1])
+		}
+		at0 := func(p, t, disp int) Mem { return token(rows[p+t/4], t%4, disp) }
 		a.loop(label+"_group", groups, func() {
-			var acc [4][2][2]reg.VecVirtual // of a token; of a half; of a plane
+			var acc [6][2][2]reg.VecVirtual // of a token; of a half; of a plane
 			for t := range n {
 				for h := range 2 {
 					for p := range planes {
@@ -795,7 +802,7 @@ func groupTokensY(a *asm, planes int, tier string) {
 					for t := range n {
 						for p := range planes {
 							b := a.YMM()
-							a.VPBROADCASTD(token(rows[p], t, 4*k), b)
+							a.VPBROADCASTD(at0(p, t, 4*k), b)
 							for h := range 2 {
 								d.dot(b, f[h], acc[t][h][p], false)
 							}
@@ -814,8 +821,7 @@ func groupTokensY(a *asm, planes int, tier string) {
 			yp := a.copy(y)
 			for t := range n {
 				for h := range 2 {
-					meta := rows[planes-1]
-					d.scaled(d.planesOf(acc[t][h], planes, token(meta, t, 4)), mem(sp, 16*h), token(meta, t, 0), mem(yp, 32*h))
+					d.scaled(d.planesOf(acc[t][h], planes, at0(planes-1, t, 4)), mem(sp, 16*h), at0(planes-1, t, 0), mem(yp, 32*h))
 				}
 				if t < n-1 {
 					a.ADDQ(a.addr("stride"), yp)
@@ -824,7 +830,9 @@ func groupTokensY(a *asm, planes int, tier string) {
 			if planes == 2 {
 				a.LEAQ(mem(rows[1], 8), rows[0])
 			} else {
-				a.add(rows[0], 8)
+				for _, r := range rows {
+					a.add(r, 8)
+				}
 			}
 			a.INCQ(g)
 		})
@@ -837,6 +845,44 @@ func groupTokensY(a *asm, planes int, tier string) {
 		a.Label(label + "_end")
 	}
 	a.ret()
+}
+
+// groupUnpackZ is ternaryUnpackAVX2 and groupUnpackB1AVX2 on 512 bits.
+func groupUnpackZ(a *asm) {
+	for _, layout := range []string{"T2", "B1"} {
+		name := "groupUnpack" + layout + "VNNI"
+		fields, codes, doc := 4, byte(3), " writes the codes of T16 blocks as bytes: field g of a block becomes bytes 64g…64g+63 of 256."
+		if layout == "B1" {
+			fields, codes, doc = 8, 2, " writes the codes 0 and 2 of Binary1 blocks as bytes: bit b of a block becomes bytes 64b…64b+63 of 512."
+		}
+		a.fn(name, "(dst, w *byte, blocks int)", name+doc)
+		dst, w, n := a.arg("dst"), a.arg("w"), a.arg("blocks")
+		mask := a.ZMM()
+		a.splatByte(codes, mask)
+		a.loop("block", n, func() {
+			for f := range fields {
+				v, shift := a.ZMM(), 2*f
+				if layout == "B1" {
+					shift = f - 1
+				}
+				switch {
+				case shift < 0:
+					a.VMOVDQU32(mem(w, 0), v)
+					a.VPADDB(v, v, v)
+					a.VPANDD(mask, v, v)
+				case shift == 0:
+					a.VPANDD(mem(w, 0), mask, v)
+				default:
+					a.VPSRLW(Imm(uint64(shift)), mem(w, 0), v)
+					a.VPANDD(mask, v, v)
+				}
+				a.VMOVDQU32(v, mem(dst, 64*f))
+			}
+			a.add(w, 64)
+			a.add(dst, 64*fields)
+		})
+		a.ret()
+	}
 }
 
 func groupUnpackB1(a *asm) {
