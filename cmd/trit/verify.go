@@ -48,19 +48,20 @@ A different choice of token is excused when the two candidates are as good as eq
 				t.NearTie = tol.NearTie
 			}
 			t.LayerByLayer = tol.LayerByLayer
-			m, err := f.open(cmd, args[0])
+			set, engine, err := f.openEngine(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			defer m.Close()
+			defer set.Close()
+			defer engine.Close()
 			p := progress(cmd, "verify", false)
 			defer p.Done()
-			r, err := eval.Verify(cmd.Context(), m.Engine(), ref, t, p.Set)
+			r, err := eval.Verify(cmd.Context(), engine, ref, t, p.Set)
 			p.Done()
 			if err != nil {
 				return err
 			}
-			r.Model = m.Path()
+			r.Model = set.Path()
 			out := cmd.OutOrStdout()
 			if asJSON {
 				err = printJSON(out, struct {
