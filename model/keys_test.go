@@ -12,7 +12,7 @@ import (
 func hfKeys(t *testing.T) map[string]map[string]any {
 	t.Helper()
 	var keys map[string]map[string]any
-	readJSON(t, "../testdata/keys/hf.json", &keys)
+	readKeys(t, "../testdata/keys/hf.json", &keys)
 	return keys
 }
 
@@ -20,11 +20,11 @@ func hfKeys(t *testing.T) map[string]map[string]any {
 func ggufKeys(t *testing.T) map[string][]string {
 	t.Helper()
 	var keys map[string][]string
-	readJSON(t, "../testdata/keys/gguf.json", &keys)
+	readKeys(t, "../testdata/keys/gguf.json", &keys)
 	return keys
 }
 
-func readJSON(t *testing.T, path string, into any) {
+func readKeys(t *testing.T, path string, into any) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -13,7 +13,7 @@ The weights are no noise: every matrix has its own spread and every norm, bias a
 taken for another shows. Seeds are passed over where an activation lies so near a half that float32 may round it either way.
 
 `run` says for each folder
-    exact     trit verify passes
+    exact     trit verify passes, far more strictly than by default: correlation 0.99999999
     refused   trit does not load it; with its words
     beyond    transformers does not load it, trit does
     WRONG     trit loads it and computes something else, or it panics, hangs or dies
@@ -285,7 +285,7 @@ def singles():
     yield Case("bitnet-packed", "bitlinear", {}, quant={"linear_class": "bitlinear"})
     yield Case("bitnet-packed", "scale-bf16", dtype="bfloat16")
     for act in ("relu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "swish", "tanh", "sigmoid", "mish", "relu6", "leaky_relu",
-                "gelu_python", "linear", "gelu_10", "laplace", "xielu"):
+                "gelu_python", "linear", "gelu_10", "laplace"):
         yield Case("llama", "act-" + act, {"hidden_act": act})
     for act in ("relu", "gelu_new", "gelu_pytorch_tanh", "swish"):
         yield Case("bitnet", "act-" + act, {"hidden_act": act})
@@ -354,7 +354,7 @@ def foreign():
         "plain": {}, "gqa": {"num_attention_heads": 4}, "untied": {"tie_word_embeddings": False}, "eps": {"rms_norm_eps": 0.05},
         "act-relu2": {"hidden_act": "relu2"}, "act-gelu": {"hidden_act": "gelu"}, "theta": {"rope_theta": 50.0},
         "rope-linear": {"rope_scaling": {"type": "linear", "factor": 3.0}}, "rope-yarn": {"rope_scaling": {"rope_type": "yarn"} | YARN},
-        "rope-dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "head-24": {"head_dim": 24}, "odd": {"hidden_size": 54, "intermediate_size": 37, "vocab_size": 91},
+        "rope-dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "head-24": {"head_dim": 24}, "odd": {"hidden_size": 52, "intermediate_size": 37, "vocab_size": 91},
         "f32": {"_dtype": "float32"}, "deep": {"num_hidden_layers": 4},
     }.items():
         c = families.onebitllm() | big | {"max_position_embeddings": 128} | change
@@ -761,7 +761,9 @@ def judge(trit, folder):
     if refused:
         command = [trit, "verify", folder, "--reference", os.path.join(folder, "stub.safetensors"), "--no-packed-copy"]
     else:
-        command = [trit, "verify", folder, "--reference", os.path.join(folder, "ref.safetensors"), "--no-packed-copy"]
+        # Far from a half nothing rounds the other way, and float32's own error is all that may differ.
+        command = [trit, "verify", folder, "--reference", os.path.join(folder, "ref.safetensors"), "--no-packed-copy",
+                   "--min-correlation", "0.99999999", "--max-difference", "0.0001"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
