@@ -3,7 +3,7 @@
 
     matrix.py make DIR [--only NAME ...]           # the folders, with what transformers computes beside each
     matrix.py run DIR --trit ./trit [--json FILE]  # exact, refused or WRONG, for each
-    matrix.py goldens DIR --out ../../testdata/matrix
+    matrix.py goldens ../../testdata/matrix         # the quarter of them that the suite runs
 
 `make` has transformers itself save every model (1bitLLM's by onebitllm.py beside this file, the embedding models by embedding.py),
 edits config.json and the tensors as the case says, loads the folder again by from_pretrained and writes what that computes in
@@ -17,7 +17,7 @@ taken for another shows. Seeds are passed over where an activation lies so near 
     refused   trit does not load it; with its words
     beyond    transformers does not load it, trit does
     WRONG     trit loads it and computes something else, or it panics, hangs or dies
-and exits with 1 when there is a WRONG one.
+and exits with 1 when there is a WRONG one. In the quarter, expected.json says what each must be.
 """
 
 import argparse
@@ -481,6 +481,56 @@ def cases():
     yield from singles()
 
 
+# --- the quarter that is committed --------------------------------------------------------------------
+
+# What the suite runs: name: "" for exact, or what the refusal must name.
+GOLDENS = dict.fromkeys("""
+    bitnet.plain bitnet.tied bitnet.tie-missing bitnet.tied-but-head bitnet.tied-same-head bitnet.bias bitnet.gqa1 bitnet.mha bitnet.eps
+    bitnet.act-silu bitnet.act-gelu bitnet.act-missing bitnet.f16 bitnet.rope-missing bitnet.rope-old bitnet.noquant bitnet.noquant-tied
+    bitnet.quant-null bitnet.rms bitnet.skip-null bitnet.skip-empty bitnet.skip-suffix-q bitnet.skip-suffix-up bitnet.skip-suffix-gate
+    bitnet.skip-suffix-o bitnet.skip-suffix-down bitnet.skip-suffix-part bitnet.skip-regex-half bitnet.skip-q-bias bitnet.skip-empty-tied
+    bitnet-packed.plain bitnet-packed.tied bitnet-packed.bitlinear bitnet-packed.skip-suffix-q bitnet-packed.skip-suffix-up
+    bitnet-packed.rope-yarn
+    llama.plain llama.tied-but-head llama.bias llama.head-missing llama.head-null llama.odd llama.deep llama.one-layer llama.act-relu2
+    llama.rope-linear llama.rope-yarn llama.rope-llama3 llama.rope-yarn-betas llama.rope-yarn-factor llama.rope-yarn-mscale
+    llama.rope-yarn-untruncated llama.rope-yarn-implicit llama.rope-old-yarn llama.rope-both-keys llama.rope-theta-top
+    llama.rope-scaling-null llama.rope-old-llama3 llama.kv-missing llama.pretraining-tp llama.sharded llama.eps-missing llama.inv-freq
+    llama-online.plain llama-online.skip-null llama-online.skip-empty llama-online.skip-suffix llama-online.skip-suffix-q
+    llama-online.skip-suffix-k llama-online.skip-suffix-v llama-online.skip-suffix-up llama-online.skip-suffix-gate
+    llama-online.skip-suffix-down llama-online.skip-suffix-qk llama-online.skip-suffix-qkv-gate llama-online.skip-prefix
+    llama-online.skip-prefix-deep llama-online.skip-regex llama-online.skip-regex-alternative llama-online.skip-regex-star
+    llama-online.skip-empty-string llama-online.skip-weight llama-online.skip-part llama-online.skip-q-bias
+    llama-online.skip-empty-tied llama-online.widths llama-online.zero-matrix llama-online.tiny-weights
+    llama-auto.plain llama-auto.skip-suffix-q llama-auto.skip-suffix-gate llama-auto.skip-empty llama-auto.bias
+    llama-bit.plain llama-bit.minimal llama-bit.skip-empty llama-bit.skip-suffix llama-bit.skip-suffix-q llama-bit.skip-suffix-up
+    llama-bit.skip-suffix-k llama-bit.skip-regex-star llama-bit.skip-q-bias llama-bit.bias llama-bit.f16 llama-bit.zero-matrix
+    llama-rms.plain llama-rms.skip-suffix-q llama-rms.skip-suffix-k llama-rms.skip-suffix-up llama-rms.skip-suffix-gate llama-rms.skip-regex
+    llama-rms.norm-eps llama-rms.eps-missing
+    llama-rms-bit.plain llama-rms-bit.skip-suffix-q llama-rms-bit.skip-suffix-k llama-rms-bit.skip-suffix-up llama-rms-bit.norm-eps
+    qwen3.plain qwen3.sliding qwen3.sliding-all qwen3.sliding-off qwen3.sliding-types qwen3.sliding-types-missing qwen3.sliding-null
+    qwen3.sliding-yarn qwen3.tied-but-head qwen3.bias qwen3-online.sliding qwen3-online.skip-suffix-up qwen3-online.rope-yarn
+    qwen3-bit.plain qwen3-rms-bit.plain qwen3-rms-bit.sliding qwen3-rms-bit.skip-suffix-gate qwen3-rms-bit.skip-suffix-k
+    gemma3.plain gemma3.untied gemma3.tie-missing gemma3.tied-but-head gemma3.pattern-2 gemma3.pattern-old gemma3.pattern-underscore
+    gemma3.full-first gemma3.window-1 gemma3.query-scalar gemma3.rope-local gemma3.rope-old-keys gemma3.rope-linear
+    gemma3-online.skip-suffix-q gemma3-online.skip-suffix-up gemma3-bit.plain
+    onebitllm.plain onebitllm.untied onebitllm.odd embedding-qwen3.plain embedding-qwen3.sliding embedding-gemma3.plain
+""".split(), "") | {
+    "bitnet.tied-tie-missing": "lm_head.weight", "llama.tied-tie-missing": "lm_head.weight",
+    "llama.rope-dynamic": "dynamic", "llama.rope-longrope": "longrope", "llama.rope-partial-top": "partial_rotary_factor",
+    "llama.rope-proportional": "proportional", "llama.rope-unknown-kind": "su", "llama.causal-key": "is_causal",
+    "llama.extra-layer": "model.layers.2.", "llama.fewer-layers": "model.layers.2.", "llama.more-layers": "model.layers.2.",
+    "llama.extra-tensor": "rel_pos", "llama.bias-unasked": "q_proj.bias", "llama.bias-missing": ".bias",
+    "llama.act-mish": "mish", "llama.vocab-smaller": "embed_tokens",
+    "llama-bit.contradiction": "q_proj", "llama-bit.contradiction-packed": "q_proj", "llama-bit.masters": "_proj", "llama-bit.code-3": "code 3",
+    "llama-auto.masters": "_proj", "llama-online.packed": "_proj", "llama-online.unknown-method": "bitnet158",
+    "llama-online.unknown-class": "linear_class", "llama-online.unknown-mode": "quantization_mode", "llama-online.skip-regex-look": "(?!",
+    "gemma3.attn-softcap": "attn_logit_softcapping", "gemma3.final-softcap": "final_logit_softcapping",
+    "gemma3.bidirectional": "use_bidirectional_attention", "gemma3.rope-local-linear": "linear", "gemma3.rope-dynamic": "dynamic",
+    "onebitllm.rope-dynamic": "dynamic", "embedding-gemma3.softcap": "final_logit_softcapping",
+}
+SMALL = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24}
+
+
 # --- building ----------------------------------------------------------------------------------------
 
 
@@ -726,7 +776,21 @@ def everything():
         yield item
 
 
-def make_all(args):
+def make_goldens(args):
+    global PROMPTS, GREEDY
+    PROMPTS, GREEDY = (3, 40), 4
+    SHAPE.update(SMALL)
+    items = {item.name: item for item in everything()}
+    for name in GOLDENS:
+        if isinstance(items[name], Case):
+            items[name].dtype = "bfloat16" if items[name].dtype == "float32" else items[name].dtype
+        else:
+            items[name].config |= SMALL | {"vocab_size": 47} if name.endswith(".odd") else SMALL
+    make_all(args, [items[name] for name in GOLDENS])
+    families.write_json(os.path.join(args.dir, "expected.json"), GOLDENS)
+
+
+def make_all(args, items):
     reference.setup(args.threads)
     import transformers
 
@@ -737,7 +801,7 @@ def make_all(args):
     watch = Slack()
     gc.freeze()  # what is imported need not be looked through each time
     os.makedirs(args.dir, exist_ok=True)
-    for item in everything():
+    for item in items:
         if args.only and not any(word in item.name for word in args.only):
             continue
         if args.missing and os.path.exists(os.path.join(args.dir, item.name, "case.json")):
@@ -804,6 +868,12 @@ def main():
     m.add_argument("--missing", action="store_true", help="only those that are not there yet")
     m.add_argument("--seeds", type=int, default=12, help="try so many for one without an activation near a half")
     m.add_argument("--threads", type=int, default=1)
+    g = sub.add_parser("goldens", help="make the quarter that is committed, smaller still and in bf16")
+    g.add_argument("dir")
+    g.add_argument("--only", nargs="*", default=[])
+    g.add_argument("--missing", action="store_true")
+    g.add_argument("--seeds", type=int, default=40)
+    g.add_argument("--threads", type=int, default=1)
     r = sub.add_parser("run", help="judge trit by the folders")
     r.add_argument("dir")
     r.add_argument("--trit", default="./trit")
@@ -812,7 +882,9 @@ def main():
     r.add_argument("--json", metavar="FILE", help="write the verdicts there")
     args = p.parse_args()
     if args.verb == "make":
-        make_all(args)
+        make_all(args, everything())
+    elif args.verb == "goldens":
+        make_goldens(args)
     elif not run_all(args):
         sys.exit(1)
 
