@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -23,11 +25,11 @@ func load(t *testing.T, dir string) (e model.Engine, notes []string, err error) 
 		return nil, nil, err
 	}
 	t.Cleanup(func() { set.Close() })
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		return nil, nil, err
 	}
-	if e, err = (model.CPU{Threads: 1}).Load(t.Context(), cfg, set); err == nil {
+	if e, err = (cpu.Backend{Threads: 1}).Load(t.Context(), cfg, set); err == nil {
 		t.Cleanup(func() { e.Close() })
 	}
 	return e, slices.Concat(set.Notes(), cfg.Notes), err

@@ -102,10 +102,10 @@ func (r *Report) OK() bool { return len(r.Failures) == 0 }
 // greedy continuations. step, when set, is called as work gets done, with the number of tokens.
 func Verify(ctx context.Context, e model.Engine, ref *Reference, tol Tolerance, step func(done, total int64)) (*Report, error) {
 	c := e.Config()
-	if ref.Layers != c.NumLayers {
-		return nil, fmt.Errorf("eval: %s has %d layers, the model %d: it is another model's", ref.Name, ref.Layers, c.NumLayers)
+	if ref.Layers != c.NumLayers() {
+		return nil, fmt.Errorf("eval: %s has %d layers, the model %d: it is another model's", ref.Name, ref.Layers, c.NumLayers())
 	}
-	v := &verifier{ctx: ctx, e: e, c: c, places: make([]place, c.NumLayers+2), step: step, alone: tol.LayerByLayer}
+	v := &verifier{ctx: ctx, e: e, c: c, places: make([]place, c.NumLayers()+2), step: step, alone: tol.LayerByLayer}
 	for n, p := range ref.Prompts {
 		d, vocab := len(p.Final)/len(p.Positions), len(p.Logits)/len(p.Positions)
 		if d != c.HiddenSize || vocab != c.VocabSize {
@@ -124,7 +124,7 @@ func Verify(ctx context.Context, e model.Engine, ref *Reference, tol Tolerance, 
 			return nil, fmt.Errorf("eval: prompt %d: %w", n, err)
 		}
 	}
-	if !c.Ternary || tol.LayerByLayer {
+	if !c.Ternary() || tol.LayerByLayer {
 		tol.PerLayer = 0
 	}
 	r := &v.report
@@ -136,7 +136,7 @@ func Verify(ctx context.Context, e model.Engine, ref *Reference, tol Tolerance, 
 		switch i {
 		case 0:
 			name = "embedding"
-		case c.NumLayers + 1:
+		case c.NumLayers() + 1:
 			name = "final norm"
 		}
 		r.Layers = append(r.Layers, v.places[i].row(name))
@@ -144,7 +144,7 @@ func Verify(ctx context.Context, e model.Engine, ref *Reference, tol Tolerance, 
 	r.Logits = v.logits.row("logits")
 	r.Range = v.high - v.low
 	for _, gap := range v.gaps {
-		if gap <= tol.at(c.NumLayers).NearTie*r.Range {
+		if gap <= tol.at(c.NumLayers()).NearTie*r.Range {
 			r.NearTies++
 		}
 	}
@@ -232,7 +232,7 @@ func (v *verifier) prompt(p *Prompt) error {
 			switch {
 			case l == 0:
 				name, want = "embed", p.Hidden[0]
-			case l <= v.c.NumLayers:
+			case l <= v.c.NumLayers():
 				want = p.Hidden[l]
 			default:
 				name = "final"
