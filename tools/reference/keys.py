@@ -21,6 +21,7 @@ import inspect
 import json
 import os
 import re
+import sys
 
 
 # Arguments of from_pretrained and push_to_hub, which no config.json has.
@@ -42,13 +43,18 @@ def fields(cls):
     return out | {"model_type": cls.model_type, "transformers_version": None}
 
 
+def taken(source):
+    """What a class takes besides its fields."""
+    return set(re.findall(r'kwargs\.(?:pop|get)\("([a-z]\w*)"', source))
+
+
 def hf():
     import transformers
     from transformers import cache_utils, configuration_utils, masking_utils, modeling_rope_utils
-    from transformers.models.gemma3 import configuration_gemma3, modeling_gemma3
+    from transformers.models.gemma3 import modeling_gemma3
     from transformers.models.bitnet import modeling_bitnet
     from transformers.models.llama import modeling_llama
-    from transformers.models.qwen3 import configuration_qwen3, modeling_qwen3
+    from transformers.models.qwen3 import modeling_qwen3
     from transformers.utils.quantization_config import BitNetQuantConfig
 
     classes = [transformers.LlamaConfig, transformers.BitNetConfig, transformers.Qwen3Config, transformers.Gemma3TextConfig]
@@ -60,8 +66,11 @@ def hf():
     text = "".join(inspect.getsource(m) for m in (cache_utils, masking_utils, modeling_rope_utils, modeling_bitnet, modeling_gemma3,
                                                   modeling_llama, modeling_qwen3))
     read = set(re.findall(r'(?:getattr|hasattr)\((?:self\.)?config, *"([a-z]\w*)"', text))
-    config = "".join(inspect.getsource(m) for m in (configuration_utils, configuration_gemma3, configuration_qwen3, modeling_rope_utils))
-    read |= set(re.findall(r'kwargs\.(?:pop|get)\("([a-z]\w*)"', config)) | set(re.findall(r'hasattr\(self, "([a-z]\w*)"', config))
+    config = "".join(inspect.getsource(m) for m in (configuration_utils, modeling_rope_utils))
+    read |= taken(config) | set(re.findall(r'hasattr\(self, "([a-z]\w*)"', config))
+    for cls in classes:
+        own = taken(inspect.getsource(sys.modules[cls.__module__]))
+        out[cls.__name__] = dict.fromkeys(sorted(own)) | out[cls.__name__]
     out["shared"] = dict.fromkeys(sorted(read - DOWNLOAD))
     return {cls: dict(sorted(keys.items())) for cls, keys in out.items()}
 
