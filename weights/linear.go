@@ -260,6 +260,37 @@ func (s *Set) scalar(name string) (float32, error) {
 	return v[0], nil
 }
 
+// NotFinite looks for a NaN or an infinity among the numbers that the files hold as floats, reading all of them, and gives an
+// error that names the first: its file, tensor and place. It is nil when there is none.
+func (s *Set) NotFinite() error {
+	for _, name := range s.names {
+		t := s.tensors[name]
+		if t.typ == noType || s.ternaryCodes(t) {
+			continue
+		}
+		cols := 1
+		if len(t.shape) > 0 {
+			cols = t.shape[len(t.shape)-1]
+		}
+		size, err := t.typ.Size(cols)
+		if err != nil || size <= 0 {
+			continue // no floats
+		}
+		row := make([]float32, cols)
+		for r := 0; (r+1)*int(size) <= len(t.data); r++ {
+			if gguf.Dequantize(row, t.typ, t.data[r*int(size):][:size]) != nil {
+				break
+			}
+			for c, v := range row {
+				if x := float64(v); math.IsNaN(x) || math.IsInf(x, 0) {
+					return t.errorf(name, "row %d, column %d is %g: the file is damaged, or was written from damaged weights", r, c, x)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // Dense is a matrix in the precision of the file. Exactly one of F32, U16 and Raw is set.
 type Dense struct {
 	Rows, Cols int
