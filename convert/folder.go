@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/safetensors"
@@ -493,7 +494,7 @@ var TokenizerFiles = []string{
 func CopyFiles(folder fs.FS) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, n := range TokenizerFiles {
-		data, err := fs.ReadFile(folder, n)
+		data, err := infile.ReadFS(folder, n, infile.Text)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/tempfile"
 )
 
@@ -52,13 +53,13 @@ var Sources = []Source{
 // downloaded to take instead of the network; url another address.
 func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url string) (string, error) {
 	path := filepath.Join(dir, s.File)
-	if b, err := os.ReadFile(path); err == nil && len(b) > 0 && (s.Member != "" || s.check(b) == nil) {
+	if b, err := infile.Read(path, maxText); err == nil && len(b) > 0 && (s.Member != "" || s.check(b) == nil) {
 		return path, nil
 	}
 	var b []byte
 	var err error
 	if from != "" {
-		if b, err = readFile(from); err != nil {
+		if b, err = infile.ReadText(ctx, from, maxText); err != nil {
 			return "", fmt.Errorf("data: %w", err)
 		}
 	} else {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math/bits"
 	"math/rand/v2"
-	"os"
 	"slices"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // A shard is a file of tokens:
@@ -58,7 +60,7 @@ func WriteTokens(w io.Writer, ids []int32, vocab int) error {
 
 // OpenTokens maps a shard.
 func OpenTokens(path string) (*Tokens, error) {
-	f, err := os.Open(path)
+	f, err := infile.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
@@ -214,8 +216,9 @@ func (t *Tokens) Spread(n, B, S int) iter.Seq2[Batch, error] {
 		for k := range n {
 			b := Batch{B: B, S: S, IDs: make([]int32, B*S), Targets: make([]int32, B*S)}
 			for i := range B {
-				at := int(int64(k*B+i) * int64(room-1) / int64(max(n*B-1, 1)))
-				if err := t.sequence(&b, i, at); err != nil {
+				hi, lo := bits.Mul64(uint64(k*B+i), uint64(room-1))
+				at, _ := bits.Div64(hi, lo, uint64(max(n*B-1, 1))) // k·B+i ≤ n·B-1, so it fits
+				if err := t.sequence(&b, i, int(at)); err != nil {
 					yield(Batch{}, err)
 					return
 				}

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // cacheDir is the folder of o, or the default one below the user's home.
@@ -40,7 +42,7 @@ func Cached(r Ref, o Options) (string, error) {
 	root := filepath.Join(dir, repoFolder(r.Repo))
 	commit := r.revision()
 	if !commitText.MatchString(commit) {
-		text, err := os.ReadFile(filepath.Join(root, "refs", filepath.FromSlash(commit)))
+		text, err := infile.Read(filepath.Join(root, "refs", filepath.FromSlash(commit)), 1<<12)
 		if err != nil {
 			return missing("no revision " + commit + " in " + dir)
 		}
@@ -101,7 +103,7 @@ func snapshotFiles(snapshot string) ([]string, error) {
 
 // readShards lists the weight files that a model.safetensors.index.json names.
 func readShards(file string) ([]string, error) {
-	text, err := os.ReadFile(file)
+	text, err := infile.Read(file, infile.Text)
 	if err != nil {
 		return nil, err
 	}

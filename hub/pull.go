@@ -20,6 +20,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // A puller is one Pull.
@@ -131,6 +133,9 @@ func (p *puller) pull(ctx context.Context) (string, error) {
 	return filepath.Join(snapshot, filepath.FromSlash(need.open)), nil
 }
 
+// maxTotal bounds what the hub may say a model has: 1 PiB.
+const maxTotal = 1 << 50
+
 // fetchAll brings files into the snapshot. more says that others follow, so the end is not told yet.
 func (p *puller) fetchAll(ctx context.Context, snapshot string, names []string, more bool) error {
 	files := make([]remoteFile, len(names))
@@ -140,6 +145,9 @@ func (p *puller) fetchAll(ctx context.Context, snapshot string, names []string, 
 		f, err := p.head(ctx, n)
 		if err != nil {
 			return fmt.Errorf("%s: %w", n, err)
+		}
+		if f.size > maxTotal-p.total {
+			return fmt.Errorf("%s: %s says it has %d bytes, and a model has fewer", n, p.Endpoint, f.size)
 		}
 		files[i] = f
 		p.total += f.size
@@ -562,7 +570,7 @@ func (p *puller) lock(ctx context.Context, f remoteFile) (unlock func(), err err
 
 // verify compares a file with the size and hash that the hub gave.
 func verify(file string, f remoteFile) error {
-	r, err := os.Open(file)
+	r, err := infile.Open(file)
 	if err != nil {
 		return err
 	}

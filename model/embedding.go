@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -93,7 +94,7 @@ func (cfg *Config) embeds(s *weights.Set, end string) error {
 
 // readJSON reads a small file beside config.json; ok is false where there is none.
 func readJSON(s *weights.Set, name string, v any) (ok bool, err error) {
-	data, err := fs.ReadFile(s.Folder(), name)
+	data, err := infile.ReadFS(s.Folder(), name, infile.Text)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid): // a path out of the folder is not there either
 		return false, nil

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -67,8 +68,17 @@ func TestPackedCopy(t *testing.T) {
 		"cut in the index": func(b []byte) []byte { return b[:100] },
 		"cut in the data":  func(b []byte) []byte { return b[:len(b)-5000] },
 		"one bit":          func(b []byte) []byte { b[len(b)-3000] ^= 4; return b },
-		"magic":            func(b []byte) []byte { b[0] = 'x'; return b },
-		"huge index":       func(b []byte) []byte { b[14] = 255; return b },
+		"a scale": func(b []byte) []byte {
+			i := bytes.Index(b, []byte(`"scale":[`)) + len(`"scale":[`)
+			for b[i] < '1' || b[i] > '8' {
+				i++
+			}
+			b[i]++ // still JSON, and another number
+			return b
+		},
+		"the key":    func(b []byte) []byte { b[30] ^= 1; return b },
+		"magic":      func(b []byte) []byte { b[0] = 'x'; return b },
+		"huge index": func(b []byte) []byte { b[14] = 255; return b },
 		"index of another kind": func(b []byte) []byte {
 			copy(b[slices.Index(b, '[')+1:], `{"name":1}`)
 			return b

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/tokenizer"
@@ -78,7 +79,7 @@ func (b *base) tokenizer() (*data.Vocab, error) {
 	if g := b.set.GGUF(); g != nil {
 		t, err = tokenizer.FromGGUF(g.KV)
 	} else {
-		j, e := fs.ReadFile(b.set.Folder(), "tokenizer.json")
+		j, e := infile.ReadFS(b.set.Folder(), "tokenizer.json", infile.Text)
 		if e == nil {
 			return data.NewVocab(j)
 		}

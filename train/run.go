@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/tempfile"
 )
@@ -269,9 +270,12 @@ func (r *Run) write(rec Record) error {
 	return nil
 }
 
+// maxMetrics bounds the file of a run's records: 300 bytes a step.
+const maxMetrics = 4 << 30
+
 // cutMetrics drops records past step n, which a killed run wrote after its last checkpoint, and a torn last line.
 func cutMetrics(path string, n int) error {
-	b, err := os.ReadFile(path)
+	b, err := infile.Read(path, maxMetrics)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -293,7 +297,7 @@ func cutMetrics(path string, n int) error {
 // ReadMetrics reads a run's records, of one that is still running too: a last line without an end is left out.
 func ReadMetrics(dir string) ([]Record, error) {
 	path := filepath.Join(dir, metricsName)
-	b, err := os.ReadFile(path)
+	b, err := infile.Read(path, maxMetrics)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

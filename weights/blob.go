@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // blob is the content of one file: mapped where the system can, read otherwise.
@@ -43,27 +45,12 @@ func (f *folder) path(name string) string {
 	return filepath.Join(f.dir, name)
 }
 
-// maxTextFile bounds the JSON and template files of a model folder: a tokenizer.json of 256k entries has 35 MB.
-const maxTextFile = 256 << 20
-
 // readText reads a small file whole. The error is fs.ErrNotExist when it is not there.
 func (f *folder) readText(name string) ([]byte, error) {
 	if f.fsys != nil {
-		return fs.ReadFile(f.fsys, name)
+		return infile.ReadFS(f.fsys, name, infile.Text)
 	}
-	file, err := os.Open(f.path(name))
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxTextFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxTextFile {
-		return nil, fmt.Errorf("weights: %s: larger than %d MiB: this is not the file it should be", f.path(name), maxTextFile>>20)
-	}
-	return data, nil
+	return infile.Read(f.path(name), infile.Text)
 }
 
 func (f *folder) exists(name string) bool {

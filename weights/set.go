@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 )
@@ -77,6 +78,9 @@ func Open(path string, opt *Options) (*Set, error) {
 	}
 	if st.IsDir() {
 		return openFolder(&folder{dir: path, name: path})
+	}
+	if err := infile.Check(path, st); err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
 	}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gguf":

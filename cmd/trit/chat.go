@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
@@ -146,7 +147,7 @@ func (c *conversation) input() (read func() (string, error), done func()) {
 		return list
 	})
 	history := historyFile()
-	if f, err := os.Open(history); err == nil {
+	if f, err := infile.Open(history); err == nil {
 		l.ReadHistory(f)
 		f.Close()
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/train/mpi"
@@ -390,7 +391,7 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 		v, err = data.TrainBPE(text, n)
 	default:
 		var b []byte
-		if b, err = os.ReadFile(f.tokenizer); err == nil {
+		if b, err = infile.Read(f.tokenizer, infile.Text); err == nil {
 			v, err = data.NewVocab(b)
 		}
 	}
@@ -662,7 +663,7 @@ func readCorpus(cmd *cobra.Command, args []string) (string, error) {
 	if path == "-" && processes() > 1 {
 		return "", usagef("mpirun hands standard input to one process alone; give the text as a file")
 	}
-	return data.ReadText(path, cmd.InOrStdin())
+	return data.ReadText(cmd.Context(), path, cmd.InOrStdin())
 }
 
 // encode encodes text with a vocabulary that was not made from it, which may lack characters.

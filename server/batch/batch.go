@@ -20,6 +20,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // Options for Run. The zero value of a field is the default in brackets.
@@ -102,6 +104,11 @@ func Run(ctx context.Context, h http.Handler, in, out string, o Options) (Stats,
 	}
 	s.Lines = len(todo)
 
+	if info, err := os.Stat(out); err == nil { // it is read, cut and appended to
+		if err := infile.Check(out, info); err != nil {
+			return s, err
+		}
+	}
 	f, err := os.OpenFile(out, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return s, err
@@ -176,7 +183,7 @@ func parse(line []byte) (request, error) {
 
 // lines calls f for every line that is not blank, numbered from 0.
 func (o *Options) lines(name string, f func(n int, line []byte) error) error {
-	file, err := os.Open(name)
+	file, err := infile.Open(name) // read twice, so it cannot be a pipe
 	if err != nil {
 		return err
 	}
