@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"sync"
 
 	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
@@ -34,7 +36,8 @@ type decoder struct {
 	screener  HeadScreener // the device's, or nil
 	blocks    []int        // of BlockRunner, and how many tokens it takes: none where it does not run them
 	blockRows int
-	step      StepRunner // runs all layers, or nil
+	step      StepRunner   // runs all layers, or nil
+	files     *weights.Set // that it was loaded from and reads
 	store     *store
 	host      *CPU           // what to do with weights that stay in this machine's memory; nil on a device
 	saving    sync.WaitGroup // of the packed copy
@@ -171,17 +174,14 @@ func NewDecoder(ctx context.Context, c *Config, w *weights.Set, pool *par.Pool, 
 }
 
 func newDecoder(ctx context.Context, c *Config, w *weights.Set, st *store, p Products, host *CPU) (Engine, error) {
-	d := &decoder{cfg: c, pool: st.pool, products: p, pages: newPagePool(c), rope: newRope(c), local: newLocalRope(c), store: st, host: host}
+	d := &decoder{cfg: c, files: w, pool: st.pool, products: p, pages: newPagePool(c), rope: newRope(c), local: newLocalRope(c), store: st, host: host}
 	if host != nil && host.CacheDir != "" && c.projections() >= packedMin {
 		var err error
 		if st.packed, err = openPacked(host.CacheDir, w); err != nil {
 			d.note(err)
 		}
 	}
-	err := d.load(ctx, w)
-	if kept, _ := c.ScreenBytes(); err == nil && host != nil && kept > 0 {
-		d.screen = newScreen(d.head, st)
-	}
+	err := d.loadAll(ctx, w)
 	if st.packed != nil {
 		st.packed.close()
 	}
@@ -205,6 +205,22 @@ func (d *decoder) note(err error) {
 	if d.host != nil && d.host.Note != nil {
 		d.host.Note(err)
 	}
+}
+
+// loadAll loads the weights and makes what the engine wants of them besides. What it read is of one model, or it is an
+// error.
+func (d *decoder) loadAll(ctx context.Context, w *weights.Set) (err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
+	if err := d.load(ctx, w); err != nil {
+		if e := w.Check(); e != nil {
+			return e // and that is why
+		}
+		return err
+	}
+	if kept, _ := d.cfg.ScreenBytes(); d.host != nil && kept > 0 {
+		d.screen = newScreen(d.head, d.store)
+	}
+	return w.Check()
 }
 
 // ternary reads the matrix of a projection and hands it to the products.
@@ -425,6 +441,8 @@ func (d *decoder) Forward(ctx context.Context, batch []Input) (err error) {
 			}
 		}
 	}()
+	defer d.watch(&err)
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	for i := range batch {
 		batch[i].Cache.(*kvCache).begin()
 	}
@@ -450,6 +468,16 @@ func (d *decoder) Forward(ctx context.Context, batch []Input) (err error) {
 	}
 	return nil
 }
+
+// watch ends a pass: what it computed counts when nobody has changed the weights' files since they were opened.
+func (d *decoder) watch(err *error) {
+	if e := d.files.Check(); e != nil {
+		*err = e
+	}
+}
+
+// Check says whether the engine can go on: see ErrChanged.
+func (d *decoder) Check() error { return d.files.Check() }
 
 func (d *decoder) check(batch []Input) error {
 	for i := range batch {

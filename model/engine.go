@@ -70,6 +70,11 @@ type Scored struct {
 // ErrContextFull: the tokens do not fit the cache.
 var ErrContextFull = errors.New("the context is full")
 
+// ErrChanged is in the error of an engine whose model's files were changed under it: cut, or written to. It names the
+// file. The engine answers nothing more; other engines are not affected. An engine that has a method Check() error says
+// so without computing anything.
+var ErrChanged = weights.ErrChanged
+
 // Products computes the exact integer products of ternary matrices with int8 activations: the part of a decoder
 // that a device takes over (NewDecoder). Used by one goroutine at a time.
 type Products interface {
