@@ -46,7 +46,7 @@ var may = []struct {
 	{"eval", ". internal/infile data model weights tokenizer sample safetensors gguf ternary internal/kernel", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"server/...", "server/... . grammar model sample tokenizer internal/infile", "github.com/VictoriaMetrics/metrics"},
 	{"bench/...", "...", "golang.org/x/sys/unix"},
-	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner golang.org/x/term"},
+	{"cmd/trit", "...", "github.com/spf13/cobra github.com/peterh/liner"},
 }
 
 const module = "github.com/tritlm/trit"

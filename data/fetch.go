@@ -79,16 +79,16 @@ func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url st
 			return "", fmt.Errorf("data: %s: %w", from, err)
 		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
-	tmp, err := tempfile.Create(path)
+	tmp, err := tempfile.Create(path, tempfile.Shared)
 	if err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {

@@ -237,7 +237,7 @@ func listSome(names []string) string {
 // link puts snapshot/file in place: a relative link to the blob, or the blob itself where the
 // system has no links (Windows without developer mode).
 func link(blob, pointer string) error {
-	if err := os.MkdirAll(filepath.Dir(pointer), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(pointer), 0o777); err != nil {
 		return err
 	}
 	rel, err := filepath.Rel(filepath.Dir(pointer), blob)
@@ -268,11 +268,11 @@ func temporaryName(file string) string {
 
 // writeRef records what a branch or tag means now; the old text or the new one is there at any moment.
 func writeRef(file, commit string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
 		return err
 	}
 	tmp := temporaryName(file)
-	if err := os.WriteFile(tmp, []byte(commit), 0o644); err != nil {
+	if err := os.WriteFile(tmp, []byte(commit), 0o666); err != nil {
 		os.Remove(tmp)
 		return err
 	}

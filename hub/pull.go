@@ -107,7 +107,7 @@ func (p *puller) pull(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, d := range []string{filepath.Join(p.root, "blobs"), p.locks} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, 0o777); err != nil {
 			return "", fmt.Errorf("the cache cannot be written: %w; name another folder with --cache or HF_HUB_CACHE", err)
 		}
 	}
@@ -414,7 +414,7 @@ func (p *puller) fetch(ctx context.Context, f remoteFile) error {
 		return nil
 	}
 	part := blob + ".incomplete"
-	w, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o644)
+	w, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
 		return fmt.Errorf("the cache cannot be written: %w; name another folder with --cache or HF_HUB_CACHE", err)
 	}
@@ -543,7 +543,7 @@ func restart(w *os.File) error {
 // lock waits for the right to write a blob.
 func (p *puller) lock(ctx context.Context, f remoteFile) (unlock func(), err error) {
 	name := filepath.Join(p.locks, f.hash+".lock")
-	l, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	l, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("the cache cannot be written: %w; name another folder with --cache or HF_HUB_CACHE", err)
 	}

@@ -206,10 +206,10 @@ func (p *packed) save() (err error) {
 	if !p.missed {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p.path), 0o777); err != nil {
 		return err
 	}
-	tmp, err := tempfile.Create(p.path)
+	tmp, err := tempfile.Create(p.path, tempfile.Private) // who may read the model is not known
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (t *Trainer) Save(path string, tokenizerJSON []byte) error {
 // WriteFile writes a file so that path is either what it was or whole: a temporary file beside it, synced,
 // renamed, and the folder synced. On an error the temporary file is removed; what a killed process left of path, too.
 func WriteFile(path string, write func(io.Writer) error) (err error) {
-	f, err := tempfile.Create(path)
+	f, err := tempfile.Create(path, tempfile.Shared)
 	if err != nil {
 		return fmt.Errorf("train: save %s: %w", path, err)
 	}
@@ -97,9 +97,6 @@ func WriteFile(path string, write func(io.Writer) error) (err error) {
 		}
 	}()
 	if err = write(f); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
 		return err
 	}
 	if err = f.Sync(); err != nil {

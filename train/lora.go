@@ -194,7 +194,7 @@ func (m *Model) ExportAdapter(dir string) error {
 	if m.lora == nil {
 		return fmt.Errorf("train: %w", ErrNoAdapter)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	cfg, err := json.MarshalIndent(peftConfig{

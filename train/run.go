@@ -144,7 +144,7 @@ func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, 
 	if err := startable(dir, c, o, ids, valShare); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	train, val := data.Split(ids, valShare)
@@ -233,7 +233,7 @@ func (r *Run) open() (err error) {
 	if r.Val, err = data.OpenTokens(filepath.Join(r.Dir, "val.bin")); err != nil {
 		return err
 	}
-	if r.metrics, err = os.OpenFile(filepath.Join(r.Dir, metricsName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); err != nil {
+	if r.metrics, err = os.OpenFile(filepath.Join(r.Dir, metricsName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	r.events, err = newEventFile(r.Dir, time.Now())

@@ -233,7 +233,7 @@ func saveHistory(l *liner.State, file string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	f, err := tempfile.Create(file) // for its owner alone: what a person wrote is private
+	f, err := tempfile.Create(file, tempfile.Private) // for its owner alone: what a person wrote is private
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit/internal/mapped"
+	"github.com/tritlm/trit/internal/term"
 )
 
 // Exit codes, the same for every command.
@@ -40,7 +41,14 @@ func run() int {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	root := newRootCmd()
-	return report(os.Stderr, execute(ctx, root))
+	out, errs := term.Writer(os.Stdout), term.Writer(os.Stderr)
+	root.SetOut(out)
+	root.SetErr(errs)
+	code := report(errs, execute(ctx, root))
+	if err := errors.Join(term.Flush(out), term.Flush(errs)); err != nil && code == exitOK {
+		code = exitFailure
+	}
+	return code
 }
 
 // execute runs root. An error from before a command's own code is one of usage. A file in memory that is cut while a

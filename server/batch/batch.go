@@ -110,7 +110,7 @@ func Run(ctx context.Context, h http.Handler, in, out string, o Options) (Stats,
 			return s, err
 		}
 	}
-	f, err := os.OpenFile(out, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(out, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return s, err
 	}
