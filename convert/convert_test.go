@@ -9,12 +9,13 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tritlm/trit/gguf"
-	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -25,7 +26,7 @@ func open(t *testing.T, path string) (*weights.Set, Source) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { set.Close() })
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +53,9 @@ func same(t *testing.T, got, want Source, tol float64) {
 				t.Fatal(err)
 			}
 			name := e.name // folders have transformers' one name for the norm in front of a projection
-			if n := got.Config().InputNorm; n != "" {
-				name = strings.Replace(name, "_proj."+c.InputNorm+".", "_proj."+n+".", 1)
+			if n, _ := family.OwnNorm(got.Config()); n != "" {
+				own, _ := family.OwnNorm(c)
+				name = strings.Replace(name, "_proj."+own+".", "_proj."+n+".", 1)
 			}
 			b, err := got.Vector(name, e.cols)
 			if err != nil {
@@ -168,7 +170,7 @@ func TestGoldensSurviveConversion(t *testing.T) {
 				t.Fatal(err)
 			}
 			f := HFPacked
-			if !src.Config().Ternary {
+			if !src.Config().Ternary() {
 				f = HFBF16
 			}
 			dst := filepath.Join(t.TempDir(), "packed")
@@ -312,9 +314,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", f, err)
 		}
 	}
-	plain := *r
-	plain.cfg.Ternary = false
-	if _, err := Write(t.Context(), dst, &plain, Options{Format: I2S}); !errors.Is(err, errors.ErrUnsupported) {
+	r.Config().Quantize(func(string) bool { return true }, "", 0)
+	if _, err := Write(t.Context(), dst, r, Options{Format: I2S}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
 	}
 	if _, err := Write(t.Context(), filepath.Join(dst, "no", "such"), r, Options{Format: IQ2BN}); err == nil {
@@ -343,5 +344,45 @@ func TestRandomTokenizerIsValidJSON(t *testing.T) {
 	}
 	if byteName(' ') != "Ġ" || byteName('\n') != "Ċ" || byteName('a') != "a" {
 		t.Error("bytes are named otherwise than GPT-2 does")
+	}
+}
+
+// cutting cuts the file that it reads once something of it was read.
+type cutting struct {
+	setSource
+	file string
+}
+
+func (c cutting) Vector(name string, n int) ([]float32, error) {
+	v, err := c.setSource.Vector(name, n)
+	return v, errors.Join(err, os.Truncate(c.file, 1000))
+}
+
+// A source that is cut or written to while it is converted leaves nothing at the destination.
+func TestSourceThatChanges(t *testing.T) {
+	golden, err := os.ReadFile("../testdata/goldens/bitnet-2b4t/model.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile("../testdata/goldens/bitnet-2b4t/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []Format{HFPacked, IQ2BN} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "model.safetensors")
+		if err := errors.Join(os.WriteFile(file, golden, 0o600), os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		set, src := open(t, dir)
+		out := t.TempDir()
+		_, err := Write(t.Context(), filepath.Join(out, "x"), cutting{src.(setSource), file}, Options{Format: format})
+		if runtime.GOOS != "windows" && (!errors.Is(err, weights.ErrChanged) || !strings.Contains(err.Error(), file)) {
+			t.Errorf("%s: %v", format, err)
+		}
+		if left, _ := os.ReadDir(out); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", format, left)
+		}
+		set.Close()
 	}
 }

@@ -73,7 +73,10 @@ func InitLora(path string, o Lora, block int, seed uint64, pool *par.Pool) (*Mod
 	if o.Base, err = filepath.Abs(path); err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
-	if o.Sum, err = m.freeze(b, specs); err != nil {
+	if o.Sum, err = m.freeze(b, specs); err == nil {
+		err = b.set.Check()
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
 	m.lora = &o
