@@ -44,9 +44,19 @@ func kind(m fs.FileMode) string {
 	return "special file"
 }
 
+// stat is os.Stat, before a file is opened, which alone may block or do something to a device. Its errors say what was
+// asked for.
+func stat(path string) (fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return nil, &fs.PathError{Op: "open", Path: e.Path, Err: e.Err}
+	}
+	return info, err
+}
+
 // Open opens a regular file.
 func Open(path string) (*os.File, error) {
-	info, err := os.Stat(path) // before it is opened, which alone may block or do something to a device
+	info, err := stat(path)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +95,7 @@ func ReadFS(fsys fs.FS, name string, most int64) ([]byte, error) {
 
 // ReadText is Read for a file that may be a pipe as well. The end of ctx ends the wait for it.
 func ReadText(ctx context.Context, path string, most int64) ([]byte, error) {
-	info, err := os.Stat(path)
+	info, err := stat(path)
 	if err != nil {
 		return nil, err
 	}

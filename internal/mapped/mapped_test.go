@@ -214,3 +214,22 @@ func TestKeyKnowsAnEdit(t *testing.T) {
 		t.Error("the key does not know of the edit")
 	}
 }
+
+// BenchmarkCheck is what an engine pays for every pass.
+func BenchmarkCheck(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "model.gguf")
+	if err := os.WriteFile(path, make([]byte, 1<<16), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := f.Check(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
