@@ -76,6 +76,66 @@ func FuzzCheckpoint(f *testing.F) {
 	})
 }
 
+// TestCheckpointFieldsAreBounded: a field that would make a run go on for ever, or its memory overflow, is refused when the
+// checkpoint is opened or loaded.
+func TestCheckpointFieldsAreBounded(t *testing.T) {
+	pool := par.New(1)
+	defer pool.Close()
+	path := filepath.Join(t.TempDir(), "last.ckpt")
+	c, err := Preset("tiny", "llama", "ternary")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.VocabSize = 16
+	m, err := New(c, pool, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := NewTrainer(m, DefaultOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Save(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() error {
+		c, err := OpenCheckpoint(path)
+		if err == nil {
+			_, err = c.Load(pool)
+		}
+		return err
+	}
+	if err := open(); err != nil {
+		t.Fatal(err)
+	}
+	const huge = int64(1) << 62
+	for name, change := range map[string]map[string]any{
+		"steps":          {"steps": huge},
+		"negative steps": {"steps": -1},
+		"rank":           {"lora": map[string]any{"rank": huge, "alpha": 1, "targets": []string{"q_proj"}}},
+		"alpha":          {"lora": map[string]any{"rank": 1, "alpha": -1, "targets": []string{"q_proj"}}},
+		"batch_size":     {"options": map[string]any{"batch_size": huge}},
+		"batch × block":  {"options": map[string]any{"batch_size": 1 << 16}, "config": map[string]any{"block": 1 << 14}},
+		"accumulate":     {"options": map[string]any{"accumulate": huge}},
+		"max_iters":      {"options": map[string]any{"max_iters": huge}},
+		"eval_batches":   {"options": map[string]any{"eval_batches": huge}},
+		"sample_tokens":  {"options": map[string]any{"sample_tokens": huge}},
+		"num_layers":     {"config": map[string]any{"num_layers": huge}},
+		"vocab_size":     {"config": map[string]any{"vocab_size": huge}},
+	} {
+		if err := os.WriteFile(path, described(t, whole, describe(t, whole, change)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := open(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 // describe changes fields of a checkpoint's description.
 func describe(t testing.TB, file []byte, change map[string]any) []byte {
 	t.Helper()
