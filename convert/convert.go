@@ -14,11 +14,13 @@ import (
 	"io"
 	"maps"
 	"math"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/model/part"
@@ -231,6 +233,18 @@ func ternaryEntry(c *model.Config, e entry) bool {
 	return e.kind == projection && c.IsTernary(e.module)
 }
 
+// whole runs write, which reads the source, and is an error when the source's files were changed under it.
+func (w *writer) whole(write func() error) (err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
+	if err := write(); err != nil {
+		return err
+	}
+	if s, ok := w.src.(interface{ Check() error }); ok {
+		return s.Check()
+	}
+	return nil
+}
+
 // Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as
 // it is unless everything went well.
 func Write(ctx context.Context, dst string, src Source, o Options) (*Report, error) {
@@ -242,7 +256,9 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 	if o.Format.IsGGUF() {
 		err = w.gguf(dst, list)
 	} else {
-		err = newFolder(dst, o.Overwrite, func(create func(string) (io.Writer, error)) error { return w.files(list, create) })
+		err = newFolder(dst, o.Overwrite, func(create func(string) (io.Writer, error)) error {
+			return w.whole(func() error { return w.files(list, create) })
+		})
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -343,6 +359,9 @@ type setSource struct {
 
 // FromSet makes a Source of an opened model.
 func FromSet(set *weights.Set, cfg *model.Config) Source { return setSource{set, cfg} }
+
+// Check says whether the files are still what was opened.
+func (s setSource) Check() error { return s.set.Check() }
 
 func (s setSource) Config() *model.Config { return s.cfg }
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -343,5 +344,45 @@ func TestRandomTokenizerIsValidJSON(t *testing.T) {
 	}
 	if byteName(' ') != "Ġ" || byteName('\n') != "Ċ" || byteName('a') != "a" {
 		t.Error("bytes are named otherwise than GPT-2 does")
+	}
+}
+
+// cutting cuts the file that it reads once something of it was read.
+type cutting struct {
+	setSource
+	file string
+}
+
+func (c cutting) Vector(name string, n int) ([]float32, error) {
+	v, err := c.setSource.Vector(name, n)
+	return v, errors.Join(err, os.Truncate(c.file, 1000))
+}
+
+// A source that is cut or written to while it is converted leaves nothing at the destination.
+func TestSourceThatChanges(t *testing.T) {
+	golden, err := os.ReadFile("../testdata/goldens/bitnet-2b4t/model.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile("../testdata/goldens/bitnet-2b4t/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []Format{HFPacked, IQ2BN} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "model.safetensors")
+		if err := errors.Join(os.WriteFile(file, golden, 0o600), os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		set, src := open(t, dir)
+		out := t.TempDir()
+		_, err := Write(t.Context(), filepath.Join(out, "x"), cutting{src.(setSource), file}, Options{Format: format})
+		if runtime.GOOS != "windows" && (!errors.Is(err, weights.ErrChanged) || !strings.Contains(err.Error(), file)) {
+			t.Errorf("%s: %v", format, err)
+		}
+		if left, _ := os.ReadDir(out); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", format, left)
+		}
+		set.Close()
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/family"
@@ -316,7 +317,7 @@ func atomically(dst string, overwrite bool, write func(io.Writer) error) (size i
 	if _, err := os.Lstat(dst); err == nil && !overwrite {
 		return 0, fmt.Errorf("%w; remove it or ask to overwrite it", fs.ErrExist)
 	}
-	f, err := tempfile.Create(dst)
+	f, err := tempfile.Create(dst, tempfile.Shared)
 	if err != nil {
 		return 0, err
 	}
@@ -335,9 +336,6 @@ func atomically(dst string, overwrite bool, write func(io.Writer) error) (size i
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return 0, err
-	}
-	if err := f.Chmod(0o644); err != nil {
 		return 0, err
 	}
 	if err := f.Sync(); err != nil {
@@ -362,7 +360,7 @@ func newFolder(dst string, overwrite bool, fill func(create func(name string) (i
 	case len(there) > 0 && !slices.ContainsFunc(there, func(d fs.DirEntry) bool { return d.Name() == "config.json" }):
 		return fmt.Errorf("%w and holds no model (no config.json), so it is not overwritten", fs.ErrExist)
 	}
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dst), 0o777); err != nil {
 		return err
 	}
 	tmp, release, err := tempfile.Mkdir(dst)
@@ -383,9 +381,6 @@ func newFolder(dst string, overwrite bool, fill func(create func(name string) (i
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
 	if err := os.RemoveAll(dst); err != nil {
 		return err
 	}
@@ -404,7 +399,7 @@ func (w *folderWriter) create(name string) (io.Writer, error) {
 		return nil, err
 	}
 	name = filepath.Join(w.dir, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
 		return nil, err
 	}
 	f, err := os.Create(name)
@@ -435,7 +430,7 @@ var TokenizerFiles = []string{
 func CopyFiles(folder fs.FS) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, n := range TokenizerFiles {
-		data, err := fs.ReadFile(folder, n)
+		data, err := infile.ReadFS(folder, n, infile.Text)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -69,7 +69,9 @@ func (w *writer) gguf(dst string, list []entry) error {
 		}
 	}
 	w.report.Bytes, err = atomically(dst, w.o.Overwrite, func(f io.Writer) error {
-		return gguf.Write(f, kv, tensors, func(out io.Writer, t gguf.Tensor) error { return w.tensor(out, byName[t.Name], t.Type) })
+		return w.whole(func() error {
+			return gguf.Write(f, kv, tensors, func(out io.Writer, t gguf.Tensor) error { return w.tensor(out, byName[t.Name], t.Type) })
+		})
 	})
 	return err
 }

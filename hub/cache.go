@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // cacheDir is the folder of o, or the default one below the user's home.
@@ -40,7 +42,7 @@ func Cached(r Ref, o Options) (string, error) {
 	root := filepath.Join(dir, repoFolder(r.Repo))
 	commit := r.revision()
 	if !commitText.MatchString(commit) {
-		text, err := os.ReadFile(filepath.Join(root, "refs", filepath.FromSlash(commit)))
+		text, err := infile.Read(filepath.Join(root, "refs", filepath.FromSlash(commit)), 1<<12)
 		if err != nil {
 			return missing("no revision " + commit + " in " + dir)
 		}
@@ -101,7 +103,7 @@ func snapshotFiles(snapshot string) ([]string, error) {
 
 // readShards lists the weight files that a model.safetensors.index.json names.
 func readShards(file string) ([]string, error) {
-	text, err := os.ReadFile(file)
+	text, err := infile.Read(file, infile.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +237,7 @@ func listSome(names []string) string {
 // link puts snapshot/file in place: a relative link to the blob, or the blob itself where the
 // system has no links (Windows without developer mode).
 func link(blob, pointer string) error {
-	if err := os.MkdirAll(filepath.Dir(pointer), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(pointer), 0o777); err != nil {
 		return err
 	}
 	rel, err := filepath.Rel(filepath.Dir(pointer), blob)
@@ -266,11 +268,11 @@ func temporaryName(file string) string {
 
 // writeRef records what a branch or tag means now; the old text or the new one is there at any moment.
 func writeRef(file, commit string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
 		return err
 	}
 	tmp := temporaryName(file)
-	if err := os.WriteFile(tmp, []byte(commit), 0o644); err != nil {
+	if err := os.WriteFile(tmp, []byte(commit), 0o666); err != nil {
 		os.Remove(tmp)
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // Load reads the tokenizer of a Hugging Face model folder: tokenizer.json, or else
@@ -43,14 +45,14 @@ func LoadFS(dir fs.FS) (*Tokenizer, error) {
 		{"config.json", &f.model},
 		{"chat_template.jinja", &f.template},
 	} {
-		data, err := fs.ReadFile(dir, part.name)
+		data, err := infile.ReadFS(dir, part.name, infile.Text)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("tokenizer: %w", err)
 		}
 		*part.dst = data
 	}
 	if f.json == nil {
-		data, err := fs.ReadFile(dir, "tokenizer.model")
+		data, err := infile.ReadFS(dir, "tokenizer.model", infile.Text)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, errors.New("tokenizer: no tokenizer.json and no tokenizer.model in this folder")
 		} else if err != nil {

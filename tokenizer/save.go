@@ -32,7 +32,7 @@ func (t *Tokenizer) Save(dir string) error {
 		if f.data == nil {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(dir, f.name), f.data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, f.name), f.data, 0o666); err != nil {
 			return fmt.Errorf("tokenizer: %w", err)
 		}
 	}

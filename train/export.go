@@ -44,7 +44,7 @@ func (m *Model) Export(dir string, vocab *data.Vocab, o ExportOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	for name, write := range files {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/family"
@@ -80,7 +81,7 @@ func (b *base) tokenizer() (*data.Vocab, error) {
 	if g := b.set.GGUF(); g != nil {
 		t, err = tokenizer.FromGGUF(g.KV)
 	} else {
-		j, e := fs.ReadFile(b.set.Folder(), "tokenizer.json")
+		j, e := infile.ReadFS(b.set.Folder(), "tokenizer.json", infile.Text)
 		if e == nil {
 			return data.NewVocab(j)
 		}
@@ -174,6 +175,9 @@ func initFrom(b *base, pool *par.Pool) (*Model, error) {
 		if err != nil {
 			return nil, fmt.Errorf("train: %w", err)
 		}
+	}
+	if err := b.set.Check(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
 	}
 	m.Quantize()
 	return m, nil

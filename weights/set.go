@@ -8,9 +8,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 )
@@ -101,7 +104,8 @@ func (q *Quantization) Check() error {
 }
 
 // Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file.
-func Open(path string, opt *Options) (*Set, error) {
+func Open(path string, opt *Options) (_ *Set, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	if opt == nil {
 		opt = &Options{}
 	}
@@ -111,6 +115,9 @@ func Open(path string, opt *Options) (*Set, error) {
 	}
 	if st.IsDir() {
 		return openFolder(&folder{dir: path, name: path})
+	}
+	if err := infile.Check(path, st); err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
 	}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gguf":
@@ -129,7 +136,8 @@ func Open(path string, opt *Options) (*Set, error) {
 }
 
 // OpenFS opens a Hugging Face folder inside a file system, such as an embedded one; name is for errors.
-func OpenFS(fsys fs.FS, name string) (*Set, error) {
+func OpenFS(fsys fs.FS, name string) (_ *Set, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	return openFolder(&folder{fsys: fsys, name: name})
 }
 
@@ -463,7 +471,8 @@ func (t *tensor) errorf(name, format string, args ...any) error {
 }
 
 // Vector reads a tensor of n numbers, such as a norm's weights or a bias, as float32.
-func (s *Set) Vector(name string, n int) ([]float32, error) {
+func (s *Set) Vector(name string, n int) (_ []float32, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)

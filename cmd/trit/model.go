@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
@@ -261,30 +260,22 @@ const maxPrompt = 64 << 20
 
 // readPrompt takes the prompt from the argument, --file or stdin, in this order.
 func readPrompt(cmd *cobra.Command, args []string, file string) (string, error) {
-	var in io.Reader
+	var text []byte
+	var err error
 	switch {
 	case len(args) > 0 && file != "":
 		return "", usagef("a prompt and --file %s: give one of them", file)
 	case len(args) > 0:
 		return strings.Join(args, " "), nil
 	case file != "" && file != "-":
-		f, err := os.Open(file)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		in = f
+		text, err = infile.ReadText(cmd.Context(), file, maxPrompt)
 	case file == "" && term.IsTerminal(cmd.InOrStdin()):
 		return "", usagef("no prompt: give it as an argument, with --file, or on standard input")
 	default:
-		in = cmd.InOrStdin()
+		text, err = infile.ReadAll(cmd.Context(), cmd.InOrStdin(), "standard input", maxPrompt)
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxPrompt+1))
 	if err != nil {
 		return "", err
-	}
-	if len(text) > maxPrompt {
-		return "", errors.New("the text is larger than 64 MiB")
 	}
 	if !utf8.Valid(text) {
 		at := 0

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit/hub"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/term"
 )
 
@@ -130,7 +131,7 @@ func (f *hubFlags) options() hub.Options {
 		o.Cache = filepath.Join(home, "hub")
 	}
 	if o.Token == "" && home != "" {
-		text, _ := os.ReadFile(filepath.Join(home, "token")) // what `hf auth login` wrote
+		text, _ := infile.Read(filepath.Join(home, "token"), maxKeys) // what `hf auth login` wrote
 		o.Token = strings.TrimSpace(string(text))
 	}
 	return o
