@@ -27,7 +27,7 @@ var may = []struct {
 	{"internal/tempfile", "", "golang.org/x/sys/unix"},
 	{"gguf", "", ""},
 	{"safetensors", "", ""},
-	{"hub", "", "golang.org/x/sys/unix golang.org/x/sys/windows"},
+	{"hub", "gguf", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"tokenizer/...", "tokenizer/... gguf", "golang.org/x/text/unicode/norm"},
 	{"sample", "", ""},
 	{"ternary", "internal/kernel internal/par", ""},

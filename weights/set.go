@@ -34,8 +34,9 @@ type Set struct {
 
 	hfConfig []byte
 	quant    *Quantization
-	bare     bool // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
-	gguf     *gguf.File
+	bare     bool           // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
+	gguf     *gguf.File     // its metadata: of a split model, the first part's
+	parts    []*gguf.File   // all of a split model, or the one
 	arch     string         // general.architecture
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
 	notes    []string
@@ -99,7 +100,8 @@ func (q *Quantization) Check() error {
 	return nil
 }
 
-// Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file.
+// Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file; any part of a model in
+// several .gguf files opens all of it.
 func Open(path string, opt *Options) (*Set, error) {
 	if opt == nil {
 		opt = &Options{}
@@ -234,37 +236,6 @@ func (s *Set) shards() ([]string, error) {
 	return nil, fmt.Errorf("weights: %s: no model.safetensors in this folder; download the weights too", s.folder.name)
 }
 
-func openGGUF(path string, opt *Options) (set *Set, err error) {
-	s := &Set{path: path, tensors: map[string]*tensor{}}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
-	b, err := mapFile(path)
-	if err != nil {
-		return nil, err
-	}
-	s.blobs = []*blob{b}
-	if s.gguf, err = gguf.Read(newReaderAt(b.data), int64(len(b.data)), path); err != nil {
-		return nil, err
-	}
-	s.arch, _ = s.gguf.KV.String("general.architecture")
-	for _, t := range s.gguf.Tensors {
-		s.tensors[t.Name] = &tensor{
-			file:  path,
-			typ:   t.Type,
-			shape: t.Shape,
-			data:  b.data[t.Offset : t.Offset+t.Size],
-		}
-		s.names = append(s.names, t.Name)
-	}
-	if err := s.readScales(); err != nil {
-		return nil, err
-	}
-	return s, s.chooseI2S(opt.I2SLayout)
-}
-
 // Close gives back the mappings. Tensors handed out by Dense are invalid afterwards; ternary matrices are not.
 func (s *Set) Close() error {
 	var errs []error
@@ -281,7 +252,7 @@ func (s *Set) Path() string { return s.path }
 // ConfigPath is the file that holds the configuration, for errors.
 func (s *Set) ConfigPath() string {
 	if s.gguf != nil {
-		return s.path
+		return s.gguf.Name
 	}
 	return s.folder.path("config.json")
 }
@@ -292,7 +263,7 @@ func (s *Set) HFConfig() []byte { return s.hfConfig }
 // Quantization is quantization_config of config.json, nil where there is none.
 func (s *Set) Quantization() *Quantization { return s.quant }
 
-// GGUF is the file's header, nil for a Hugging Face folder.
+// GGUF is the file's directory, of a split model that of its first part; nil for a Hugging Face folder.
 func (s *Set) GGUF() *gguf.File { return s.gguf }
 
 // Folder is where a Hugging Face model's other files lie, such as its tokenizer; nil for a GGUF file.
