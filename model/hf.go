@@ -115,6 +115,10 @@ var commonOnly = map[string][]string{
 	"pruned_heads":          {"{}"},
 	"add_cross_attention":   {"false"},
 	"is_decoder":            {"false", "true"},
+	"is_causal":             {"true"}, // transformers' mask reads it, whatever the class
+	"use_sliding_window":    {"false"},
+	"sliding_window":        {}, // transformers' cache reads these two
+	"layer_types":           {},
 	"quantization":          {}, // MLX
 }
 
