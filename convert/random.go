@@ -43,7 +43,7 @@ var presets = []struct {
 	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", model.Config{
 		Family: "qwen3", HiddenSize: 1024, IntermediateSize: 3072, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: model.SiLU, TiedHead: true,
-		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast,
+		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast, EmbedEnd: "<|endoftext|>",
 	}},
 	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", gemma3(model.Config{
 		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
@@ -60,7 +60,7 @@ var presets = []struct {
 	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", model.Config{
 		Family: "qwen3", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 128,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: model.SiLU, TiedHead: true,
-		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast,
+		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast, EmbedEnd: "<|endoftext|>",
 	}},
 	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", gemma3(model.Config{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 1, HeadDim: 128,
@@ -80,7 +80,7 @@ func gemma3(c model.Config, period int) model.Config {
 	}
 	c.Family, c.Activation, c.TiedHead, c.NormEps = "gemma3", model.GELUTanh, true, 1e-6
 	c.QKNorms, c.PostNorms, c.OffsetNorms, c.EmbedScale = true, true, true, float32(math.Sqrt(float64(c.HiddenSize)))
-	c.InputNorm, c.InputNormEps, c.Pooling = "norm", c.NormEps, model.PoolLast
+	c.InputNorm, c.InputNormEps, c.Pooling, c.EmbedEnd = "norm", c.NormEps, model.PoolLast, "<eos>"
 	return c
 }
 

@@ -166,6 +166,15 @@ func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
 	return ternary.Quantize(w, rows, cols), nil
 }
 
+// FloatType is the storage type of a tensor of floats; F32 where it holds codes, or is not there.
+func (s *Set) FloatType(name string) gguf.Type {
+	t := s.find(name)
+	if t == nil || t.typ == noType || s.ternaryCodes(t) {
+		return gguf.F32
+	}
+	return t.typ
+}
+
 // floats reads the whole tensor as float32.
 func (t *tensor) floats(dst []float32) error {
 	if t.typ == noType {

@@ -157,26 +157,8 @@ func openFolder(f *folder) (set *Set, err error) {
 			s.Close()
 		}
 	}()
-	if s.hfConfig, err = f.readText("config.json"); err != nil {
-		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
-			return nil, fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
-		}
-		if errors.Is(err, fs.ErrNotExist) && f.exists("last.ckpt") {
-			return nil, fmt.Errorf("weights: %s: a training run that has written no model yet; open its last.ckpt", f.name)
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
-		}
-		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
-	}
-	var c struct {
-		Quantization *Quantization `json:"quantization_config"`
-	}
-	if err := json.Unmarshal(s.hfConfig, &c); err != nil {
-		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
-	}
-	if s.quant = c.Quantization; s.quant != nil && s.quant.RMSNormEps == 0 {
-		s.quant.RMSNormEps = 1e-6 // BitNetQuantConfig's default
+	if err := s.readConfig(); err != nil {
+		return nil, err
 	}
 	files, err := s.shards()
 	if err != nil {
@@ -208,6 +190,33 @@ func openFolder(f *folder) (set *Set, err error) {
 	}
 	s.bare = s.tensors["embed_tokens.weight"] != nil && s.tensors["model.embed_tokens.weight"] == nil
 	return s, nil
+}
+
+// readConfig reads config.json.
+func (s *Set) readConfig() (err error) {
+	f := s.folder
+	if s.hfConfig, err = f.readText("config.json"); err != nil {
+		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
+			return fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
+		}
+		if errors.Is(err, fs.ErrNotExist) && f.exists("last.ckpt") {
+			return fmt.Errorf("weights: %s: a training run that has written no model yet; open its last.ckpt", f.name)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
+		}
+		return fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	var c struct {
+		Quantization *Quantization `json:"quantization_config"`
+	}
+	if err := json.Unmarshal(s.hfConfig, &c); err != nil {
+		return fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	if s.quant = c.Quantization; s.quant != nil && s.quant.RMSNormEps == 0 {
+		s.quant.RMSNormEps = 1e-6 // BitNetQuantConfig's default
+	}
+	return nil
 }
 
 // shards lists the safetensors files of the folder: those of the index, or the one file.
