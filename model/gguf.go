@@ -1,7 +1,6 @@
 package model
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -122,8 +121,10 @@ func readGGUF(s *weights.Set) (*Config, error) {
 		g.fail(fmt.Errorf("%s.rope.dimension_count is %d and a head has %d; rotary positions of a part of a head are not supported in this family", g.arch, n, cfg.HeadDim))
 	}
 	if key := g.arch + ".attention.causal"; g.kv.Has(key) {
-		if causal, err := g.kv.Bool(key); err != nil || !causal {
-			g.fail(errors.Join(err, fmt.Errorf("%s is %v; attention here sees what comes before only", key, g.kv.Get(key))))
+		if causal, err := g.kv.Bool(key); err != nil {
+			g.fail(err)
+		} else if !causal {
+			g.fail(fmt.Errorf("%s is false; attention here sees what comes before only", key))
 		}
 	}
 	if g.kv.Has("general.name") {

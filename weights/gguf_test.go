@@ -193,3 +193,60 @@ func TestNamesOfParts(t *testing.T) {
 		t.Error(s.Notes())
 	}
 }
+
+// FuzzSplit opens two files whose split keys say anything, under the names of two parts: what opens is consistent.
+func FuzzSplit(f *testing.F) {
+	for _, s := range [][2]uint64{{0, 1}, {1, 0}, {0, 0}, {1, 1}} {
+		f.Add(s[0], s[1], uint64(2), uint64(2), uint64(2), uint64(2), uint8(0), "split.no", uint64(0), false)
+	}
+	f.Add(uint64(0), uint64(1), uint64(2), uint64(2), uint64(2), uint64(2), uint8(1), "llama.block_count", uint64(1), true)
+	f.Add(uint64(0), uint64(1<<16), uint64(1), uint64(2), uint64(1<<40), uint64(2), uint8(2), "general.architecture", uint64(1), false)
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, no0, no1, count0, count1, tensors0, tensors1 uint64, kind uint8, key string, value uint64, same bool) {
+		kv := gguf.KV{{Key: "general.architecture", Value: "llama"}}
+		names := [2]string{"a.weight", "b.weight"}
+		if same {
+			names[1] = names[0]
+		}
+		for i, v := range [2][3]uint64{{no0, count0, tensors0}, {no1, count1, tensors1}} {
+			for j, k := range []string{"split.no", "split.count", "split.tensors.count"} {
+				switch kind >> i % 3 {
+				case 0:
+					kv.Set(k, uint16(v[j]))
+				case 1:
+					kv.Set(k, v[j])
+				case 2:
+					kv.Set(k, int32(v[j]))
+				}
+			}
+			if i == 1 && key != "" && len(key) < 100 {
+				kv.Set(key, value)
+			}
+			var b bytes.Buffer
+			if gguf.Write(&b, kv, []gguf.Tensor{{Name: names[i], Type: gguf.F32, Shape: []int{1}}}, func(w io.Writer, _ gguf.Tensor) error {
+				_, err := w.Write(make([]byte, 4))
+				return err
+			}) != nil {
+				return
+			}
+			if err := os.WriteFile(filepath.Join(dir, gguf.Split{No: i, Count: 2}.PartName("m")), b.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			kv = nil
+		}
+		for i := range 2 {
+			s, err := Open(filepath.Join(dir, gguf.Split{No: i, Count: 2}.PartName("m")), nil)
+			if err != nil {
+				if strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "m-0000") {
+					t.Fatalf("not one line that names a part: %v", err)
+				}
+				continue
+			}
+			split, ok, err := s.Parts()[0].KV.Split()
+			if err != nil || !ok || split.Count != 2 || len(s.Parts()) != 2 || len(s.Names()) != 2 || split.Tensors != 2 || same {
+				t.Fatalf("%+v %v %v: %v opened", split, ok, err, s.Names())
+			}
+			s.Close()
+		}
+	})
+}

@@ -180,6 +180,9 @@ func (t *tensor) floats(dst []float32) error {
 	if t.typ == noType {
 		return fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
 	}
+	if t.data == nil {
+		return errors.New("is yet to be written")
+	}
 	return gguf.Dequantize(dst, t.typ, t.data)
 }
 
