@@ -154,44 +154,6 @@ func TestPermutationIsUndone(t *testing.T) {
 	}
 }
 
-func TestGoldensSurviveConversion(t *testing.T) {
-	dirs, _ := filepath.Glob("../testdata/goldens/*/config.json")
-	if len(dirs) == 0 {
-		t.Fatal("no goldens")
-	}
-	for _, d := range dirs {
-		dir := filepath.Dir(d)
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			set, src := open(t, dir)
-			files, err := CopyFiles(set.Folder())
-			if err != nil {
-				t.Fatal(err)
-			}
-			f := HFPacked
-			if !src.Config().Ternary {
-				f = HFBF16
-			}
-			dst := filepath.Join(t.TempDir(), "packed")
-			report, err := Write(t.Context(), dst, src, Options{Format: f, Files: files, HFConfig: set.HFConfig()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, again := open(t, dst)
-			same(t, again, src, 1e-6)
-			for _, q := range report.Quantised {
-				if q.Relative < 0.3 || q.Relative > 0.7 {
-					t.Errorf("%s: relative error %g; the goldens are normal numbers", q.Name, q.Relative)
-				}
-			}
-			if _, ok := files["tokenizer.json"]; ok {
-				if _, err := os.Stat(filepath.Join(dst, "tokenizer.json")); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-}
-
 func TestZeros(t *testing.T) {
 	if _, err := NewRandom("tiny-llama", 1, 0.8); err == nil {
 		t.Error("zeros for an activation without any")

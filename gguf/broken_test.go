@@ -425,3 +425,25 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 	d.left -= len(p)
 	return len(p), nil
 }
+
+// TestLongKeys: keys of any length up to the format's bound are read, and errors about them stay short.
+func TestLongKeys(t *testing.T) {
+	long := strings.Repeat("k", maxKeyLen)
+	for _, twice := range []bool{false, true} {
+		var r raw
+		r.header(3, 0, 2)
+		r.key(long)
+		if r.key(long[1:]); twice {
+			r = nil
+			r.header(3, 0, 2)
+			r.key(long)
+			r.key(long)
+		}
+		_, err := Read(bytes.NewReader(r), int64(len(r)), "m.gguf")
+		if !twice && err != nil {
+			t.Error(err)
+		} else if twice {
+			checkError(t, err, nil)
+		}
+	}
+}

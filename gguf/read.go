@@ -71,12 +71,12 @@ func (d *decoder) file(f *File) error {
 			return fmt.Errorf("metadata entry %d of %d: %w", i, numKV, d.err)
 		}
 		if keys[key] {
-			return fmt.Errorf("key %q at byte %d: stands twice: %w", key, at, ErrFormat)
+			return fmt.Errorf("key %.100q at byte %d: stands twice: %w", key, at, ErrFormat)
 		}
 		keys[key] = true
 		value := d.value()
 		if d.err != nil {
-			return fmt.Errorf("key %q at byte %d: %w", key, at, d.err)
+			return fmt.Errorf("key %.100q at byte %d: %w", key, at, d.err)
 		}
 		f.KV = append(f.KV, Pair{key, value})
 	}
@@ -349,7 +349,7 @@ func (d *decoder) name(what string, longest uint64) string {
 	}
 	b := d.next(int(min(n, longest)))
 	if !utf8.Valid(b) {
-		d.err = fmt.Errorf("at byte %d: %s %q is not UTF-8: %w", at, what, b, ErrFormat)
+		d.err = fmt.Errorf("at byte %d: %s %.100q is not UTF-8: %w", at, what, b, ErrFormat)
 	}
 	return string(b)
 }

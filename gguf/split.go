@@ -34,7 +34,7 @@ func (kv KV) Split() (s Split, ok bool, err error) {
 		case p.Key == splitNo, p.Key == splitCount, p.Key == splitTensors:
 			ok = true
 		default:
-			return s, false, fmt.Errorf("key %q is not known: the file needs a newer trit: %w", p.Key, ErrFormat)
+			return s, false, fmt.Errorf("key %.100q is not known: the file needs a newer trit: %w", p.Key, ErrFormat)
 		}
 	}
 	if !ok {

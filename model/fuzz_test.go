@@ -143,6 +143,9 @@ func FuzzConfigGGUF(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, key string, kind uint8, n uint64, text, tensor string, rows, cols uint32) {
+		if len(tensor) > 63 {
+			return // gguf.Read takes no such name
+		}
 		arch := archs[int(which)%len(archs)]
 		kv := gguf.KV{{Key: "general.architecture", Value: arch}}
 		for _, p := range []struct {

@@ -98,6 +98,9 @@ var gemma3Family = &family{
 				return fmt.Errorf("model: %s: gemma3.attention.scale is %g; it must be positive", s.ConfigPath(), scale)
 			}
 			cfg.QueryScalar = 1 / (scale * scale)
+			if n := math.Round(cfg.QueryScalar); float32(1/math.Sqrt(n)) == float32(scale) {
+				cfg.QueryScalar = n // the file has the root of a whole number as a float32
+			}
 		}
 		cfg.Ternary, cfg.FloatLinear = s.HasTernary(), []string{headName}
 		const window, pattern, base = "gemma3.attention.sliding_window", "gemma3.attention.sliding_window_pattern", "gemma3.rope.freq_base_swa"

@@ -191,14 +191,14 @@ func (g *ggufReader) rope(context int) RopeScaling {
 func (g *ggufReader) checkKeys(fam *family) error {
 	for _, p := range g.kv {
 		if strings.HasPrefix(p.Key, "prism.") {
-			return fmt.Errorf("key %q: the weights of this file are rotated (prism.hadamard), which is not supported yet; "+
+			return fmt.Errorf("key %.100q: the weights of this file are rotated (prism.hadamard), which is not supported yet; "+
 				"take the unrotated folder of this model", p.Key)
 		}
 		key, ok := strings.CutPrefix(p.Key, g.arch+".")
 		if !ok || slices.Contains(ggufUsed, key) || slices.Contains(ggufHarmless, key) || slices.Contains(fam.ggufKeys, key) || empty(p.Value) {
 			continue
 		}
-		return fmt.Errorf("key %q is %s, and nothing in a model of family %s reads it: the file needs something that is not supported, or a newer trit",
+		return fmt.Errorf("key %.100q is %s, and nothing in a model of family %s reads it: the file needs something that is not supported, or a newer trit",
 			p.Key, short(p.Value), fam.name)
 	}
 	return nil

@@ -142,10 +142,10 @@ func (s *Set) checkPart(f *gguf.File, i int, split gguf.Split) error {
 			continue
 		}
 		if !s.gguf.KV.Has(p.Key) {
-			return fmt.Errorf("key %q is in this part and not in the first one, which has the metadata of all: a part of another model", p.Key)
+			return fmt.Errorf("key %.100q is in this part and not in the first one, which has the metadata of all: a part of another model", p.Key)
 		}
 		if !reflect.DeepEqual(p.Value, s.gguf.KV.Get(p.Key)) {
-			return fmt.Errorf("key %q has another value than in the first part: a part of another model", p.Key)
+			return fmt.Errorf("key %.100q has another value than in the first part: a part of another model", p.Key)
 		}
 	}
 	return nil
