@@ -3,6 +3,7 @@ package convert
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
@@ -23,90 +26,143 @@ import (
 // any program's that opens them, and compared with the source's; afterwards the files are opened, and everything in them is
 // compared with the source: configuration, codes and scales, floats, tokenizer.
 
-// mayDiffer are the fields of a configuration that need not be the same in what is written, and why. All others are compared
-// by value.
+// mayDiffer are the fields of a description that need not be the same in what is written, and why. All others are compared
+// by value, wherever they are.
 var mayDiffer = map[string]string{
-	"Name":       "what people call the model; a config.json has no place for it",
-	"Notes":      "remarks about the files that were read",
-	"MeanInFile": "a remark about the file that was read: what is written says what is done",
-	"KV":         "the choice of who runs the model",
+	"Config.Name":       "what people call the model; a config.json has no place for it",
+	"Config.Notes":      "remarks about the files that were read",
+	"Config.MeanInFile": "a remark about the file that was read: what is written says what is done",
+	"Config.KV":         "the choice of who runs the model",
+	"Projection.Sparse": "follows from the activation, and changes no number",
+	"Projection.Role":   "what the projection is used for, which changes no number",
 }
 
-// fieldKeys are the keys of config.json behind the fields of a configuration, for errors.
+// fieldKeys are the keys of config.json behind the fields of a description, for errors.
 var fieldKeys = map[string]string{
-	"HiddenSize": "hidden_size", "IntermediateSize": "intermediate_size", "NumLayers": "num_hidden_layers", "NumHeads": "num_attention_heads",
-	"NumKVHeads": "num_key_value_heads", "HeadDim": "head_dim", "VocabSize": "vocab_size", "MaxContext": "max_position_embeddings",
-	"NormEps": "rms_norm_eps", "RopeTheta": "rope_theta", "Rope": "rope_scaling", "Activation": "hidden_act", "TiedHead": "tie_word_embeddings",
-	"InputNorm": "use_rms_norm", "InputNormEps": "rms_norm_eps of quantization_config", "QueryScalar": "query_pre_attn_scalar",
-	"Sliding": "layer_types", "Window": "sliding_window", "LocalTheta": "rope_local_base_freq", "Ternary": "quantization_config",
-	"FloatLinear": "modules_to_not_convert", "Family": "model_type",
+	"Config.Family": "model_type", "Config.HiddenSize": "hidden_size", "Config.VocabSize": "vocab_size", "Config.MaxContext": "max_position_embeddings",
+	"Config.Layers": "num_hidden_layers", "Config.Pooling": "pooling", "Attention.Heads": "num_attention_heads", "Attention.KVHeads": "num_key_value_heads",
+	"Attention.HeadDim": "head_dim", "Attention.Window": "sliding_window (layer_types)", "Attention.Scalar": "query_pre_attn_scalar",
+	"Rope.Theta": "rope_theta", "Rope.Scaling": "rope_scaling", "Rope.Dim": "partial_rotary_factor", "Gated.Activation": "hidden_act",
+	"Projection.Arithmetic": "modules_to_not_convert", "Projection.Bias": "bias", "Projection.Norm": "use_rms_norm", "Projection.Weights": "tie_word_embeddings",
+	"Norm.Eps": "rms_norm_eps",
 }
 
-// canonical writes equal arithmetic equally: fields that say the same in several ways say it in one.
-func canonical(c *model.Config, list []entry) model.Config {
-	n := *c
-	n.FloatLinear = nil
-	for _, e := range list {
-		if e.kind == projection || e.module == "lm_head" && e.kind == dense && !c.TiedHead {
-			if c.Ternary && !c.IsTernary(e.module) {
-				n.FloatLinear = append(n.FloatLinear, e.module)
+// comparison collects the differences of two descriptions.
+type comparison struct {
+	seen  map[string]bool // fields that were noted
+	found []string
+}
+
+// differences are the keys that two descriptions differ in, each with both values and where it is so first.
+func differences(want, got *model.Config) []string {
+	c := comparison{seen: map[string]bool{}}
+	c.walk("Config", "", reflect.ValueOf(*want), reflect.ValueOf(*got))
+	return c.found
+}
+
+// walk compares two values of one type. field is what they are the value of, at where in the model that is.
+func (c *comparison) walk(field, at string, a, b reflect.Value) {
+	switch {
+	case a.Kind() == reflect.Interface || a.Kind() == reflect.Pointer:
+		if a.IsNil() || b.IsNil() || a.Elem().Type() != b.Elem().Type() {
+			if a.IsNil() != b.IsNil() || !a.IsNil() {
+				c.note(field, at, a, b)
+			}
+			return
+		}
+		c.walk(field, at, a.Elem(), b.Elem())
+	case a.Kind() == reflect.Slice && a.Type().Elem().Kind() == reflect.Struct && a.Len() == b.Len():
+		for i := range a.Len() {
+			c.walk(field, fmt.Sprintf("layer %d", i), a.Index(i), b.Index(i))
+		}
+	case a.Kind() == reflect.Struct && a.Type() != reflect.TypeFor[part.RopeScaling]():
+		if name := a.FieldByName("Name"); name.IsValid() && at != "" {
+			at = name.String()
+		}
+		for i := range a.NumField() {
+			f := a.Type().Field(i)
+			inner := a.Type().Name() + "." + f.Name
+			if mayDiffer[inner] == "" && !equivalent(inner, a, b) {
+				c.walk(inner, at, a.Field(i), b.Field(i))
 			}
 		}
+	case !reflect.DeepEqual(a.Interface(), b.Interface()):
+		c.note(field, at, a, b)
 	}
-	if n.InputNorm != "" {
-		n.InputNorm = "norm" // its name, "rms_norm" or "norm", changes nothing
-	} else {
-		n.InputNormEps = 0
-	}
-	if n.QueryScalar == 0 {
-		n.QueryScalar = float64(n.HeadDim)
-	}
-	n.QueryScalar = float64(float32(1 / math.Sqrt(n.QueryScalar))) // what scores are multiplied by
-	if !slices.Contains(n.Sliding, true) {
-		n.Sliding, n.Window, n.LocalTheta = nil, 0, 0
-	}
-	n.Rope.AttnFactor = float64(float32(n.Rope.AttnFactor)) // so it is applied
-	return n
 }
 
-// differences are the keys that the configurations differ in, each with both values.
-func differences(want, got *model.Config, list []entry) []string {
-	a, b := canonical(want, list), canonical(got, list)
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
-	var keys []string
-	for i := range x.NumField() {
-		name := x.Type().Field(i).Name
-		if mayDiffer[name] != "" || reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
-			continue
-		}
-		key := fieldKeys[name]
-		if key == "" {
-			key = name
-		}
-		keys = append(keys, fmt.Sprintf("%s is %s and would be read back as %s", key,
-			brief(reflect.ValueOf(*want).Field(i).Interface()), brief(reflect.ValueOf(*got).Field(i).Interface())))
+// equivalent says whether a field of two structs, though not equal, means the same.
+func equivalent(field string, a, b reflect.Value) bool {
+	switch x, y := a.Interface(), b.Interface(); field {
+	case "Attention.Scalar":
+		return scoreScale(x.(part.Attention)) == scoreScale(y.(part.Attention))
+	case "Norm.Name": // of one in front of a projection: "norm" or "rms_norm"
+		m, isOwn := ownNormOf(x.(part.Norm).Name)
+		n, _ := ownNormOf(y.(part.Norm).Name)
+		return isOwn && m == n
+	case "Rope.Scaling":
+		s, t := x.(part.Rope).Scaling, y.(part.Rope).Scaling
+		s.AttnFactor, t.AttnFactor = float64(float32(s.AttnFactor)), float64(float32(t.AttnFactor)) // so it is applied
+		return reflect.DeepEqual(s, t)
 	}
-	return keys
+	return false
 }
 
-func brief(v any) string {
-	s := fmt.Sprintf("%+v", v)
-	if s == "" {
+// scoreScale is what an attention's scores are multiplied by.
+func scoreScale(a part.Attention) float32 {
+	return float32(1 / math.Sqrt(cmp.Or(a.Scalar, float64(a.HeadDim))))
+}
+
+// ownNormOf is the projection that a norm is in front of.
+func ownNormOf(norm string) (projection string, ok bool) {
+	i := strings.LastIndexByte(norm, '.')
+	if i < 0 || !strings.HasSuffix(norm[:i], "_proj") && norm[:i] != model.HeadName {
+		return "", false
+	}
+	return norm[:i], true
+}
+
+func (c *comparison) note(field, at string, a, b reflect.Value) {
+	if c.seen[field] {
+		return // once for all layers
+	}
+	c.seen[field] = true
+	key := fieldKeys[field]
+	if key == "" {
+		key = field
+	}
+	if at != "" {
+		at = " (" + at + ")"
+	}
+	c.found = append(c.found, fmt.Sprintf("%s is %s and would be read back as %s%s", key, brief(a), brief(b), at))
+}
+
+func brief(v reflect.Value) string {
+	for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return "none"
+		}
+		v = v.Elem()
+	}
+	s := fmt.Sprintf("%+v", v.Interface())
+	switch {
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		s = fmt.Sprint(v.Len())
+	case s == "":
 		s = "none"
-	}
-	if len(s) > 160 {
+	case len(s) > 160:
 		s = s[:160] + "…"
 	}
 	return s
 }
 
 // checkPlan refuses what the files could not say, before there are any.
-func (w *writer) checkPlan(planned *weights.Set, list []entry) error {
-	cfg, err := model.ParseConfig(planned)
+func (w *writer) checkPlan(planned *weights.Set) error {
+	cfg, err := family.Read(planned)
 	if err != nil {
 		return fmt.Errorf("%s cannot say what this model is; take another format: %w: %w", w.o.Format, err, errors.ErrUnsupported)
 	}
-	if d := differences(w.src.Config(), cfg, list); d != nil {
+	if d := differences(w.src.Config(), cfg); d != nil {
 		return fmt.Errorf("%s cannot say what this model is: %s; take another format: %w", w.o.Format, strings.Join(d, "; "), errors.ErrUnsupported)
 	}
 	t, err := w.plannedTokenizer(planned)
@@ -164,11 +220,11 @@ func (w *writer) verify(path string, list []entry) error {
 		return err
 	}
 	defer set.Close()
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		return err
 	}
-	if d := differences(w.src.Config(), cfg, list); d != nil {
+	if d := differences(w.src.Config(), cfg); d != nil {
 		return errors.New(strings.Join(d, "; "))
 	}
 	got := FromSet(set, cfg)
@@ -198,7 +254,9 @@ func (w *writer) verify(path string, list []entry) error {
 
 func (w *writer) verifyTensor(got Source, e entry) error {
 	c := w.src.Config()
-	name := strings.Replace(e.name, "_proj."+c.InputNorm+".", "_proj."+got.Config().InputNorm+".", 1) // the norm in front of a projection
+	own, _ := family.OwnNorm(c)
+	theirs, _ := family.OwnNorm(got.Config())
+	name := strings.Replace(e.name, "_proj."+own+".", "_proj."+theirs+".", 1) // the norm in front of a projection
 	switch {
 	case e.kind == vector:
 		have, err := got.Vector(name, e.cols)
@@ -291,7 +349,7 @@ func (w *writer) verifyVector(e entry, have []float32) error {
 	for i, v := range have {
 		a, b := rounded[i], v
 		switch {
-		case w.o.Format.IsGGUF() && w.src.Config().OffsetNorms && !strings.Contains(e.name, "_proj."):
+		case w.o.Format.IsGGUF() && weights.OffsetNorm(family.Arch(w.src.Config().Family), e.name):
 			a, b = a+1, b+1 // the norm multiplies by 1+w, which is what the file holds: w itself may lose bits that never counted
 			exact = true
 		case w.dividedBias(e) && math.Abs(float64(a)-float64(b)) <= 0x1p-22*math.Abs(float64(a)):

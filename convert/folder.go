@@ -11,11 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
@@ -31,7 +31,7 @@ func (w *writer) writeFolder(dst string, list []entry) error {
 		return err
 	}
 	tensors, byName := w.folderTensors(list)
-	files, err := w.smallFiles(c, list)
+	files, err := w.smallFiles(c)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (w *writer) writeFolder(dst string, list []entry) error {
 	if err != nil {
 		return err
 	}
-	if err := w.checkPlan(planned, list); err != nil {
+	if err := w.checkPlan(planned); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(dst), 0o777); err != nil {
@@ -108,13 +108,13 @@ func (w *writer) folderTensors(list []entry) (tensors []safetensors.Tensor, byNa
 }
 
 // smallFiles are all files of the folder but the weights.
-func (w *writer) smallFiles(c *model.Config, list []entry) (map[string][]byte, error) {
+func (w *writer) smallFiles(c *model.Config) (map[string][]byte, error) {
 	files := maps.Clone(w.o.Files)
 	if files == nil {
 		files = map[string][]byte{}
 	}
 	var err error
-	if files["config.json"], err = w.hfConfig(c, list); err != nil {
+	if files["config.json"], err = w.hfConfig(c); err != nil {
 		return nil, err
 	}
 	return files, poolingFiles(files, c.Pooling)
@@ -299,8 +299,8 @@ func quotient(x, s float32) float32 {
 
 // hfName is what a folder calls the tensor: transformers' BitLinear knows the norm in front of it by one name only.
 func (w *writer) hfName(name string) string {
-	if c := w.src.Config(); c.InputNorm != "" {
-		return strings.Replace(name, "_proj."+c.InputNorm+".", "_proj.rms_norm.", 1)
+	if norm, _ := family.OwnNorm(w.src.Config()); norm != "" {
+		return strings.Replace(name, "_proj."+norm+".", "_proj.rms_norm.", 1)
 	}
 	return name
 }
@@ -321,29 +321,32 @@ func (w *writer) projection(e entry) (*ternary.Matrix, error) {
 }
 
 // hfConfig makes config.json.
-func (w *writer) hfConfig(c *model.Config, list []entry) ([]byte, error) {
+func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 	config := map[string]any{}
 	if w.o.HFConfig != nil {
 		if err := json.Unmarshal(w.o.HFConfig, &config); err != nil {
 			return nil, fmt.Errorf("config.json: %w", err)
 		}
-	} else if err := describe(config, c, list); err != nil {
-		return nil, err
+	} else {
+		var err error
+		if config, err = family.HFConfig(c); err != nil {
+			return nil, err
+		}
 	}
-	config["tie_word_embeddings"] = c.TiedHead // which the files may have had another word in
-	delete(config, "auto_map")                 // names Python files that are not here, and transformers has the classes
+	config["tie_word_embeddings"] = c.TiedHead() // which the files may have had another word in
+	delete(config, "auto_map")                   // names Python files that are not here, and transformers has the classes
 	delete(config, "quantization_config")
-	if c.Ternary && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
+	if c.Ternary() && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
 		mode := "offline"
 		if w.o.Format != HFPacked {
 			mode = "online"
 		}
 		q := map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
-		if len(c.FloatLinear) != 1 || c.FloatLinear[0] != "lm_head" { // that one is the default
-			q["modules_to_not_convert"] = append([]string{}, c.FloatLinear...)
+		if floats := c.Floats(); len(floats) != 1 || floats[0] != model.HeadName { // that one is the default
+			q["modules_to_not_convert"] = floats
 		}
-		if c.InputNorm != "" {
-			q["use_rms_norm"], q["rms_norm_eps"] = true, c.InputNormEps
+		if norm, eps := family.OwnNorm(c); norm != "" {
+			q["use_rms_norm"], q["rms_norm_eps"] = true, family.Decimal(eps)
 		}
 		config["quantization_config"] = q
 	}
@@ -357,77 +360,6 @@ func (w *writer) hfConfig(c *model.Config, list []entry) ([]byte, error) {
 		config["dtype"] = "bfloat16"
 	}
 	return json.MarshalIndent(config, "", "  ")
-}
-
-// describe fills a config.json for a model that had none.
-func describe(config map[string]any, c *model.Config, list []entry) error {
-	classes := map[string][2]string{
-		"bitnet":         {"BitNetForCausalLM", "bitnet"},
-		"bitnet-1bitllm": {"BitnetForCausalLM", "llama"},
-		"llama":          {"LlamaForCausalLM", "llama"},
-		"qwen3":          {"Qwen3ForCausalLM", "qwen3"},
-		"gemma3":         {"Gemma3ForCausalLM", "gemma3_text"},
-	}
-	class, ok := classes[c.Family]
-	if !ok {
-		return fmt.Errorf("a configuration of %s cannot be written: %w", c.Family, errors.ErrUnsupported)
-	}
-	switch {
-	case c.Pooling != "" && c.Family == "qwen3":
-		class[0] = "Qwen3Model"
-	case c.Pooling != "" && c.Family == "gemma3":
-		class[0] = "Gemma3TextModel"
-	}
-	for k, v := range map[string]any{
-		"architectures": []string{class[0]}, "model_type": class[1],
-		"hidden_size": c.HiddenSize, "intermediate_size": c.IntermediateSize, "num_hidden_layers": c.NumLayers,
-		"num_attention_heads": c.NumHeads, "num_key_value_heads": c.NumKVHeads, "head_dim": c.HeadDim,
-		"vocab_size": c.VocabSize, "max_position_embeddings": c.MaxContext,
-		"rope_theta": c.RopeTheta, "hidden_act": string(c.Activation), "tie_word_embeddings": c.TiedHead,
-		"attention_bias": hasBias(list, "q_proj"), "use_cache": true, "initializer_range": 0.02,
-	} {
-		config[k] = v
-	}
-	config["rms_norm_eps"] = json.Number(strconv.FormatFloat(float64(c.NormEps), 'g', -1, 32)) // 1e-06, not its nearest float32
-	if hasBias(list, "up_proj") {
-		config["mlp_bias"] = true
-	}
-	if c.Family == "gemma3" {
-		delete(config, "hidden_act")
-		config["hidden_activation"], config["query_pre_attn_scalar"] = string(c.Activation), c.QueryScalar
-		kinds := make([]string, c.NumLayers)
-		for i := range kinds {
-			kinds[i] = "full_attention"
-			if c.Sliding != nil && c.Sliding[i] {
-				kinds[i] = "sliding_attention"
-				config["sliding_window"], config["rope_local_base_freq"] = c.Window, c.LocalTheta
-			}
-		}
-		config["layer_types"] = kinds
-	}
-	if c.Family == "bitnet-1bitllm" {
-		config["weight_bits"], config["input_bits"] = 1, 8
-	}
-	switch c.Rope.Type {
-	case "linear":
-		config["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": c.Rope.Factor}
-	case "llama3":
-		config["rope_scaling"] = map[string]any{
-			"rope_type": "llama3", "factor": c.Rope.Factor, "low_freq_factor": c.Rope.LowFreqFactor,
-			"high_freq_factor": c.Rope.HighFreqFactor, "original_max_position_embeddings": c.Rope.OldContext,
-		}
-	case "yarn":
-		config["rope_scaling"] = map[string]any{
-			"rope_type": "yarn", "factor": c.Rope.Factor, "original_max_position_embeddings": c.Rope.OldContext,
-			"attention_factor": c.Rope.AttnFactor, "beta_fast": c.Rope.BetaFast, "beta_slow": c.Rope.BetaSlow, "truncate": !c.Rope.NoTruncate,
-		}
-	}
-	return nil
-}
-
-// hasBias says whether a projection of that name has a bias.
-func hasBias(list []entry, part string) bool {
-	return slices.ContainsFunc(list, func(e entry) bool { return strings.HasSuffix(e.name, "."+part+".bias") })
 }
 
 // TokenizerFiles are the small files of a folder that travel with a model as they are.

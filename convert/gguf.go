@@ -11,95 +11,25 @@ import (
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
-
-// archs are the values of general.architecture by family. llama.cpp rotates the heads of arch llama
-// in neighbouring pairs, so the rows of q and k are stored in another order (permute).
-var archs = map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitnet", "llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3"}
 
 // fileTypes are the values of general.file_type. Source: llama.cpp include/llama.h, microsoft/BitNet's fork.
 var fileTypes = map[Format]uint32{I2S: 40, TQ1: 36, TQ2: 37, F16: 1, BF16: 32, F32: 0}
 
 // kv is the metadata of the file.
 func (w *writer) kv(c *model.Config) (gguf.KV, error) {
-	arch, ok := archs[c.Family]
-	if !ok {
-		return nil, fmt.Errorf("GGUF has no architecture for %s; take an hf- format: %w", c.Family, errors.ErrUnsupported)
-	}
-	if c.InputNorm != "" && c.Pooling == "" { // read back here it would be right, and nowhere else
-		return nil, fmt.Errorf("GGUF has no place for the RMSNorm inside each BitLinear of this model (use_rms_norm); take an hf- format: %w", errors.ErrUnsupported)
-	}
-	name := c.Name
-	if name == "" {
-		name = c.Family
-	}
-	kv := gguf.KV{{Key: "general.architecture", Value: arch}, {Key: "general.type", Value: "model"}, {Key: "general.name", Value: name}}
-	u := func(key string, v int) { kv.Set(arch+"."+key, uint32(v)) }
-	u("vocab_size", c.VocabSize)
-	u("context_length", c.MaxContext)
-	u("embedding_length", c.HiddenSize)
-	u("block_count", c.NumLayers)
-	u("feed_forward_length", c.IntermediateSize)
-	u("attention.head_count", c.NumHeads)
-	u("attention.head_count_kv", c.NumKVHeads)
-	u("attention.key_length", c.HeadDim)
-	u("attention.value_length", c.HeadDim)
-	u("rope.dimension_count", c.HeadDim)
-	kv.Set(arch+".attention.layer_norm_rms_epsilon", c.NormEps)
-	kv.Set(arch+".rope.freq_base", float32(c.RopeTheta))
-	ropeKV(&kv, arch, c.Rope)
-	if c.QueryScalar != 0 && c.QueryScalar != float64(c.HeadDim) {
-		kv.Set(arch+".attention.scale", float32(1/math.Sqrt(c.QueryScalar)))
-	}
-	switch {
-	case c.Family != "gemma3": // of the others GGUF has no windows
-	case c.Sliding == nil:
-		u("attention.sliding_window", 0) // said, so that nobody guesses
-	default:
-		period := slices.Index(c.Sliding, false) + 1
-		if period == 0 { // all of them slide
-			period = c.NumLayers + 1
-		}
-		u("attention.sliding_window", c.Window)
-		u("attention.sliding_window_pattern", period)
-		kv.Set(arch+".rope.freq_base_swa", float32(c.LocalTheta))
-	}
-	switch c.Pooling { // as in llama.cpp's llama.h
-	case model.PoolMean:
-		u("pooling_type", 1)
-	case model.PoolLast:
-		u("pooling_type", 3)
+	kv, err := family.GGUFKeys(c)
+	if err != nil {
+		return nil, err
 	}
 	if t, ok := fileTypes[w.o.Format]; ok {
 		kv.Set("general.file_type", t)
 	}
 	kv.Set("general.quantization_version", uint32(2))
 	return append(kv, w.o.TokenizerKV...), nil
-}
-
-// ropeKV adds how rotary positions are stretched, as far as the format has words for it.
-func ropeKV(kv *gguf.KV, arch string, r model.RopeScaling) {
-	if r.Type != "linear" && r.Type != "yarn" {
-		return
-	}
-	key := arch + ".rope.scaling."
-	kv.Set(key+"type", r.Type)
-	kv.Set(key+"factor", float32(r.Factor))
-	if r.Type == "linear" {
-		return
-	}
-	kv.Set(key+"original_context_length", uint32(r.OldContext))
-	own := 1.0 // what readers scale attention by of themselves
-	if r.Factor > 1 {
-		own = 0.1*math.Log(r.Factor) + 1
-	}
-	if r.AttnFactor != own {
-		kv.Set(key+"attn_factor", float32(r.AttnFactor/own))
-	}
-	kv.Set(key+"yarn_beta_fast", float32(r.BetaFast))
-	kv.Set(key+"yarn_beta_slow", float32(r.BetaSlow))
 }
 
 // writeGGUF writes one file, or several where SplitSize says so.
@@ -113,11 +43,12 @@ func (w *writer) writeGGUF(dst string, list []entry) error {
 	if err != nil {
 		return err
 	}
-	known := map[string][]byte{ropeFreqs: make([]byte, 4*len(c.Rope.Divisors))}
-	if err := gguf.Quantize(known[ropeFreqs], gguf.F32, c.Rope.Divisors); err != nil {
+	divisors := ropeDivisors(c)
+	known := map[string][]byte{ropeFreqs: make([]byte, 4*len(divisors))}
+	if err := gguf.Quantize(known[ropeFreqs], gguf.F32, divisors); err != nil {
 		return err
 	}
-	if err := w.checkPlan(weights.PlannedGGUF(dst, kv, tensors, known), list); err != nil {
+	if err := w.checkPlan(weights.PlannedGGUF(dst, kv, tensors, known)); err != nil {
 		return err
 	}
 	parts := w.split(kv, tensors)
@@ -168,7 +99,7 @@ func (w *writer) ggufTensors(c *model.Config, list []entry) ([]gguf.Tensor, map[
 	tensors := make([]gguf.Tensor, len(list))
 	byName := map[string]entry{}
 	for i, e := range list {
-		name, ok := weights.GGUFName(archs[c.Family], e.name)
+		name, ok := weights.GGUFName(family.Arch(c.Family), e.name)
 		if e.name == ropeFreqs {
 			name, ok = e.name, true
 		}
@@ -195,24 +126,24 @@ func (w *writer) ggufTensors(c *model.Config, list []entry) ([]gguf.Tensor, map[
 	return tensors, byName, nil
 }
 
-// part is one file of a model.
-type part struct {
+// piece is one file of a model.
+type piece struct {
 	kv      gguf.KV
 	tensors []gguf.Tensor
 }
 
 // split shares the tensors among files, as llama.cpp's gguf-split does: in their order, a new file where the next tensor would
 // exceed the size. A tensor that is larger has a file of its own. The first file has the metadata.
-func (w *writer) split(kv gguf.KV, tensors []gguf.Tensor) []part {
+func (w *writer) split(kv gguf.KV, tensors []gguf.Tensor) []piece {
 	const alignment = 32
-	parts := []part{{kv: kv}}
+	parts := []piece{{kv: kv}}
 	var size int64
 	for _, t := range tensors {
 		n, _ := t.Type.Size(t.Shape...) // ggufTensors has checked it
 		n = (n + alignment - 1) / alignment * alignment
 		last := &parts[len(parts)-1]
 		if w.o.SplitSize > 0 && size+n > w.o.SplitSize && len(last.tensors) > 0 {
-			parts = append(parts, part{})
+			parts = append(parts, piece{})
 			last, size = &parts[len(parts)-1], 0
 		}
 		last.tensors = append(last.tensors, t)
@@ -256,7 +187,7 @@ func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {
 	switch {
 	case ternaryEntry(c, e):
 		return w.typ
-	case e.kind == projection && !c.Ternary:
+	case e.kind == projection && !c.Ternary():
 		return w.typ
 	case w.o.Keep || e.kind == projection:
 		return w.src.Type(e.name)
@@ -269,11 +200,12 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 	c := w.src.Config()
 	heads := 0 // whose rows change places
 	if c.Family == "llama" {
+		queries, keys := c.Heads()
 		switch {
 		case strings.HasSuffix(e.module, ".q_proj"):
-			heads = c.NumHeads
+			heads = queries
 		case strings.HasSuffix(e.module, ".k_proj"):
-			heads = c.NumKVHeads
+			heads = keys
 		}
 	}
 	switch {
@@ -285,7 +217,7 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 		if heads > 0 { // a bias
 			v = permuted(v, heads, 1)
 		}
-		if weights.OffsetNorm(archs[c.Family], e.name) {
+		if weights.OffsetNorm(family.Arch(c.Family), e.name) {
 			for i := range v {
 				v[i]++
 			}
@@ -325,7 +257,7 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 // vector reads a norm's weights or a bias of the source.
 func (w *writer) vector(e entry) ([]float32, error) {
 	if e.name == ropeFreqs {
-		return slices.Clone(w.src.Config().Rope.Divisors), nil
+		return slices.Clone(ropeDivisors(w.src.Config())), nil
 	}
 	return w.src.Vector(e.name, e.cols)
 }

@@ -246,6 +246,12 @@ func (d *Dense) stored(r int) []byte {
 	return d.Raw[r*n:][:n]
 }
 
+// RowBuffer is room for what ReadRow gives.
+func RowBuffer(d *Dense) []byte {
+	b := make([]uint64, d.RowBytes()/8+1)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&b[0])), 8*len(b))
+}
+
 // RowBytes is the size of a row in the precision of the file.
 func (d *Dense) RowBytes() int { return int(d.Bytes() / int64(d.Rows)) }
 

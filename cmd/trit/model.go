@@ -20,6 +20,7 @@ import (
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/weights"
 )
@@ -159,7 +160,7 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 
 // config reads the configuration of files that are open.
 func (f *modelFlags) config(set *weights.Set) (*model.Config, error) {
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		return nil, err
 	}
