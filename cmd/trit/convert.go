@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -200,7 +201,15 @@ func tokenizerFiles(t *tokenizer.Tokenizer) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{"tokenizer.json": tok, "tokenizer_config.json": config}, nil
+	generation := map[string]any{"eos_token_id": t.EOS()} // of which tokenizer_config.json has room for one
+	if id, ok := t.BOS(); ok {
+		generation["bos_token_id"] = id
+	}
+	data, err := json.MarshalIndent(generation, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{"tokenizer.json": tok, "tokenizer_config.json": config, "generation_config.json": data}, nil
 }
 
 func newSynthCmd() *cobra.Command {
