@@ -192,7 +192,7 @@ func TestGGUFKeepsTheEnds(t *testing.T) {
 			ids = append(ids, fmt.Sprint(256+i))
 		}
 		tok, err := LoadFS(fstest.MapFS{
-			"tokenizer.json": &fstest.MapFile{Data: []byte(`{"added_tokens":[` + strings.TrimSuffix(added.String(), ",") + `],"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{` + strings.TrimSuffix(vocab.String(), ",") + `},"merges":[]}}`)},
+			"tokenizer.json":         &fstest.MapFile{Data: []byte(`{"added_tokens":[` + strings.TrimSuffix(added.String(), ",") + `],"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{` + strings.TrimSuffix(vocab.String(), ",") + `},"merges":[]}}`)},
 			"generation_config.json": &fstest.MapFile{Data: []byte(`{"eos_token_id":[` + strings.Join(ids, ",") + `]}`)},
 		})
 		if err != nil {
