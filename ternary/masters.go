@@ -16,42 +16,14 @@ func Masters(w []float32, m *Matrix, bits int) []float32 {
 	codes, scale := m.Codes(nil), reachable(m.Scale[0])
 	below := cut(scale/2*(1-room), bits)
 	above := next(cut(scale/2*(1+room), bits), bits, 1)
-	allowed := func(size float32, code int8) bool { return code == 0 && size <= below || code != 0 && size >= above }
-	plain := cut(plainMaster(codes, scale), bits)
 	size := make([]float32, len(codes))
-	missing := float64(scale) * float64(len(size))
-	for i := range size {
-		x := plain * float32(codes[i])
-		if w != nil {
-			x = w[i]
-		}
-		size[i] = abs(nearest(x, bits))
-		if codes[i] == 0 {
-			size[i] = min(size[i], below)
-		} else {
-			size[i] = max(size[i], above)
-		}
-		missing -= float64(size[i])
+	var missing float64 // of the sum of all sizes
+	if w == nil {
+		missing = evenSizes(size, codes, scale, bits)
+	} else {
+		missing = roundedSizes(size, w, codes, scale, bits, below, above)
 	}
-	const stride = 7919 // a prime
-	for i := range size {
-		k := int(uint64(i) * stride % uint64(len(size)))
-		up := 1
-		if missing < 0 {
-			up = -1
-		}
-		if size[k] == 0 {
-			continue
-		}
-		other := next(size[k], bits, up)
-		more := float64(other) - float64(size[k])
-		towards := w == nil || (abs(w[k]) > size[k]) == (missing > 0)
-		if towards && math.Abs(more) <= math.Abs(missing) && allowed(other, codes[k]) {
-			size[k] = other
-			missing -= more
-		}
-	}
-	// What is then still missing, less than one such step, goes to a few weights of code 0.
+	// What is then still missing, less than one step, goes to a few weights of code 0.
 	for i := range size {
 		if size[i] == 0 && missing > 0 {
 			size[i] = min(cut(float32(missing*(1-0x1p-23)), bits), below)
@@ -69,17 +41,71 @@ func Masters(w []float32, m *Matrix, bits int) []float32 {
 	return size
 }
 
-// plainMaster is the size of the masters that are not 0 when all of them have the same: with a share p of the codes not
-// zero, weights ŵ·s/p have the mean magnitude s, and |ŵ/p| ≥ 1 rounds back to ŵ.
-func plainMaster(codes []int8, scale float32) float32 {
+// evenSizes gives all weights whose code is not 0 one of two neighbouring sizes, mixed evenly, and returns what is missing of
+// the sum.
+//
+// With a share p of the codes not zero, weights ŵ·s/p have the mean magnitude s, and |ŵ/p| ≥ 1 rounds back to ŵ.
+func evenSizes(size []float32, codes []int8, scale float32, bits int) (missing float64) {
 	n := 0
 	for _, c := range codes {
 		n += int(c * c)
 	}
+	sum := float64(scale) * float64(len(codes))
 	if n == 0 {
-		return scale
+		return sum
 	}
-	return float32(float64(scale) * float64(len(codes)) / float64(n))
+	lower := cut(float32(sum/float64(n)), bits)
+	upper := next(lower, bits, 1)
+	missing = sum - float64(n)*float64(lower)
+	more := int(min(float64(n), max(0, missing/(float64(upper)-float64(lower)))))
+	at := 0 // of the weights so far times more, modulo n
+	for i, c := range codes {
+		if c == 0 {
+			continue
+		}
+		size[i] = lower
+		if at += more; at >= n {
+			at -= n
+			size[i] = upper
+		}
+	}
+	return missing - float64(more)*(float64(upper)-float64(lower))
+}
+
+// roundedSizes rounds |w| on the side of each code, brings the sum near that of the scale, and returns what is missing of it.
+func roundedSizes(size, w []float32, codes []int8, scale float32, bits int, below, above float32) (missing float64) {
+	missing = float64(scale) * float64(len(size))
+	enough := missing * 0x1p-27 // a mean that is nearer rounds to the scale
+	for i, x := range w {
+		size[i] = abs(nearest(x, bits))
+		if codes[i] == 0 {
+			size[i] = min(size[i], below)
+		} else {
+			size[i] = max(size[i], above)
+		}
+		missing -= float64(size[i])
+	}
+	const stride = 7919 // a prime
+	for i := range size {
+		if math.Abs(missing) < enough {
+			break
+		}
+		k := int(uint64(i) * stride % uint64(len(size)))
+		up := 1
+		if missing < 0 {
+			up = -1
+		}
+		if size[k] == 0 || (abs(w[k]) > size[k]) != (missing > 0) {
+			continue
+		}
+		other := next(size[k], bits, up)
+		more := float64(other) - float64(size[k])
+		if math.Abs(more) <= math.Abs(missing) && (codes[k] == 0 && other <= below || codes[k] != 0 && other >= above) {
+			size[k] = other
+			missing -= more
+		}
+	}
+	return missing
 }
 
 // reachable is a mean of which Quantize makes the scale s, or s when there is none.
