@@ -74,8 +74,12 @@ func evenSizes(size []float32, codes []int8, scale float32, bits int) (missing f
 
 // roundedSizes rounds |w| on the side of each code, brings the sum near that of the scale, and returns what is missing of it.
 func roundedSizes(size, w []float32, codes []int8, scale float32, bits int, below, above float32) (missing float64) {
-	missing = float64(scale) * float64(len(size))
-	enough := missing * 0x1p-27 // a mean that is nearer rounds to the scale
+	sum := float64(scale) * float64(len(size))
+	missing = sum
+	right := func() bool { // as Quantize computes it
+		inv := 1 / float32((sum-missing)/float64(len(size)))
+		return 1/inv == 1/(1/scale)
+	}
 	for i, x := range w {
 		size[i] = abs(nearest(x, bits))
 		if codes[i] == 0 {
@@ -86,10 +90,7 @@ func roundedSizes(size, w []float32, codes []int8, scale float32, bits int, belo
 		missing -= float64(size[i])
 	}
 	const stride = 7919 // a prime
-	for i := range size {
-		if math.Abs(missing) < enough {
-			break
-		}
+	for i, done := 0, right(); i < len(size) && !done; i++ {
 		k := int(uint64(i) * stride % uint64(len(size)))
 		up := 1
 		if missing < 0 {
@@ -103,7 +104,11 @@ func roundedSizes(size, w []float32, codes []int8, scale float32, bits int, belo
 		if math.Abs(more) <= math.Abs(missing) && (codes[k] == 0 && other <= below || codes[k] != 0 && other >= above) {
 			size[k] = other
 			missing -= more
+			done = right()
 		}
+	}
+	if right() {
+		return 0
 	}
 	return missing
 }

@@ -7,6 +7,24 @@ import (
 	"testing"
 )
 
+// TestMastersThatFitStay: what is a bfloat16 already is not rounded again.
+func TestMastersThatFitStay(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		rows, cols := 1+rng.IntN(20), 1+rng.IntN(100)
+		w := make([]float32, rows*cols)
+		for i := range w {
+			w[i] = nearest(float32(rng.NormFloat64()*0.02), 16)
+		}
+		m := Quantize(w, rows, cols)
+		for i, v := range Masters(w, m, 16) {
+			if v != w[i] {
+				t.Fatalf("%d×%d: master %d is %g instead of %g", rows, cols, i, v, w[i])
+			}
+		}
+	}
+}
+
 // TestMastersQuantiseBack: masters of codes, and rounded masters, become the codes and the scale they are for.
 func TestMastersQuantiseBack(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))

@@ -164,6 +164,13 @@ func TestPartsThatDoNotFit(t *testing.T) {
 	}
 }
 
+func TestFolderOfGGUFFiles(t *testing.T) {
+	dir := writeFiles(t, splitFiles(t, 2))
+	if _, err := Open(dir, nil); err == nil || !strings.Contains(err.Error(), "open one of them, such as "+filepath.Join(dir, "m-00001-of-00002.gguf")) {
+		t.Error(err)
+	}
+}
+
 // TestNamesOfParts: a part has to be named as llama.cpp names it, a whole model may be named anything.
 func TestNamesOfParts(t *testing.T) {
 	open := func(name string, data []byte) (*Set, error) {

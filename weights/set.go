@@ -202,6 +202,9 @@ func (s *Set) readConfig() (err error) {
 		if errors.Is(err, fs.ErrNotExist) && f.exists("last.ckpt") {
 			return fmt.Errorf("weights: %s: a training run that has written no model yet; open its last.ckpt", f.name)
 		}
+		if found, _ := filepath.Glob(filepath.Join(f.dir, "*.gguf")); f.dir != "" && errors.Is(err, fs.ErrNotExist) && len(found) > 0 {
+			return fmt.Errorf("weights: %s: a folder of GGUF files; open one of them, such as %s", f.name, found[0])
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
 		}
