@@ -29,12 +29,13 @@ import (
 // mayDiffer are the fields of a description that need not be the same in what is written, and why. All others are compared
 // by value, wherever they are.
 var mayDiffer = map[string]string{
-	"Config.Name":       "what people call the model; a config.json has no place for it",
-	"Config.Notes":      "remarks about the files that were read",
-	"Config.MeanInFile": "a remark about the file that was read: what is written says what is done",
-	"Config.KV":         "the choice of who runs the model",
-	"Projection.Sparse": "follows from the activation, and changes no number",
-	"Projection.Role":   "what the projection is used for, which changes no number",
+	"Config.Name":        "what people call the model; a config.json has no place for it",
+	"Config.Notes":       "remarks about the files that were read",
+	"Config.MeanInFile":  "a remark about the file that was read: what is written says what is done",
+	"Config.KV":          "the choice of who runs the model",
+	"Config.Activations": "likewise",
+	"Projection.Sparse":  "follows from the activation, and changes no number",
+	"Projection.Role":    "what the projection is used for, which changes no number",
 }
 
 // fieldKeys are the keys of config.json behind the fields of a description, for errors.
@@ -43,7 +44,8 @@ var fieldKeys = map[string]string{
 	"Config.Layers": "num_hidden_layers", "Config.Pooling": "pooling", "Attention.Heads": "num_attention_heads", "Attention.KVHeads": "num_key_value_heads",
 	"Attention.HeadDim": "head_dim", "Attention.Window": "sliding_window (layer_types)", "Attention.Scalar": "query_pre_attn_scalar",
 	"Rope.Theta": "rope_theta", "Rope.Scaling": "rope_scaling", "Rope.Dim": "partial_rotary_factor", "Gated.Activation": "hidden_act",
-	"Projection.Arithmetic": "modules_to_not_convert", "Projection.Bias": "bias", "Projection.Norm": "use_rms_norm", "Projection.Weights": "tie_word_embeddings",
+	"Projection.Arithmetic": "modules_to_not_convert", "Projection.Rotation": "prism.hadamard (rotated weights)", "Embedding.Rotation": "prism.hadamard (rotated embedding)",
+	"Embedding.Scale": "embedding_scale", "Layer.Scale": "residual_scale", "Config.HeadScale": "logit_scale", "Projection.Bias": "bias", "Projection.Norm": "use_rms_norm", "Projection.Weights": "tie_word_embeddings",
 	"Norm.Eps": "rms_norm_eps",
 }
 
@@ -96,6 +98,9 @@ func equivalent(field string, a, b reflect.Value) bool {
 	switch x, y := a.Interface(), b.Interface(); field {
 	case "Attention.Scalar":
 		return scoreScale(x.(part.Attention)) == scoreScale(y.(part.Attention))
+	case "Projection.Arithmetic": // weights alone are floats that are multiplied in another way
+		p, q := x.(part.Projection).Arithmetic, y.(part.Projection).Arithmetic
+		return p != part.Ternary8 && q != part.Ternary8
 	case "Norm.Name": // of one in front of a projection: "norm" or "rms_norm"
 		m, isOwn := ownNormOf(x.(part.Norm).Name)
 		n, _ := ownNormOf(y.(part.Norm).Name)

@@ -128,7 +128,6 @@ var gemma3Family = &family{
 				s.QueryScalar = n // the file has the root of a whole number as a float32
 			}
 		}
-		g.ternary = g.set.HasTernary()
 		guessed := false
 		if g.has("attention.sliding_window") {
 			s.Window = g.num("attention.sliding_window", 0)

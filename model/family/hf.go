@@ -54,12 +54,18 @@ type hfConfig struct {
 	WindowPattern    int      `json:"sliding_window_pattern"`
 	LayerTypes       []string `json:"layer_types"`
 
+	// MiniCPM
+	ScaleEmb     float64 `json:"scale_emb"`
+	ScaleDepth   float64 `json:"scale_depth"`
+	DimModelBase int     `json:"dim_model_base"`
+
 	set *weights.Set // for what a configuration leaves to the tensors to say
 
 	// Found by a family's reader.
 	masters      bool   // the floats are masters of ternary projections, although there is no quantization_config
 	inputNorm    string // the module of norms in front of ternary projections, "" for none
 	inputNormEps float32
+	ownBiases    bool // the family has said which projections have biases
 }
 
 // hfRope are the parameters of rotary positions, of all layers or by kind of layer.
@@ -78,6 +84,7 @@ type hfRope struct {
 	MScale         float64  `json:"mscale"`
 	MScaleAllDim   float64  `json:"mscale_all_dim"`
 	Truncate       *bool    `json:"truncate"`
+	Alpha          float64  `json:"alpha"`             // Hunyuan
 	Full           *hfRope  `json:"full_attention"`    // by kind of layer (Gemma 3, transformers 5)
 	Sliding        *hfRope  `json:"sliding_attention"` // the same
 }
@@ -224,6 +231,9 @@ func readHF(s *weights.Set) (*model.Config, error) {
 // finish settles what is alike in all families: biases, which projections are ternary, and the head.
 func (c *hfConfig) finish(cfg *model.Config) error {
 	for i := range cfg.Layers {
+		if c.ownBiases {
+			break
+		}
 		for _, p := range cfg.Layers[i].Mixer.Projections() {
 			p.Bias = c.AttentionBias
 		}
