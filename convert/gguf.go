@@ -48,7 +48,11 @@ func (w *writer) writeGGUF(dst string, list []entry) error {
 	if err := gguf.Quantize(known[ropeFreqs], gguf.F32, divisors); err != nil {
 		return err
 	}
-	if err := w.checkPlan(weights.PlannedGGUF(dst, kv, tensors, known)); err != nil {
+	said := slices.Clone(kv)
+	if roundsScale[w.typ] {
+		said.Set(weights.ScalesKey, []float32{}) // their numbers come later
+	}
+	if err := w.checkPlan(weights.PlannedGGUF(dst, said, tensors, known)); err != nil {
 		return err
 	}
 	parts := w.split(kv, tensors)
