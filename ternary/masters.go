@@ -55,6 +55,9 @@ func evenSizes(size []float32, codes []int8, scale float32, bits int) (missing f
 		return sum
 	}
 	lower := cut(float32(sum/float64(n)), bits)
+	if float64(lower)*float64(n) > sum { // it was rounded up
+		lower = next(lower, bits, -1)
+	}
 	upper := next(lower, bits, 1)
 	missing = sum - float64(n)*float64(lower)
 	more := int(min(float64(n), max(0, missing/(float64(upper)-float64(lower)))))

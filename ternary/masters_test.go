@@ -25,6 +25,25 @@ func TestMastersThatFitStay(t *testing.T) {
 	}
 }
 
+// TestMastersOfCodesAreExact: of matrices of some size that have zeros, codes and scale come back to the last bit.
+func TestMastersOfCodesAreExact(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 100 {
+		rows, cols := 64+rng.IntN(64), 64+rng.IntN(64)
+		w := make([]float32, rows*cols)
+		for i := range w {
+			w[i] = float32(rng.NormFloat64() * 0.02)
+		}
+		m := Quantize(w, rows, cols)
+		for _, bits := range []int{16, 32} {
+			got := Quantize(Masters(nil, m, bits), rows, cols)
+			if !bytes.Equal(got.T16, m.T16) || got.Scale[0] != m.Scale[0] {
+				t.Fatalf("%d×%d, %d bits: scale %g instead of %g", rows, cols, bits, got.Scale[0], m.Scale[0])
+			}
+		}
+	}
+}
+
 // TestMastersQuantiseBack: masters of codes, and rounded masters, become the codes and the scale they are for.
 func TestMastersQuantiseBack(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
