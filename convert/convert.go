@@ -406,7 +406,7 @@ func (s setSource) Names() []string {
 			}
 			n = strings.Replace(n, "_proj.rms_norm.", "_proj."+own+".", 1)
 		}
-		if strings.HasSuffix(n, ".weight_scale") {
+		if strings.HasSuffix(n, ".weight_scale") || s.set.MLX() && (strings.HasSuffix(n, ".scales") || strings.HasSuffix(n, ".biases")) {
 			continue // part of the codes
 		}
 		if n == "lm_head.weight" && s.cfg.TiedHead() {

@@ -336,6 +336,7 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 	config["tie_word_embeddings"] = c.TiedHead() // which the files may have had another word in
 	delete(config, "auto_map")                   // names Python files that are not here, and transformers has the classes
 	delete(config, "quantization_config")
+	delete(config, "quantization")                                               // MLX's
 	if c.Ternary() && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
 		mode := "offline"
 		if w.o.Format != HFPacked {

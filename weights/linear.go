@@ -234,7 +234,7 @@ func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
 func (s *Set) FloatType(name string) gguf.Type {
 	t := s.find(name)
 	switch {
-	case s.IsGrouped(name): // a float16 for each block
+	case s.IsGrouped(name) && !s.MLX(): // a float16 for each block
 		return gguf.F16
 	case t == nil || t.typ == noType || s.ternaryCodes(t):
 		return gguf.F32
