@@ -3,8 +3,8 @@
 
     python tools/reference/convert_matrix.py --trit ./trit [--work DIR] [--json FILE] [--no-transformers] [MODEL ...]
 
-with the packages of requirements.txt. MODEL is a Hugging Face folder; without any they are the goldens in testdata, and
-three random models of `trit synth` that are wide enough for blocks of 256.
+with the packages of requirements.txt. MODEL is a Hugging Face folder or a GGUF file (then transformers is not asked); without
+any they are the goldens in testdata, and three random models of `trit synth` that are wide enough for blocks of 256.
 
 Each model is written in every form; each of these again in every form. Of every pair one of this is said:
 
@@ -129,12 +129,33 @@ def i2_s(data, rows, cols):
     return codes, np.full(rows, data[rows * cols // 4:][:4].view(np.float32)[0])
 
 
-def q2_0(data, rows, cols):
-    b = data.reshape(rows, cols // 64, 18)
-    d = b[:, :, :2].copy().view(np.float16)[:, :, 0].astype(np.float32)
-    assert (d == d[:, :1]).all(), "scales differ inside a row"
+def halves(b):
+    return np.ascontiguousarray(b).view(np.float16)[:, :, 0].astype(np.float32)
+
+
+def q2(data, rows, cols, group):
+    b = data.reshape(rows, cols // group, 2 + group // 4)
     codes = np.stack([(b[:, :, 2:] >> s) & 3 for s in (0, 2, 4, 6)], -1).reshape(rows, cols).astype(np.int8) - 1
-    return codes, d[:, 0]
+    return codes, halves(b[:, :, :2])
+
+
+def q2_0(data, rows, cols):
+    return q2(data, rows, cols, 64)
+
+
+def pq2_0(data, rows, cols):
+    return q2(data, rows, cols, 128)
+
+
+def q1_0(data, rows, cols):
+    b = data.reshape(rows, cols // 128, 18)
+    return np.unpackbits(b[:, :, 2:], axis=-1, bitorder="little").reshape(rows, cols).astype(np.int8) * 2 - 1, halves(b[:, :, :2])
+
+
+def ptq1_0(data, rows, cols):
+    b = data.reshape(rows, cols // 128, 28)
+    planes = [trit(b[:, :, 0:16], n) for n in range(5)] + [trit(b[:, :, 16:24], n) for n in range(5)] + [trit(b[:, :, 24:26], n) for n in range(4)]
+    return np.concatenate(planes, -1).reshape(rows, cols) - 1, halves(b[:, :, 26:28])
 
 
 def iq2_bn(data, rows, cols):
@@ -157,7 +178,8 @@ def iq1_bn(data, rows, cols):
 
 
 OWN = {36: ("i2_s", i2_s, lambda r, c: r * c // 4 + 32), 42: ("q2_0", q2_0, lambda r, c: r * c // 64 * 18),
-       134: ("iq1_bn", iq1_bn, lambda r, c: r * (2 + c // 64 * 13)), 135: ("iq2_bn", iq2_bn, lambda r, c: r * (4 + c // 4))}
+       41: ("q1_0", q1_0, lambda r, c: r * c // 128 * 18), 142: ("pq2_0", pq2_0, lambda r, c: r * c // 128 * 34),
+       143: ("ptq1_0", ptq1_0, lambda r, c: r * c // 128 * 28), 134: ("iq1_bn", iq1_bn, lambda r, c: r * (2 + c // 64 * 13)), 135: ("iq2_bn", iq2_bn, lambda r, c: r * (4 + c // 4))}
 TERNARY = {"TQ1_0", "TQ2_0"} | {v[0].upper() for v in OWN.values()}
 
 
@@ -245,12 +267,18 @@ def read_gguf(path):
         part = name.split(".")[-2]
         data = np.asarray(data)
         if kind in OWN:
-            t = ("codes", *OWN[kind][1](data, *shape))
+            codes, scale = OWN[kind][1](data, *shape)
+            if scale.ndim == 1:
+                t = ("codes", codes, scale)
+            elif (scale == scale[:, :1]).all():
+                t = ("codes", codes, scale[:, 0])
+            else:  # weights alone were quantised
+                t = ("floats", (codes.reshape(*scale.shape, -1) * scale[:, :, None]).reshape(shape))
         else:
             kind = gguf.GGMLQuantizationType(kind)
             x = gguf.quants.dequantize(data, kind).astype(np.float32).reshape(shape)
             t = ("floats", x)
-            if kind.name in TERNARY:
+            if kind.name in TERNARY and np.array_equal(x, np.sign(x) * np.abs(x).max(1, keepdims=True)):
                 t = ("codes", np.sign(x).astype(np.int8), np.abs(x).max(1))
         if t[0] == "codes" and full:
             s = np.float32(full.pop(0))
@@ -275,16 +303,19 @@ def read(path):
     return read_folder(path) if path.is_dir() else read_gguf(path)
 
 
-def compare(want, got, may_round):
+def compare(want, got, may_round, weights_alone):
     """What differs: a list of words."""
     bad = [f"{key} is {got.keys[key]} instead of {want.keys[key]}" for key in want.keys if want.keys[key] != got.keys[key]]
     if set(want.tensors) != set(got.tensors):
         bad.append(f"tensors {sorted(set(want.tensors) ^ set(got.tensors))[:4]} are on one side only")
     for name in sorted(set(want.tensors) & set(got.tensors)):
         a, b = want.tensors[name], got.tensors[name]
-        if (a[0] == "codes") != (b[0] == "codes"):
-            bad.append(f"{name}: {a[0]} became {b[0]}")
-        elif a[0] == "codes":
+        if (a[0] == "codes") != (b[0] == "codes"):  # right for a model of weights alone only
+            if not weights_alone:
+                bad.append(f"{name}: {a[0]} became {b[0]}")
+                continue
+            a, b = (("floats", v[1] * v[2][:, None]) if v[0] == "codes" else v for v in (a, b))
+        if a[0] == "codes":
             if not np.array_equal(a[1], b[1]):
                 bad.append(f"{name}: {(a[1] != b[1]).sum()} other codes")
             rows = (a[1] != 0).any(1) & (b[2] != 0)  # a row of zeros has no scale in some layouts
@@ -296,7 +327,7 @@ def compare(want, got, may_round):
             x, y = a[1].astype(np.float64), b[1].astype(np.float64)
             if a[0] != b[0]:  # Gemma's 1+w, in float32
                 x, y = (np.float32(1) + v[1] if v[0] == "floats" else v[1] for v in (a, b))
-            same = x == y if name not in may_round else np.abs(x - y) <= 2**-8 * np.abs(x) + 1e-30
+            same = x == y if name not in may_round else np.abs(x - y) <= (2**-8 + 2**-10) * np.abs(x) + 1e-30  # rounded twice at most
             if not same.all():
                 bad.append(f"{name}: {(~same).sum()} other numbers, {y[~same][0]} instead of {x[~same][0]}")
     if want.ids is not None and got.ids is not None and want.ids != got.ids:
@@ -414,7 +445,7 @@ def main(argv=None):
         firsts = {}
 
         def pair(a, path, b, rounded, keep):
-            dst = work / f"{source.name}-{a}-{b}{'.gguf' if b.startswith('gguf') else ''}"
+            dst = work / f"{source.stem}-{a}-{b}{'.gguf' if b.startswith('gguf') else ''}"
             row = {"model": source.name, "from": a, "to": b}
             rows.append(row)
             try:
@@ -423,9 +454,9 @@ def main(argv=None):
                     row.update(result="refused", words=words)
                     return
                 now = rounded | {canonical(n) for n in report.get("rounded", [])}
-                bad = compare(want, read(dst), now)
+                bad = compare(want, read(dst), now, source.is_file())
                 row.update(result="rounded" if now else "exact", rounded=sorted(now))
-                if not bad and ref and runs_elsewhere(dst, b, want):
+                if not bad and ref and source.is_dir() and runs_elsewhere(dst, b, want):
                     words, corr = ref.compare(source, dst, bool(now), online)
                     row["transformers"] = corr
                     bad += [words] if words else []
