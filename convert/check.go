@@ -84,7 +84,7 @@ func (c *comparison) walk(field, at string, a, b reflect.Value) {
 		for i := range a.NumField() {
 			f := a.Type().Field(i)
 			inner := a.Type().Name() + "." + f.Name
-			if mayDiffer[inner] == "" && !equivalent(inner, a, b) {
+			if f.IsExported() && mayDiffer[inner] == "" && !equivalent(inner, a, b) {
 				c.walk(inner, at, a.Field(i), b.Field(i))
 			}
 		}
@@ -127,9 +127,10 @@ func ownNormOf(norm string) (projection string, ok bool) {
 	return norm[:i], true
 }
 
+// note adds a difference, the first of its field.
 func (c *comparison) note(field, at string, a, b reflect.Value) {
 	if c.seen[field] {
-		return // once for all layers
+		return
 	}
 	c.seen[field] = true
 	key := fieldKeys[field]
@@ -142,6 +143,7 @@ func (c *comparison) note(field, at string, a, b reflect.Value) {
 	c.found = append(c.found, fmt.Sprintf("%s is %s and would be read back as %s%s", key, brief(a), brief(b), at))
 }
 
+// brief is a value for an error.
 func brief(v reflect.Value) string {
 	for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
 		if v.IsNil() {
