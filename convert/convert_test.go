@@ -111,6 +111,9 @@ func TestEveryFormatKeepsTheModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := r.Cut(2, 512); err != nil {
+			t.Fatal(err)
+		}
 		names, _ := Formats()
 		for _, f := range names {
 			tol, ok := tolerance[f]
