@@ -29,6 +29,7 @@ type inspection struct {
 	Family       string         `json:"family"`
 	Name         string         `json:"name,omitempty"`
 	Ternary      bool           `json:"ternary"`
+	WeightOnly   bool           `json:"weight_only"` // weights with scales of groups, times floats
 	Parameters   int64          `json:"parameters"`
 	Layers       int            `json:"layers"`
 	HiddenSize   int            `json:"hidden_size"`
@@ -143,7 +144,7 @@ func inspect(c *model.Config, set *weights.Set) *inspection {
 			Vocabulary: c.VocabSize, MaxContext: c.MaxContext, Activation: string(s.Activation), Pooling: c.Pooling, RopeTheta: s.RopeTheta, NormEps: s.NormEps, TiedHead: s.TiedHead,
 			Memory: eval.Estimate(c, set),
 		}
-		i.MemoryTotal = i.Memory.Total(c.MaxContext)
+		i.MemoryTotal, i.WeightOnly = i.Memory.Total(c.MaxContext), c.WeightOnly()
 	}
 	if g := set.GGUF(); g != nil {
 		i.Format = fmt.Sprintf("GGUF version %d", g.Version)
@@ -195,8 +196,11 @@ func describeTokenizer(t *tokenizer.Tokenizer) *tokenizerInfo {
 
 func (i *inspection) print(w io.Writer) error {
 	arithmetic := "floats"
-	if i.Ternary {
+	switch {
+	case i.Ternary:
 		arithmetic = "ternary weights, int8 activations (W1.58A8)"
+	case i.WeightOnly:
+		arithmetic = "weights alone are quantised, with scales of groups; int16 activations"
 	}
 	rows := [][2]string{
 		{"model", i.Path},
