@@ -30,7 +30,7 @@ var may = []struct {
 	{"internal/mapped", "internal/infile", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"gguf", "", ""},
 	{"safetensors", "", ""},
-	{"hub", "internal/infile", "golang.org/x/sys/unix golang.org/x/sys/windows"},
+	{"hub", "gguf internal/infile", "golang.org/x/sys/unix golang.org/x/sys/windows"},
 	{"tokenizer/...", "tokenizer/... gguf internal/infile", "golang.org/x/text/unicode/norm"},
 	{"sample", "", ""},
 	{"ternary", "internal/kernel internal/par", ""},

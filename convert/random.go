@@ -42,11 +42,11 @@ var presets = []struct {
 		HiddenSize: 4096, IntermediateSize: 14336, NumLayers: 32, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 128256, MaxContext: 8192, NormEps: 1e-5, RopeTheta: 500000, Activation: part.SiLU,
 	})},
-	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", embedding(qwen3, family.Shape{
+	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", embedding(qwen3, "<|endoftext|>", family.Shape{
 		HiddenSize: 1024, IntermediateSize: 3072, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
 	})},
-	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", embedding(gemma3(256, 512, 6), family.Shape{
+	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", embedding(gemma3(256, 512, 6), "<eos>", family.Shape{
 		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
 		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
 	})},
@@ -58,11 +58,11 @@ var presets = []struct {
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: part.SiLU,
 	})},
-	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", embedding(qwen3, family.Shape{
+	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", embedding(qwen3, "<|endoftext|>", family.Shape{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 128,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
 	})},
-	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", embedding(gemma3(128, 64, 2), family.Shape{
+	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", embedding(gemma3(128, 64, 2), "<eos>", family.Shape{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 1, HeadDim: 128,
 		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
 	})},
@@ -81,12 +81,12 @@ func of(layers func(family.Shape) *model.Config, s family.Shape) func() *model.C
 	}
 }
 
-// embedding makes one of a model for vectors, with a norm in front of each projection.
-func embedding(layers func(family.Shape) *model.Config, s family.Shape) func() *model.Config {
+// embedding makes one of a model for vectors, with a norm in front of each projection; end ends every text.
+func embedding(layers func(family.Shape) *model.Config, end string, s family.Shape) func() *model.Config {
 	return func() *model.Config {
 		c := layers(s)
 		c.Quantize(func(module string) bool { return module == model.HeadName }, "norm", s.NormEps)
-		c.Pooling = model.PoolLast
+		c.Pooling, c.EmbedEnd = model.PoolLast, end
 		return c
 	}
 }

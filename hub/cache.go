@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/infile"
 )
 
@@ -168,7 +169,7 @@ func choose(names []string, r Ref) (choice, error) {
 		if !has(r.File) {
 			return choice{}, fmt.Errorf("%w: no file %s%s", ErrNotFound, r.File, listSome(names))
 		}
-		return choice{files: []string{r.File}, open: r.File}, nil
+		return chooseFile(names, r.File)
 	}
 	var c choice
 	for _, n := range small {
@@ -189,7 +190,9 @@ func choose(names []string, r Ref) (choice, error) {
 		case path.Ext(n) == ".safetensors" && !strings.Contains(n, "/"):
 			tensors = append(tensors, n)
 		case path.Ext(n) == ".gguf":
-			ggufs = append(ggufs, n)
+			if _, part, ok := gguf.ParsePartName(n); !ok || part.No == 0 { // the first part stands for all
+				ggufs = append(ggufs, n)
+			}
 		}
 	}
 	const index = "model.safetensors.index.json"
@@ -205,7 +208,7 @@ func choose(names []string, r Ref) (choice, error) {
 		c.files = append(c.files, tensors[0])
 		return c, nil
 	case len(ggufs) == 1:
-		return choice{files: ggufs, open: ggufs[0]}, nil
+		return chooseFile(names, ggufs[0])
 	case len(ggufs) > 1:
 		var i2s []string
 		for _, n := range ggufs {
@@ -214,13 +217,30 @@ func choose(names []string, r Ref) (choice, error) {
 			}
 		}
 		if len(i2s) == 1 {
-			return choice{files: i2s, open: i2s[0]}, nil
+			return chooseFile(names, i2s[0])
 		}
 		return choice{}, fmt.Errorf("it has several models; name one, for example %s/%s (there are %s)", r.Repo, ggufs[0], strings.Join(ggufs, ", "))
 	case slices.ContainsFunc(names, func(n string) bool { return path.Ext(n) == ".bin" || path.Ext(n) == ".pt" || path.Ext(n) == ".pth" }):
 		return choice{}, fmt.Errorf("%w: it has its weights only as a Python pickle, which can run code and which trit never reads; convert it to safetensors first", errors.ErrUnsupported)
 	}
 	return choice{}, fmt.Errorf("%w: no weights (.safetensors or .gguf) in it%s", ErrNotFound, listSome(names))
+}
+
+// chooseFile takes one file, and where that is a part of a GGUF model in several files, all of them.
+func chooseFile(names []string, file string) (choice, error) {
+	prefix, part, ok := gguf.ParsePartName(file)
+	if !ok {
+		return choice{files: []string{file}, open: file}, nil
+	}
+	c := choice{open: file}
+	for part.No = range part.Count {
+		n := part.PartName(prefix)
+		if !slices.Contains(names, n) {
+			return choice{}, fmt.Errorf("%w: %s is one of %d parts of a model, and %s is not there", ErrNotFound, file, part.Count, n)
+		}
+		c.files = append(c.files, n)
+	}
+	return c, nil
 }
 
 func listSome(names []string) string {

@@ -232,10 +232,26 @@ func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
 	return ternary.Quantize(w, rows, cols), nil
 }
 
+// FloatType is a type that keeps the numbers of a tensor as they are: its own, or of codes that of floats. F32 where it is
+// not there.
+func (s *Set) FloatType(name string) gguf.Type {
+	t := s.find(name)
+	switch {
+	case s.IsGrouped(name) && !s.MLX(): // a float16 for each block
+		return gguf.F16
+	case t == nil || t.typ == noType || s.ternaryCodes(t):
+		return gguf.F32
+	}
+	return t.typ
+}
+
 // floats reads the whole tensor as float32.
 func (t *tensor) floats(dst []float32) error {
 	if t.typ == noType {
 		return fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
+	}
+	if t.data == nil {
+		return errors.New("is yet to be written")
 	}
 	return gguf.Dequantize(dst, t.typ, t.data)
 }

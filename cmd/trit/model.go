@@ -164,35 +164,47 @@ func (f *modelFlags) openEngine(cmd *cobra.Command, ref string) (*weights.Set, m
 	return set, e, nil
 }
 
-// openSet opens MODEL's files and reads its configuration, and loads nothing.
-func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *model.Config, error) {
+// openFiles opens MODEL's files, and loads nothing.
+func (f *modelFlags) openFiles(cmd *cobra.Command, ref string) (*weights.Set, error) {
 	path, err := f.resolve(cmd, ref)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	checkpoint, err := openCheckpoint(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var set *weights.Set
 	if checkpoint != nil {
-		set, err = weights.OpenFS(checkpoint, path)
-	} else {
-		set, err = weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
+		return weights.OpenFS(checkpoint, path)
 	}
+	return weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
+}
+
+// openSet opens MODEL's files and reads its configuration, and loads nothing.
+func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *model.Config, error) {
+	set, err := f.openFiles(cmd, ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg, err := family.Read(set)
+	cfg, err := f.config(set)
 	if err != nil {
 		set.Close()
 		return nil, nil, err
+	}
+	return set, cfg, nil
+}
+
+// config reads the configuration of files that are open.
+func (f *modelFlags) config(set *weights.Set) (*model.Config, error) {
+	cfg, err := family.Read(set)
+	if err != nil {
+		return nil, err
 	}
 	if f.Quantize {
 		cfg.QuantizeMasters()
 	}
 	cfg.KV = f.KV
-	return set, cfg, nil
+	return cfg, nil
 }
 
 // openCheckpoint is the model in a checkpoint of trit train, as a folder in memory; nil for any other file.
