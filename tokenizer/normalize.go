@@ -29,27 +29,22 @@ func normSequence(list []normalizer) normalizer {
 }
 
 func normReplace(p finder, with string) normalizer {
-	if l, ok := p.(literal); ok {
+	if l, ok := p.(literal); ok && l != "" {
 		return func(s string) string { return strings.ReplaceAll(s, string(l), with) }
 	}
 	return func(s string) string {
+		if s == "" { // without looking for empty matches in it, as Hugging Face tokenizers
+			return s
+		}
 		var b strings.Builder
 		at := 0
-		for from := 0; from <= len(s); {
-			i, j := p.find(s, from)
-			if i < 0 {
-				break
-			}
+		p.each(s, func(i, j int) {
 			b.WriteString(s[at:i])
 			b.WriteString(with)
-			at, from = j, j
-			if i == j {
-				if i == len(s) {
-					break
-				}
-				b.WriteByte(s[i])
-				at, from = i+1, i+1
-			}
+			at = j
+		})
+		if at == 0 && b.Len() == 0 {
+			return s
 		}
 		b.WriteString(s[at:])
 		return b.String()
