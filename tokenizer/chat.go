@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -131,21 +132,18 @@ func (t *Tokenizer) quoteSpecial(text string) string {
 		return text
 	}
 	var b strings.Builder
-	at := 0
-	for i := 0; i < len(text); {
-		tok, n := int32(-1), 0
-		if t.raw.first[text[i]] {
-			tok, n = t.raw.longest(text[i:], true)
-		}
-		if tok < 0 || !t.raw.toks[tok].Special {
-			i++
+	at, next := 0, 0
+	list := t.raw.find(text, true)
+	for k := len(list) - 1; k >= 0; k-- {
+		i, tok := int(list[k].at), list[k].tok
+		if i < next || !t.raw.toks[tok].Special {
 			continue
 		}
 		_, first := utf8.DecodeRuneInString(text[i:])
 		b.WriteString(text[at : i+first])
 		b.WriteString(shield)
 		at = i + first
-		i += n
+		next = i + int(t.raw.size[tok])
 	}
 	return b.String() + text[at:]
 }
@@ -186,7 +184,7 @@ func (t *Tokenizer) SetTemplate(source string) error {
 		}
 	}
 	t.templates = list
-	t.config, t.jinja = nil, nil // Save writes the new one
+	t.config, t.files = nil, nil // Save writes the new one
 	return nil
 }
 
@@ -256,14 +254,7 @@ func (m *Message) value() (*jinja.Map, error) {
 	return v, nil
 }
 
-func sortedKeys(m map[string]any) []string {
-	var names []string
-	for name := range m {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 type wireCall struct {
 	ID       string `json:"id,omitempty"`

@@ -89,6 +89,45 @@ func (t *table) size() (n int) {
 	return n
 }
 
+// shortest is a lower bound of the characters of a match.
+func (t *table) shortest() int {
+	const far = 1 << 30
+	least := make([]int, len(t.programs))
+	for i := range t.programs {
+		p := &t.programs[i]
+		n := make([]int, len(p.steps))
+		for j := range n {
+			n[j] = far
+		}
+		for again := true; again; {
+			again = false
+			for _, j := range p.order {
+				s := &p.steps[j]
+				v := far
+				switch s.kind {
+				case stepEnd:
+					v = 0
+				case stepSet:
+					v = n[s.a] + 1
+				case stepGreedy, stepLazy, stepKeep:
+					v = min(n[s.a]+1, n[s.b])
+				case stepEither:
+					v = min(n[s.a], n[s.b])
+				case stepLook, stepAssert:
+					v = n[s.a]
+				case stepAtomic:
+					v = n[s.a] + least[s.x]
+				}
+				if v < n[j] {
+					n[j], again = v, true
+				}
+			}
+		}
+		least[i] = n[p.start]
+	}
+	return least[len(least)-1]
+}
+
 func (t *table) translate(prog []inst, ids map[*runeSet]int32, room int) (*program, error) {
 	copies := func(in *inst) int {
 		switch {

@@ -44,10 +44,11 @@ type Tokenizer struct {
 	eos           []int32 // all of them
 
 	templates templates
-	parts     *parts // how to write the tokenizer again
-	json      string // the tokenizer.json it came from, "" when from another format
-	config    []byte // the tokenizer_config.json beside it
-	jinja     []byte // the chat_template.jinja beside it
+	parts     *parts    // how to write the tokenizer again
+	json      string    // the tokenizer.json it came from, "" when from another format
+	config    []byte    // the tokenizer_config.json beside it
+	special   []byte    // the special_tokens_map.json beside it
+	files     templates // the templates of the .jinja files beside it
 	warnings  []string
 }
 
@@ -228,7 +229,7 @@ func (t *Tokenizer) Check(text string) error {
 }
 
 // build derives the tables that Encode needs from tokens and added.
-func (t *Tokenizer) build() {
+func (t *Tokenizer) build() error {
 	texts := make([]string, len(t.tokens))
 	for i := range t.tokens {
 		texts[i] = t.tokens[i].text
@@ -247,13 +248,24 @@ func (t *Tokenizer) build() {
 			raw = append(raw, a)
 		}
 	}
-	t.raw = newMatcher(raw, func(a AddedToken) string { return t.tokens[a.ID].bytes })
-	t.normed = newMatcher(normed, func(a AddedToken) string {
-		if t.normalize != nil {
-			return t.normalize(a.Content)
+	var err error
+	t.raw, err = newMatcher(raw, func(a AddedToken) string {
+		if t.parts.spm && !a.Special {
+			return strings.ReplaceAll(a.Content, "▁", " ")
 		}
 		return a.Content
 	})
+	if err == nil {
+		t.normed, err = newMatcher(normed, func(a AddedToken) string {
+			if t.normalize != nil {
+				return t.normalize(a.Content)
+			}
+			return a.Content
+		})
+	}
+	if err != nil {
+		return bad("%s: %w", t.parts.what, err)
+	}
 	switch p := t.pre.(type) {
 	case scanner:
 		t.scan = p
@@ -268,6 +280,7 @@ func (t *Tokenizer) build() {
 			}
 		}
 	}
+	return nil
 }
 
 // endOfTurn are names of tokens that end a text or a turn in published vocabularies. Files often

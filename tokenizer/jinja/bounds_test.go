@@ -37,7 +37,7 @@ func TestBounds(t *testing.T) {
 		"long path":              {`{{ a` + strings.Repeat(".a", 100000) + ` }}`, "links"},
 		"long pipe":              {`{{ a` + strings.Repeat("|trim", 100000) + ` }}`, "links"},
 		"many elifs":             {`{% if 1 %}` + strings.Repeat("{% elif 1 %}", 10000) + `{% endif %}`, "nested too deeply"},
-		"large":                  {strings.Repeat("x", maxSource+1), "limit"},
+		"large":                  {strings.Repeat("x", MaxSource+1), "limit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()

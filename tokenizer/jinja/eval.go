@@ -21,7 +21,7 @@ import (
 
 // Bounds.
 const (
-	maxSource = 1 << 20 // bytes of a template
+	MaxSource = 1 << 20 // bytes of a template; see Parse
 	maxText   = 1 << 25 // bytes of a string, and of the output
 	maxItems  = 1 << 20 // items of a list
 	maxWork   = 1 << 24 // steps of a rendering; making four bytes of text is one

@@ -171,8 +171,8 @@ type parseError struct{ err error }
 
 // Parse compiles a template.
 func Parse(src string) (t *Template, err error) {
-	if len(src) > maxSource {
-		return nil, fmt.Errorf("jinja: template of %d bytes; the limit is %d", len(src), maxSource)
+	if len(src) > MaxSource {
+		return nil, fmt.Errorf("jinja: template of %d bytes; the limit is %d", len(src), MaxSource)
 	}
 	toks, err := lex(src)
 	if err != nil {
