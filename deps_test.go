@@ -28,7 +28,7 @@ var may = []struct {
 	{"gguf", "", ""},
 	{"safetensors", "", ""},
 	{"hub", "", "golang.org/x/sys/unix golang.org/x/sys/windows"},
-	{"tokenizer/...", "tokenizer/... gguf", "golang.org/x/text/unicode/norm"},
+	{"tokenizer/...", "tokenizer/... gguf", "golang.org/x/text/unicode/norm golang.org/x/text/cases golang.org/x/text/language"},
 	{"sample", "", ""},
 	{"ternary", "internal/kernel internal/par", ""},
 	{"grammar", "tokenizer", ""},

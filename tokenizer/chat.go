@@ -69,13 +69,14 @@ func (t *Tokenizer) Chat(messages []Message, o ChatOptions) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("tokenizer: chat template: %w", err)
 	}
+	parts := tmpl.wantsParts()
 	vars := map[string]any{"tools": o.Tools, "documents": nil}
 	for name, v := range o.Extra {
 		vars[name] = v
 	}
 	list := &jinja.List{}
 	for i := range messages {
-		m, err := messages[i].value()
+		m, err := messages[i].value(parts)
 		if err != nil {
 			return "", fmt.Errorf("tokenizer: message %d: %w", i+1, err)
 		}
@@ -188,13 +189,41 @@ func (t *Tokenizer) SetTemplate(source string) error {
 	return nil
 }
 
+// chatTemplate is a compiled chat template, and what is known of it.
+type chatTemplate struct {
+	*jinja.Template
+	asked sync.Once
+	parts bool // see wantsParts
+}
+
+// wantsParts reports whether the template reads a message's content as a list of parts alone, as some
+// for models that see do: given a string, it would leave it out. Other templates get strings.
+func (t *chatTemplate) wantsParts() bool {
+	t.asked.Do(func() {
+		const needle = "Zq7needle"
+		writes := func(parts bool) bool {
+			m, err := (&Message{Role: "user", Content: needle}).value(parts)
+			if err != nil {
+				return false
+			}
+			text, err := t.Render(map[string]any{
+				"messages": &jinja.List{Items: []any{m}}, "tools": nil, "documents": nil,
+				"add_generation_prompt": false, "bos_token": "", "eos_token": "",
+			}, nil)
+			return err == nil && strings.Contains(text, needle)
+		}
+		t.parts = !writes(false) && writes(true)
+	})
+	return t.parts
+}
+
 // parsed keeps the last few templates: a server renders the same one for every request.
 var parsed struct {
 	sync.Mutex
-	list map[string]*jinja.Template
+	list map[string]*chatTemplate
 }
 
-func parseTemplate(src string) (*jinja.Template, error) {
+func parseTemplate(src string) (*chatTemplate, error) {
 	parsed.Lock()
 	defer parsed.Unlock()
 	if t := parsed.list[src]; t != nil {
@@ -205,17 +234,26 @@ func parseTemplate(src string) (*jinja.Template, error) {
 		return nil, err
 	}
 	if len(parsed.list) >= 16 || parsed.list == nil {
-		parsed.list = map[string]*jinja.Template{}
+		parsed.list = map[string]*chatTemplate{}
 	}
-	parsed.list[src] = t
-	return t, nil
+	c := &chatTemplate{Template: t}
+	parsed.list[src] = c
+	return c, nil
 }
 
-// value is the message as templates expect it: arguments of tool calls are objects, not text.
-func (m *Message) value() (*jinja.Map, error) {
+// value is the message as templates expect it: arguments of tool calls are objects, not text, and
+// parts says that the content is a list of one text.
+func (m *Message) value(parts bool) (*jinja.Map, error) {
 	v := jinja.NewMap()
 	v.Set("role", m.Role)
-	v.Set("content", m.Content)
+	if parts {
+		text := jinja.NewMap()
+		text.Set("type", "text")
+		text.Set("text", m.Content)
+		v.Set("content", &jinja.List{Items: []any{text}})
+	} else {
+		v.Set("content", m.Content)
+	}
 	if m.Name != "" {
 		v.Set("name", m.Name)
 	}
