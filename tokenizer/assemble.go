@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -94,7 +95,7 @@ func (p *parts) assemble() (*Tokenizer, error) {
 		return nil, err
 	}
 	p.merges = nil // and what it holds
-	if err = t.placeAdded(index, p.what); err != nil {
+	if t.byText, err = t.placeAdded(index, p.what); err != nil {
 		return nil, err
 	}
 	for i := range t.tokens {
@@ -155,31 +156,38 @@ func checkCount(n int, what string) error {
 	return nil
 }
 
-// placeAdded enters the added tokens into the vocabulary; have finds those already there.
-func (t *Tokenizer) placeAdded(have *stringIndex, what string) error {
-	limit := min(len(t.tokens)+16*len(t.added)+1<<16, maxTokens)
-	names := make(map[string]int32, len(t.added))
+// placeAdded enters the added tokens into the vocabulary, which index is over, and returns the index
+// of all tokens.
+func (t *Tokenizer) placeAdded(index *stringIndex, what string) (*stringIndex, error) {
+	limit := int32(min(len(t.tokens)+16*len(t.added)+1<<16, maxTokens))
+	top, known := int32(len(t.tokens))-1, true
 	for _, a := range t.added {
 		if len(a.Content) > maxAddedToken {
-			return unsupported("%s: added token %s has %d bytes; at most %d", what, shorten(a.Content), len(a.Content), maxAddedToken)
+			return nil, unsupported("%s: added token %s has %d bytes; at most %d", what, shorten(a.Content), len(a.Content), maxAddedToken)
 		}
-		if a.ID < 0 || int(a.ID) >= limit {
-			return bad("%s: added token %s has id %d, but there are %d tokens", what, shorten(a.Content), a.ID, len(t.tokens))
+		if a.ID < 0 || a.ID >= limit {
+			return nil, bad("%s: added token %s has id %d, but there are %d tokens", what, shorten(a.Content), a.ID, len(t.tokens))
 		}
-		id, ok := have.find(a.Content)
-		if !ok {
-			id, ok = names[a.Content]
+		id, ok := index.find(a.Content)
+		top, known = max(top, a.ID), known && ok && id == a.ID
+	}
+	if !known { // the model's own index stays as it is
+		n := int(top) + 1
+		keys := make([]string, n)
+		copy(keys, index.keys)
+		index = index.over(keys)
+		if more := n - len(t.tokens); more > 0 {
+			t.tokens = append(slices.Grow(t.tokens, more), make([]token, more)...)
 		}
-		if ok && id != a.ID {
-			return bad("%s: added token %s has ids %d and %d", what, shorten(a.Content), id, a.ID)
-		}
-		names[a.Content] = a.ID
-		for len(t.tokens) <= int(a.ID) {
-			t.tokens = append(t.tokens, token{})
-		}
+	}
+	for _, a := range t.added {
 		tok := &t.tokens[a.ID]
 		if tok.kind != unused && tok.text != a.Content {
-			return bad("%s: tokens %s and %s have the same id %d", what, shorten(tok.text), shorten(a.Content), a.ID)
+			return nil, bad("%s: tokens %s and %s have the same id %d", what, shorten(tok.text), shorten(a.Content), a.ID)
+		}
+		index.keys[a.ID] = a.Content
+		if id := index.add(a.ID); id != a.ID {
+			return nil, bad("%s: added token %s has ids %d and %d", what, shorten(a.Content), id, a.ID)
 		}
 		tok.text = a.Content
 		tok.kind = userDefined
@@ -187,7 +195,7 @@ func (t *Tokenizer) placeAdded(have *stringIndex, what string) error {
 			tok.kind = control
 		}
 	}
-	return nil
+	return index, nil
 }
 
 // setKeys gives the model its vocabulary as written in the file; index is over texts.

@@ -63,6 +63,11 @@ func parseJSON(data []byte, c *config) (*Tokenizer, error) {
 	if model == "" || model == "null" {
 		return nil, bad(`tokenizer.json: no "model"; is this a tokenizer.json of Hugging Face tokenizers?`)
 	}
+	for name, r := range map[string]json.RawMessage{"normalizer": f.Normalizer, "pre_tokenizer": f.PreTokenizer, "post_processor": f.PostProcessor, "decoder": f.Decoder} {
+		if len(r) > maxStageText {
+			return nil, unsupported("tokenizer.json: %s of %d bytes; at most %d MiB", name, len(r), maxStageText>>20)
+		}
+	}
 	p := &parts{what: "tokenizer.json", normalizer: f.Normalizer, pre: f.PreTokenizer, post: f.PostProcessor, decoder: f.Decoder}
 	if err := checkCount(len(f.Added), "tokenizer.json: added_tokens"); err != nil {
 		return nil, err
@@ -127,7 +132,10 @@ type stageReader struct {
 	alphabet bool
 }
 
-const maxSteps = 2 * maxProgram
+const (
+	maxSteps     = 2 * maxProgram
+	maxStageText = 1 << 20 // bytes of the stages of one kind in the file
+)
 
 // finder reads {"String": …} or {"Regex": …}.
 func (q *stageReader) finder(r json.RawMessage, at string) (finder, string, error) {
@@ -240,8 +248,8 @@ func (q *stageReader) pre(r json.RawMessage, at string, last bool) (preTokenizer
 		return nil, err
 	}
 	how, known := behaviors[p.Behavior]
-	if q.cuts++; q.cuts > maxStages {
-		return nil, unsupported("tokenizer.json: pre_tokenizer of more than %d stages", maxStages)
+	if q.cuts++; q.cuts > maxCuts {
+		return nil, unsupported("tokenizer.json: pre_tokenizer of more than %d stages", maxCuts)
 	}
 	switch p.Type {
 	case "Sequence":

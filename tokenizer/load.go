@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -270,9 +271,9 @@ func parseConfig(f *files) (*config, error) {
 		}
 	}
 	if f.added != nil {
-		var ids map[string]int32
-		if err := json.Unmarshal(f.added, &ids); err != nil {
-			return nil, bad("added_tokens.json: %w", err)
+		const what = "added_tokens.json"
+		if err := json.Unmarshal(f.added, new(skipJSON)); err != nil {
+			return nil, bad("%s: %w", what, err)
 		}
 		special := map[string]bool{}
 		for _, t := range c.tokens {
@@ -283,14 +284,23 @@ func parseConfig(f *files) (*config, error) {
 		for _, t := range c.extra {
 			special[t.Content] = true
 		}
-		for name, id := range ids {
-			if name == "" {
-				return nil, bad("added_tokens.json: the token with id %d is empty", id)
+		j := &jsonScan{s: string(f.added)}
+		if !j.open('{') {
+			return nil, bad("%s is not an object of tokens and ids", what)
+		}
+		for !j.done() {
+			name, _ := j.string()
+			id, ok := j.int32()
+			if name == "" || !ok {
+				return nil, bad("%s: %s is no token, or has no id", what, shorten(name))
 			}
 			s := special[name]
 			c.added = append(c.added, AddedToken{ID: id, Content: name, Special: s, Normalized: !s})
+			if err := checkExtra(len(c.added), what); err != nil {
+				return nil, err
+			}
 		}
-		slices.SortFunc(c.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
+		slices.SortStableFunc(c.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
 	}
 	return c, nil
 }
@@ -309,28 +319,43 @@ func (c *config) takeTokens(keys map[string]json.RawMessage, file string) error 
 				c.tokens[key] = a
 			}
 		case key == "additional_special_tokens" || key == "extra_special_tokens":
-			var list []json.RawMessage
-			var named map[string]json.RawMessage
-			if json.Unmarshal(r, &list) != nil {
-				if err := json.Unmarshal(r, &named); err != nil {
-					return bad("%s: %s is neither a list of tokens nor an object of them", file, key)
+			j := &jsonScan{s: string(r)}
+			named := j.open('{')
+			if !named && !j.open('[') {
+				if isNull(r) {
+					continue
 				}
-				for _, name := range sortedKeys(named) {
-					list = append(list, named[name])
-				}
+				return bad("%s: %s is neither a list of tokens nor an object of them", file, key)
 			}
-			for _, r := range list {
-				a, _, err := readToken(r)
+			for !j.done() {
+				if named {
+					j.skip()
+				}
+				a, _, err := readToken(json.RawMessage(j.skip()))
 				if err != nil {
 					return bad("%s: %s: %w", file, key, err)
 				}
 				if a != nil && a.Content != "" {
 					c.extra = append(c.extra, *a)
 				}
+				if err := checkExtra(len(c.extra), file+": "+key); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	c.names = sortedKeys(c.tokens)
+	return nil
+}
+
+// maxExtra bounds the special tokens without a role; the lists of published models that generate sounds
+// have 66,000 tokens.
+const maxExtra = 1 << 18
+
+func checkExtra(n int, what string) error {
+	if n > maxExtra {
+		return unsupported("%s: more than %d tokens", what, maxExtra)
+	}
 	return nil
 }
 
@@ -358,20 +383,38 @@ func readToken(r json.RawMessage) (a *AddedToken, ok bool, err error) {
 
 // takeDecoder reads added_tokens_decoder: tokens under their ids.
 func (c *config) takeDecoder(r json.RawMessage) error {
-	var list map[int32]jsonAdded
-	if err := json.Unmarshal(r, &list); err != nil {
-		return bad("tokenizer_config.json: added_tokens_decoder: %w", err)
+	const what = "tokenizer_config.json: added_tokens_decoder"
+	j := &jsonScan{s: string(r)}
+	if !j.open('{') {
+		return bad("%s is not an object of ids and tokens", what)
 	}
-	for id, a := range list {
-		if a.Content == "" {
-			return bad("tokenizer_config.json: added_tokens_decoder: token %d is empty", id)
+	for !j.done() {
+		key, _ := j.string()
+		id, err := strconv.ParseInt(key, 10, 32)
+		if err != nil {
+			return bad("%s: %s is not an id", what, shorten(key))
 		}
-		a.ID = id
+		var a jsonAdded
+		if err := json.Unmarshal([]byte(j.skip()), &a); err != nil {
+			return bad("%s: %s: %w", what, key, err)
+		}
+		if a.Content == "" {
+			return bad("%s: token %d is empty", what, id)
+		}
+		a.ID = int32(id)
 		c.added = append(c.added, a.token())
+		if err := checkExtra(len(c.added), what); err != nil {
+			return err
+		}
 	}
-	slices.SortFunc(c.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
+	slices.SortStableFunc(c.added, func(a, b AddedToken) int { return int(a.ID - b.ID) })
 	return nil
 }
+
+// skipJSON is any JSON value, which is checked and not kept.
+type skipJSON struct{}
+
+func (*skipJSON) UnmarshalJSON([]byte) error { return nil }
 
 // classTokens are the special tokens that transformers' tokenizer classes have unless the files say
 // otherwise.
@@ -400,12 +443,7 @@ func (c *config) role(key string) string {
 // addTokens enters the tokens of the configuration among the added ones. renames says that a token
 // under the id of another takes its place, as in tokenizer.model.
 func (p *parts) addTokens(c *config, renames bool) {
-	have := map[string]int{} // index in p.added
-	for i, a := range p.added {
-		have[a.Content] = i
-	}
-	var want []AddedToken
-	want = append(want, c.added...)
+	want := slices.Clone(c.added)
 	listed := len(want)
 	for _, key := range c.names {
 		if a := c.tokens[key]; a != nil && a.Content != "" {
@@ -413,37 +451,46 @@ func (p *parts) addTokens(c *config, renames bool) {
 		}
 	}
 	want = append(want, c.extra...)
-	for key, name := range classTokens[c.className()] {
+	for _, key := range sortedKeys(classTokens[c.className()]) {
 		if _, said := c.tokens[key]; !said {
-			want = append(want, AddedToken{Content: name, Special: true})
+			want = append(want, AddedToken{Content: classTokens[c.className()][key], Special: true})
 		}
 	}
-	ids := map[string]int32{}
+	if len(want) == 0 {
+		return
+	}
+	type place struct{ token, added int32 } // in p.tokens and p.added, -1: not there
+	places := make(map[string]place, len(want))
 	for _, a := range want {
-		ids[a.Content] = -1
+		places[a.Content] = place{-1, -1}
 	}
 	for i := range p.tokens {
-		if _, ok := ids[p.tokens[i].text]; ok {
-			ids[p.tokens[i].text] = int32(i)
+		if at, ok := places[p.tokens[i].text]; ok {
+			places[p.tokens[i].text] = place{int32(i), at.added}
+		}
+	}
+	for i := range p.added {
+		if at, ok := places[p.added[i].Content]; ok {
+			places[p.added[i].Content] = place{at.token, int32(i)}
 		}
 	}
 	for i, a := range want {
-		if k, ok := have[a.Content]; ok {
+		at := places[a.Content]
+		switch {
+		case at.added >= 0:
 			if i < listed {
-				a.ID = p.added[k].ID
-				p.added[k] = a
+				a.ID = p.added[at.added].ID
+				p.added[at.added] = a
 			}
 			continue
-		}
-		switch id := ids[a.Content]; {
-		case id >= 0:
-			a.ID = id
+		case at.token >= 0:
+			a.ID = at.token
 		case i >= listed: // no token of this vocabulary
 			continue
-		case renames && int(a.ID) < len(p.tokens) && a.ID >= 0:
+		case renames && a.ID >= 0 && int(a.ID) < len(p.tokens):
 			p.tokens[a.ID].text = a.Content
 		}
-		have[a.Content] = len(p.added)
+		places[a.Content] = place{at.token, int32(len(p.added))}
 		p.added = append(p.added, a)
 	}
 }

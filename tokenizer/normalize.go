@@ -23,7 +23,8 @@ type rewriting struct {
 type growth [256]float64
 
 const (
-	maxStages   = 256 // rewritings, or stages of a pre-tokenizer
+	maxStages   = 256 // rewritings
+	maxCuts     = 32  // stages of a pre-tokenizer; published ones have 5
 	maxGrowth   = 64  // of a text by the normalizer; NFKC alone may make 11 bytes of one
 	maxDecoding = 8   // of a token's text by the decoder
 )

@@ -78,10 +78,14 @@ const (
 	unlimited   = 1<<31 - 1
 	maxLookBack = 64
 	maxStack    = 1 << 15 // places to come back to
-	stepsPer    = 256     // of backtracking, per byte of text
+	stepsPer    = 64      // of backtracking, per byte of text
+	maxSource   = 1 << 14 // bytes of an expression
 )
 
 func compilePattern(src string) (*pattern, error) {
+	if len(src) > maxSource {
+		return nil, errors.New("too large")
+	}
 	p := &reParser{src: src, sets: map[string]*runeSet{}}
 	n, err := p.alternatives(0)
 	if err == nil && p.at < len(src) {

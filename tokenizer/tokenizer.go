@@ -230,16 +230,6 @@ func (t *Tokenizer) Check(text string) error {
 
 // build derives the tables that Encode needs from tokens and added.
 func (t *Tokenizer) build() error {
-	texts := make([]string, len(t.tokens))
-	for i := range t.tokens {
-		texts[i] = t.tokens[i].text
-	}
-	t.byText = newStringIndex(texts)
-	for i := range texts {
-		if texts[i] != "" {
-			t.byText.add(int32(i))
-		}
-	}
 	var raw, normed []AddedToken
 	for _, a := range t.added {
 		if a.Normalized {
