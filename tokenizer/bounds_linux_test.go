@@ -23,7 +23,7 @@ import (
 // The bounds that the package promises are measured in a process of their own for each case, by its
 // largest resident set. With -bounds 16 the files have 16 MiB and all texts 1 MiB.
 var (
-	boundsMiB   = flag.Int("bounds", 2, "MiB of the hostile files of TestLoadBounds")
+	boundsMiB   = flag.Int("bounds", 1, "MiB of the hostile files of TestLoadBounds")
 	boundsChild = flag.String("bounds.child", "", "folder to load, or text case to encode: set by the test itself")
 )
 
@@ -291,7 +291,7 @@ func TestBoundsChild(t *testing.T) {
 }
 
 // TestEncodeBounds: a MiB of any text is encoded in 200 MB and a few seconds, whatever the expression;
-// a quarter of it in 100 MB.
+// an eighth of it in 100 MB.
 func TestEncodeBounds(t *testing.T) {
 	for _, what := range []string{"shipped", "hostile", "merges", "added", "stages"} {
 		peak, used, lines := child(t, "encode:"+what)
@@ -306,7 +306,7 @@ func TestEncodeBounds(t *testing.T) {
 func encodeWorst(t *testing.T, what string) {
 	n := 1 << 20
 	if *boundsMiB < 16 {
-		n >>= 2
+		n >>= 3
 	}
 	texts := worstTexts(n)
 	run := func(name string, tok *Tokenizer, names ...string) {

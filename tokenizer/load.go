@@ -318,7 +318,9 @@ func (c *config) takeTokens(keys map[string]json.RawMessage, file string) error 
 			if ok {
 				c.tokens[key] = a
 			}
-		case key == "additional_special_tokens" || key == "extra_special_tokens":
+		case key == "extra_special_tokens" || key == "additional_special_tokens" && file != "special_tokens_map.json":
+			// transformers 5 has no use for additional_special_tokens of special_tokens_map.json: such tokens
+			// are special only if another file says so.
 			j := &jsonScan{s: string(r)}
 			named := j.open('{')
 			if !named && !j.open('[') {
