@@ -219,7 +219,9 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 		case byteToken:
 			types[id] = spByte
 		default:
-			texts[id] = fmt.Sprintf("[UNUSED_%d]", id)
+			if tok.text == "" {
+				texts[id] = fmt.Sprintf("[UNUSED_%d]", id)
+			}
 			types[id] = spUnused
 		}
 		scores[id] = tok.score
