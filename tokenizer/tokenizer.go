@@ -6,9 +6,17 @@
 //	text → added tokens → normalizer → pre-tokenizer → model (BPE) → post-processor → ids
 //	ids → bytes → whole UTF-8
 //
-// It is the pipeline of Hugging Face's tokenizer.json. FromJSON reads it; FromTiktoken,
-// FromSentencePiece and FromGGUF build the same parts from their own formats; NewChars, NewBytes
-// and TrainBPE make new vocabularies; Save writes any of them as a tokenizer.json.
+// It is the pipeline of Hugging Face's tokenizer.json. FromJSON reads it; Load also reads vocab.json
+// with merges.txt and Mistral's tekken.json; FromTiktoken, FromSentencePiece and FromGGUF build the
+// same parts from their own formats; NewChars, NewBytes and TrainBPE make new vocabularies; Save
+// writes any of them as a tokenizer.json.
+//
+// Files come from anywhere, so what they can cost is bounded. Reading one takes time in proportion to
+// its size, and memory of at most 16 times its size and 64 MiB; what would take more is refused. A
+// normalizer may make a text at most 64 times as long as it was, a decoder a token 8 times. Encoding
+// takes time in proportion to the normalized text (times the size of the expressions that cut it,
+// 2,048 steps at most), and at most 200 bytes of memory for each of its bytes. TestLoadBounds and
+// TestEncodeBounds hold this.
 package tokenizer
 
 import (

@@ -53,9 +53,10 @@ def train(pattern, specials):
 
 def tekken(vocab, specials, count, size):
     back = {c: b for b, c in byte_alphabet().items()}
+    tokens = sorted((len(text) > 1, rank, bytes(back[c] for c in text)) for text, rank in vocab.items())
+    tokens = [bytes([b]) for b in range(256)] + [raw for long, _, raw in tokens if long]  # as mistral-common wants them
     rows = []
-    for text, rank in sorted(vocab.items(), key=lambda kv: kv[1]):
-        raw = bytes(back[c] for c in text)
+    for rank, raw in enumerate(tokens):
         rows.append({"rank": rank, "token_bytes": base64.b64encode(raw).decode(), "token_str": raw.decode("utf-8", "replace")})
     f = {"config": {"pattern": GPT4O, "num_vocab_tokens": len(rows), "default_vocab_size": size, "default_num_special_tokens": count, "version": "v3"},
          "vocab": rows}
