@@ -25,7 +25,7 @@ const (
 	maxText   = 1 << 25 // bytes of a string, and of the output
 	maxItems  = 1 << 20 // items of a list
 	maxWork   = 1 << 24 // steps of a rendering; making four bytes of text is one
-	maxValues = 1 << 28 // bytes of the lists, maps and texts that a rendering makes
+	maxValues = 1 << 27 // bytes of the lists, maps and texts that a rendering makes
 	maxDepth  = 100     // macros and loops that call themselves
 )
 
