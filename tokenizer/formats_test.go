@@ -195,3 +195,21 @@ func TestNotAFile(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTrustCases: the small files that ate the machine are read, or refused by name.
+func TestTrustCases(t *testing.T) {
+	for name, want := range map[string]string{
+		"F4-sp-1MB":        "",
+		"F4-dec-replace":   "stages of the decoder",
+		"F4-norm-replace2": "stages of the normalizer",
+		"F4-re-mem":        "pre_tokenizer.pattern: regular expression",
+	} {
+		_, err := Load(shared(t, "../cases/trust/"+name))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
