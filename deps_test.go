@@ -31,7 +31,7 @@ var may = []struct {
 	{"gguf", "", ""},
 	{"safetensors", "", ""},
 	{"hub", "gguf internal/infile", "golang.org/x/sys/unix golang.org/x/sys/windows"},
-	{"tokenizer/...", "tokenizer/... gguf internal/infile", "golang.org/x/text/unicode/norm"},
+	{"tokenizer/...", "tokenizer/... gguf internal/infile", "golang.org/x/text/unicode/norm golang.org/x/text/cases golang.org/x/text/language"},
 	{"sample", "", ""},
 	{"ternary", "internal/kernel internal/par", ""},
 	{"grammar", "tokenizer", ""},

@@ -367,13 +367,18 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 // TokenizerFiles are the small files of a folder that travel with a model as they are.
 var TokenizerFiles = []string{
 	"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-	"chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+	"chat_template.jinja", "generation_config.json", "chat_template.json", "vocab.json", "merges.txt", "added_tokens.json",
+	"tekken.json",
 }
 
 // CopyFiles reads those of TokenizerFiles that a model's folder has.
 func CopyFiles(folder fs.FS) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, n := range TokenizerFiles {
+	templates, err := fs.Glob(folder, "additional_chat_templates/*.jinja")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range slices.Concat(TokenizerFiles, templates) {
 		data, err := infile.ReadFS(folder, n, infile.Text)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -153,11 +153,11 @@ type choice struct {
 }
 
 // small are the files beside the weights that say what the model is and how it reads and writes.
-// added_tokens.json, vocab.json and merges.txt repeat what tokenizer.json says, so they are taken
-// only where that is missing.
+// added_tokens.json, vocab.json, merges.txt and tekken.json repeat what tokenizer.json says, so they
+// are taken only where that is missing.
 var small = []string{
 	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-	"special_tokens_map.json", "chat_template.jinja", "tokenizer.model",
+	"special_tokens_map.json", "chat_template.jinja", "chat_template.json", "tokenizer.model",
 }
 
 // choose picks what a model needs out of the names in its repository: configuration, tokenizer and
@@ -178,7 +178,7 @@ func choose(names []string, r Ref) (choice, error) {
 		}
 	}
 	if !has("tokenizer.json") {
-		for _, n := range []string{"vocab.json", "merges.txt", "added_tokens.json"} {
+		for _, n := range []string{"vocab.json", "merges.txt", "added_tokens.json", "tekken.json"} {
 			if has(n) {
 				c.files = append(c.files, n)
 			}
@@ -187,6 +187,8 @@ func choose(names []string, r Ref) (choice, error) {
 	var tensors, ggufs []string
 	for _, n := range names {
 		switch {
+		case path.Ext(n) == ".jinja" && path.Dir(n) == "additional_chat_templates":
+			c.files = append(c.files, n)
 		case path.Ext(n) == ".safetensors" && !strings.Contains(n, "/"):
 			tensors = append(tensors, n)
 		case path.Ext(n) == ".gguf":
