@@ -271,6 +271,8 @@ func (w *writer) verifyTensor(got Source, e entry) error {
 			return err
 		}
 		return w.verifyVector(e, have)
+	case w.groups(e):
+		return w.verifyGroups(got, e, name)
 	case ternaryEntry(c, e):
 		want, err := w.src.Ternary(e.name, e.rows, e.cols)
 		if err != nil {

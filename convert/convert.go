@@ -62,6 +62,9 @@ const (
 	TQ1      Format = "gguf-tq1_0"
 	TQ2      Format = "gguf-tq2_0"
 	Q2       Format = "gguf-q2_0"
+	PQ2      Format = "gguf-pq2_0" // weights alone
+	PTQ1     Format = "gguf-ptq1_0"
+	Q1       Format = "gguf-q1_0"
 	IQ1BN    Format = "gguf-iq1_bn" // ik_llama.cpp
 	IQ2BN    Format = "gguf-iq2_bn"
 	F16      Format = "gguf-f16" // models that are not ternary
@@ -83,6 +86,9 @@ var formats = []struct {
 	{TQ1, gguf.TQ1_0, ternary.TQ1_0, "GGUF for llama.cpp, 1.69 bits; needs widths that are multiples of 256"},
 	{TQ2, gguf.TQ2_0, ternary.TQ2_0, "GGUF for llama.cpp, 2.06 bits; needs widths that are multiples of 256"},
 	{Q2, gguf.Q2_0, ternary.Q2_0, "GGUF for llama.cpp, 2.25 bits; needs widths that are multiples of 64"},
+	{PQ2, gguf.PQ2_0, ternary.PQ2_0, "GGUF for PrismML's llama.cpp, 2.13 bits, weights alone with a scale for 128; of floats too"},
+	{PTQ1, gguf.PTQ1_0, ternary.PTQ1_0, "GGUF for PrismML's llama.cpp, 1.75 bits, the same"},
+	{Q1, gguf.Q1_0, ternary.Q1_0, "GGUF for llama.cpp, 1.13 bits, binary weights with a scale for 128"},
 	{IQ1BN, gguf.IQ1_BN, ternary.IQ1_BN, "GGUF for ik_llama.cpp, 1.63 bits"},
 	{IQ2BN, gguf.IQ2_BN, ternary.IQ2_BN, "GGUF for ik_llama.cpp, 2 bits"},
 	{F16, gguf.F16, 0, "GGUF of a model that is not ternary"},
@@ -318,11 +324,17 @@ func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, er
 	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary() {
 		return nil, nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
 	}
-	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary() {
+	if err := checkGroups(c, o.Format, formats[i].codec); err != nil {
+		return nil, nil, err
+	}
+	if (formats[i].codec != 0 && !c.WeightOnly() && !takesMasters[o.Format] || o.Format == HFPacked) && !c.Ternary() {
 		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
 	}
 	if o.SplitSize != 0 && !o.Format.IsGGUF() {
 		return nil, nil, fmt.Errorf("convert: a size to split at is for GGUF files, and %s is a folder: %w", o.Format, errors.ErrUnsupported)
+	}
+	if formats[i].codec == 0 {
+		src = Unrotate(src)
 	}
 	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec, stored: map[string]gguf.Type{}}
 	w.report.Format = o.Format

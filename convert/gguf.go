@@ -72,7 +72,7 @@ func (w *writer) writeGGUF(dst string, list []entry) error {
 	if err := checkFiles(dir, names, w.o.Overwrite); err != nil {
 		return err
 	}
-	if roundsScale[w.typ] { // takes its time
+	if roundsScale[w.typ] && c.Ternary() { // takes its time
 		scales, err := w.scales(list)
 		if err != nil {
 			return err
@@ -117,7 +117,7 @@ func (w *writer) ggufTensors(c *model.Config, list []entry) ([]gguf.Tensor, map[
 		}
 		w.stored[e.name] = t.Type
 		size, err := t.Type.Size(t.Shape...)
-		if ternaryEntry(c, e) && err == nil && e.cols%w.codec.Block() != 0 { // i2_s has blocks in some of its layouts only
+		if (ternaryEntry(c, e) || w.groups(e)) && err == nil && e.cols%w.codec.Block() != 0 { // i2_s has blocks in some of its layouts only
 			err = fmt.Errorf("%d columns is not a multiple of %d, the block of %s: %w", e.cols, w.codec.Block(), t.Type, gguf.ErrColumns)
 		}
 		if err != nil {
@@ -189,7 +189,7 @@ func (w *writer) scales(list []entry) ([]float32, error) {
 
 func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {
 	switch {
-	case ternaryEntry(c, e):
+	case ternaryEntry(c, e), w.groups(e):
 		return w.typ
 	case e.kind == projection && !c.Ternary():
 		return w.typ
@@ -203,7 +203,7 @@ func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {
 func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 	c := w.src.Config()
 	heads := 0 // whose rows change places
-	if c.Family == "llama" {
+	if c.Family == "llama" || c.Family == "minicpm" {
 		queries, keys := c.Heads()
 		switch {
 		case strings.HasSuffix(e.module, ".q_proj"):
@@ -227,6 +227,15 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 			}
 		}
 		return w.floats(out, vectorRows(v), 1, e.cols, t)
+	case w.groups(e):
+		data, err := w.packedGroups(e, heads)
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(data); err != nil {
+			return err
+		}
+		return w.count(len(data))
 	case ternaryEntry(c, e):
 		m, err := w.src.Ternary(e.name, e.rows, e.cols)
 		if err != nil {

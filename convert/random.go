@@ -50,6 +50,22 @@ var presets = []struct {
 		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
 		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
 	})},
+	{"bonsai-1.7b", "prism-ml/Ternary-Bonsai-1.7B", weightsAlone(qwen3, family.Shape{
+		HiddenSize: 2048, IntermediateSize: 6144, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
+		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
+	})},
+	{"bonsai-4b", "prism-ml/Ternary-Bonsai-4B", weightsAlone(qwen3, family.Shape{
+		HiddenSize: 2560, IntermediateSize: 9728, NumLayers: 36, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
+		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
+	})},
+	{"bonsai-8b", "prism-ml/Ternary-Bonsai-8B", weightsAlone(qwen3, family.Shape{
+		HiddenSize: 4096, IntermediateSize: 12288, NumLayers: 36, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
+		VocabSize: 151936, MaxContext: 65536, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU,
+	})},
+	{"bonsai-tiny", "Bonsai's block, small", weightsAlone(qwen3, family.Shape{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
+	})},
 	{"tiny", "2B4T's block, small", of(family.BitNet, family.Shape{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: part.ReLU2, TiedHead: true,
@@ -91,6 +107,17 @@ func embedding(layers func(family.Shape) *model.Config, end string, s family.Sha
 	}
 }
 
+// weightsAlone makes one whose weights alone are ternary, with a scale for each 128 columns, embedding and head included.
+func weightsAlone(layers func(family.Shape) *model.Config, s family.Shape) func() *model.Config {
+	return func() *model.Config {
+		c := layers(s)
+		for _, p := range c.Projections() {
+			p.Arithmetic = part.WeightOnly
+		}
+		return c
+	}
+}
+
 func qwen3(s family.Shape) *model.Config { return family.Qwen3(s, nil, 0) }
 
 // gemma3 are Gemma 3's layers, of which every period-th sees the whole text.
@@ -122,6 +149,8 @@ type Random struct {
 	cfg   *model.Config
 	seed  uint64
 	zeros float64
+	// Binary weights alone are ±1, not ternary.
+	Binary bool
 }
 
 // NewRandom makes a random model of a preset's shape. zeros is the share of exact zeros in front of
@@ -221,6 +250,94 @@ func (r *Random) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 	return ternary.FromCodes(codes, rows, cols, []float32{published})
 }
 
+// IsGrouped says whether a matrix has scales of groups: all of a model of weights alone.
+func (r *Random) IsGrouped(string) bool { return r.cfg.WeightOnly() }
+
+// Groups draws codes with a third of zeros, or of two values, and scales that differ from group to group and keep activations of
+// order 1, or those of a residual stream's beginning for the embedding.
+func (r *Random) Groups(name string, rows, cols int) (*ternary.Groups, error) {
+	const group = 128
+	f, size := ternary.PQ2_0, 2+group/4
+	if r.Binary {
+		f, size = ternary.Q1_0, 2+group/8
+	}
+	if cols%group != 0 {
+		return nil, fmt.Errorf("convert: %s has %d columns, no multiple of %d", name, cols, group)
+	}
+	scale := 1 / math.Sqrt(float64(cols)*nonZero)
+	switch {
+	case name == "model.embed_tokens.weight":
+		scale = 0.02
+	case strings.HasSuffix(name, "o_proj.weight"), strings.HasSuffix(name, "down_proj.weight"):
+		scale *= math.Sqrt(blocksShare / 2 / float64(len(r.cfg.Layers)))
+	}
+	data := make([]byte, rows*(cols/group)*size)
+	base := r.stream(name)
+	split(rows, func(lo, hi int) {
+		for row := lo; row < hi; row++ {
+			state := at(base, row)
+			for out := data[row*(cols/group)*size:][:cols/group*size]; len(out) > 0; out = out[size:] {
+				half := half16(float32(scale * (0.5 + float64(mix(&state)>>40)/(1<<24)))) // from scale/2 to scale·3/2
+				out[0], out[1] = byte(half), byte(half>>8)
+				for i := 2; i < size; i += 8 {
+					u := mix(&state)
+					for j := i; j < min(i+8, size); j++ {
+						out[j] = byte(u)
+						if !r.Binary {
+							out[j] = ternaryBytes[byte(u)%81]
+						}
+						u >>= 8
+					}
+				}
+			}
+		}
+	})
+	return ternary.UnpackGroups(data, f, rows, cols)
+}
+
+// ternaryBytes are the bytes whose four fields of two bits are all below 3.
+var ternaryBytes = func() (list [81]byte) {
+	for i := range list {
+		for n, at := i, 0; at < 8; n, at = n/3, at+2 {
+			list[i] |= byte(n%3) << at
+		}
+	}
+	return list
+}()
+
+// half16 is the binary16 nearest to v.
+func half16(v float32) uint16 {
+	var b [2]byte
+	if err := gguf.Quantize(b[:], gguf.F16, []float32{v}); err != nil {
+		panic(err) // a pair of bytes for a number
+	}
+	return uint16(b[0]) | uint16(b[1])<<8
+}
+
+// Rotate declares the weights alone to be folded by Hadamard's transform of that many columns, with random signs.
+func (r *Random) Rotate(block int) error {
+	c := r.cfg
+	rotations := map[int]*part.Rotation{}
+	of := func(width int) *part.Rotation {
+		if rotations[width] == nil {
+			signs, state := make([]float32, width), r.stream(fmt.Sprint("signs ", width))
+			for i := range signs {
+				signs[i] = float32(int(mix(&state)&1)*2 - 1)
+			}
+			rotations[width] = &part.Rotation{Block: block, Signs: signs}
+		}
+		return rotations[width]
+	}
+	for _, p := range c.Projections() {
+		if p.Arithmetic != part.WeightOnly || p.In%block != 0 {
+			return fmt.Errorf("convert: %s cannot be rotated in blocks of %d columns: it has %d, of arithmetic %s", p.Name, block, p.In, p.Arithmetic)
+		}
+		p.Rotation = of(p.In)
+	}
+	c.Embedding.Rotation = of(c.HiddenSize)
+	return nil
+}
+
 // zeroShift is how much likelier −1 must be than +1 in gate_proj for its output to be ≤ 0 with
 // probability zeros. With x = (μ + σ·N(0,1))/norm in every dimension, a row with shares p− and p+ gives
 //
@@ -235,7 +352,10 @@ func (r *Random) zeroShift(name string) float64 {
 }
 
 // Dense gives normal numbers: embedMean + N(0,1) for the embedding.
-func (r *Random) Dense(name string, _, cols int) (Rows, error) {
+func (r *Random) Dense(name string, rowCount, cols int) (Rows, error) {
+	if r.IsGrouped(name) {
+		return r.Groups(name, rowCount, cols)
+	}
 	rows := randomRows{stream: r.stream(name), scale: 1}
 	if name == "model.embed_tokens.weight" {
 		rows.mean = embedMean

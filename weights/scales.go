@@ -12,6 +12,16 @@ import (
 // in ten thousand otherwise than in the model it was made from. Other programs ignore the key.
 const ScalesKey = "trit.weight_scales"
 
+// ArithmeticKey is the metadata of a GGUF file that says how its ternary projections are multiplied, which their types leave open:
+// "w1.58a8", by activations of 8 bits, or "weights", by activations that are floats. Other programs ignore the key.
+const ArithmeticKey = "trit.arithmetic"
+
+// The values of ArithmeticKey.
+const (
+	EightBits   = "w1.58a8"
+	WeightsOnly = "weights"
+)
+
 // readScales gives the ternary tensors of a GGUF file the scales of ScalesKey, when it has them.
 func (s *Set) readScales() error {
 	if !s.gguf.KV.Has(ScalesKey) {

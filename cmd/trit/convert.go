@@ -218,6 +218,7 @@ func newSynthCmd() *cobra.Command {
 	var zeros float64
 	var layers, vocabularySize int
 	var vocabulary string
+	var rotated bool
 	names, about := convert.Presets()
 	var list strings.Builder
 	for i, n := range names {
@@ -232,6 +233,8 @@ the time of the real one. The same seed gives the same bytes. It is written as i
 Presets:` + list.String(),
 		Example: `  trit synth bitnet-2b4t ./synthetic --seed 1 --zeros 0.8
   trit synth falcon3-1b falcon.gguf --format gguf-tq2_0
+  trit synth bonsai-1.7b bonsai.gguf                       # weights alone: gguf-pq2_0
+  trit synth bonsai-1.7b one-bit.gguf --format gguf-q1_0
   trit synth bitnet-2b4t ./synthetic --tokenizer ./llama3
   trit synth bitnet-2b4t ./two-layers --layers 2 --vocab-size 16384`,
 		Args: exactArgs("PRESET", "OUT"),
@@ -253,13 +256,27 @@ Presets:` + list.String(),
 			if err := r.Cut(layers, vocabularySize); err != nil {
 				return usageError{err}
 			}
+			if r.Config().WeightOnly() && !cmd.Flags().Changed("format") {
+				o.Format = convert.PQ2
+			}
+			if r.Binary = o.Format == convert.Q1; rotated {
+				block := 1024
+				for _, p := range r.Config().Projections() {
+					for p.In%block != 0 {
+						block /= 2
+					}
+				}
+				if err := r.Rotate(block); err != nil {
+					return usageError{err}
+				}
+			}
 			if vocabulary != "" {
 				t, err := tokenizer.Load(vocabulary)
 				if err != nil {
 					return err
 				}
 				if c := r.Config(); strings.HasPrefix(args[0], "tiny") { // they are nobody's: their vocabulary grows
-					c.VocabSize = max(c.VocabSize, t.VocabSize())
+					c.SetVocabSize(max(c.VocabSize, t.VocabSize()))
 				}
 				o.Tokenizer = t
 				if t.VocabSize() > r.Config().VocabSize {
@@ -298,6 +315,7 @@ Presets:` + list.String(),
 	fl := cmd.Flags()
 	fl.Uint64Var(&seed, "seed", 0, "the same seed gives the same model")
 	fl.Float64Var(&zeros, "zeros", 0, "share of exact zeros in front of down_proj, for squared ReLU (default the natural half)")
+	fl.BoolVar(&rotated, "rotated", false, "declare the weights folded by a signed Hadamard transform, as Ternary-Bonsai-2's are (presets bonsai-)")
 	fl.IntVar(&layers, "layers", 0, "only the first so many layers (default all)")
 	fl.IntVar(&vocabularySize, "vocab-size", 0, "a smaller vocabulary (default the preset's)")
 	fl.StringVar(&vocabulary, "tokenizer", "", "take the tokenizer of this model folder, tokenizer.json or tokenizer.model")

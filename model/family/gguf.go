@@ -130,9 +130,13 @@ func (g *ggufReader) takesCodes(module string) bool {
 	if module == model.HeadName || !g.set.Has(name) {
 		return false
 	}
-	switch {
+	switch said, _ := g.kv.String(weights.ArithmeticKey); {
+	case said == weights.WeightsOnly:
+		return false
 	case !g.set.IsTernary(name):
 		return g.masters
+	case said == weights.EightBits:
+		return true
 	case !g.set.IsGrouped(name), g.masters, g.inputNorm != "", g.kv.Has(weights.ScalesKey):
 		return true
 	}
@@ -252,6 +256,9 @@ func (g *ggufReader) rope(context int) part.RopeScaling {
 
 // checkKeys refuses keys that nothing here reads, of this architecture or of a contract that changes the weights.
 func (g *ggufReader) checkKeys(fam *family) error {
+	if v := g.kv.Get(weights.ArithmeticKey); v != nil && v != weights.EightBits && v != weights.WeightsOnly {
+		return fmt.Errorf("key %q is %s; known: %s, %s", weights.ArithmeticKey, short(v), weights.EightBits, weights.WeightsOnly)
+	}
 	for _, p := range g.kv {
 		key, ok := strings.CutPrefix(p.Key, g.arch+".")
 		if !ok || slices.Contains(ggufUsed, key) || slices.Contains(ggufHarmless, key) || slices.Contains(fam.ggufKeys, key) || empty(p.Value) {

@@ -2,6 +2,7 @@ package family
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -216,4 +217,51 @@ func (c *contract) signs(block int) map[int][]float32 {
 		c.fail("sign_values", "has %d values more than sign_widths ask for", len(values))
 	}
 	return signs
+}
+
+// rotationKeysOf are the keys of a contract that says what a model's rotations are.
+func rotationKeysOf(c *model.Config, arch string) gguf.KV {
+	var names, inverse []string
+	signs := map[int][]float32{}
+	block, explicit := 0, false
+	note := func(r *part.Rotation, width int) {
+		block, signs[width] = r.Block, r.Signs
+		explicit = explicit || r.Signs != nil
+	}
+	for _, p := range c.Projections() {
+		if name, ok := weights.GGUFName(arch, p.Name+".weight"); ok && p.Rotation != nil && p.Weights == "" {
+			names = append(names, name)
+			note(p.Rotation, p.In)
+		}
+	}
+	if r := c.Embedding.Rotation; r != nil {
+		inverse = []string{"token_embd.weight"}
+		note(r, c.HiddenSize)
+	}
+	if block == 0 {
+		return nil
+	}
+	kv := gguf.KV{
+		{Key: rotationPrefix + "version", Value: uint32(1)},
+		{Key: rotationPrefix + "block_size", Value: uint32(block)},
+		{Key: rotationPrefix + "transform", Value: "normalized-sylvester-walsh-hadamard"},
+		{Key: rotationPrefix + "axis", Value: "input-last-dimension"},
+		{Key: rotationPrefix + "sign_mode", Value: "identity"},
+		{Key: rotationPrefix + "weight_names", Value: names},
+		{Key: rotationPrefix + "inverse_weight_names", Value: inverse},
+	}
+	if !explicit {
+		return kv
+	}
+	var widths, values []int32
+	for _, w := range slices.Sorted(maps.Keys(signs)) {
+		widths = append(widths, int32(w))
+		for _, s := range signs[w] {
+			values = append(values, int32(s))
+		}
+	}
+	kv.Set(rotationPrefix+"sign_mode", "explicit")
+	kv.Set(rotationPrefix+"sign_widths", widths)
+	kv.Set(rotationPrefix+"sign_values", values)
+	return kv
 }

@@ -12,13 +12,14 @@ import (
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/part"
+	"github.com/tritlm/trit/weights"
 )
 
 // Arch is the general.architecture that a GGUF file of the family has, "" where GGUF has none.
 //
 // llama.cpp rotates the heads of arch llama in neighbouring pairs, so the rows of q and k are stored in another order there.
 func Arch(family string) string {
-	return map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitnet", "llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3"}[family]
+	return map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitnet", "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3", "minicpm": "minicpm", "hunyuan-dense": "hunyuan-dense"}[family]
 }
 
 // OwnNorm is the module of the norms that ternary projections have of their own, such as "rms_norm", and their eps; "" where
@@ -65,6 +66,13 @@ func GGUFKeys(c *model.Config) (gguf.KV, error) {
 	if c.Family == "gemma3" {
 		gemma3Keys(&kv, c, s)
 	}
+	switch {
+	case c.WeightOnly():
+		kv.Set(weights.ArithmeticKey, weights.WeightsOnly)
+	case c.Ternary():
+		kv.Set(weights.ArithmeticKey, weights.EightBits)
+	}
+	kv = append(kv, rotationKeysOf(c, arch)...)
 	switch c.Pooling { // as in llama.cpp's llama.h
 	case model.PoolMean:
 		u("pooling_type", 1)

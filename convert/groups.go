@@ -1,0 +1,223 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/part"
+	"github.com/tritlm/trit/ternary"
+)
+
+// Weights alone, with a scale for each group of columns: from one format of blocks to another without loss, and from floats by
+// absmean of each group.
+
+// groupSource is a Source of such matrices.
+type groupSource interface {
+	// IsGrouped says whether a matrix, the embedding too, is stored so.
+	IsGrouped(name string) bool
+	Groups(name string, rows, cols int) (*ternary.Groups, error)
+}
+
+func (s setSource) IsGrouped(name string) bool { return s.set.IsGrouped(name) }
+
+func (s setSource) Groups(name string, rows, cols int) (*ternary.Groups, error) {
+	return s.set.Groups(name, rows, cols)
+}
+
+// takesMasters are the formats that floats are quantised to, group by group; the others hold what is ternary already.
+var takesMasters = map[Format]bool{PQ2: true, PTQ1: true}
+
+// checkGroups refuses models that a format of groups cannot hold.
+func checkGroups(c *model.Config, f Format, codec ternary.Format) error {
+	switch {
+	case c.Ternary() && (f == PQ2 || f == PTQ1 || f == Q1):
+		return fmt.Errorf("convert: %s holds models whose weights alone are quantised, and this one is W1.58A8; take gguf-i2_s, gguf-tq2_0 or gguf-q2_0: %w", f, errors.ErrUnsupported)
+	case c.WeightOnly() && codec != 0 && !codec.Grouped():
+		return fmt.Errorf("convert: %s has no scales of groups, which this model's weights have; take gguf-pq2_0 or another format that has: %w", f, errors.ErrUnsupported)
+	}
+	return nil
+}
+
+// groups says whether a matrix is written with a scale for each group of columns.
+func (w *writer) groups(e entry) bool {
+	c := w.src.Config()
+	if e.kind == vector || w.codec == 0 || !w.codec.Grouped() || c.Ternary() {
+		return false
+	}
+	if !c.WeightOnly() {
+		return true // masters
+	}
+	s, ok := w.src.(groupSource)
+	return ok && s.IsGrouped(e.name)
+}
+
+// grouped is the matrix of such an entry.
+func (w *writer) grouped(e entry) (*ternary.Groups, error) {
+	if w.src.Config().WeightOnly() {
+		return w.src.(groupSource).Groups(e.name, e.rows, e.cols)
+	}
+	rows, err := w.src.Dense(e.name, e.rows, e.cols)
+	if err != nil {
+		return nil, err
+	}
+	return quantizeGroups(rows, e.rows, e.cols)
+}
+
+// quantizeGroups makes ternary weights of floats, d = mean|w| of each 128 columns, ŵ = clamp(round(w/d), -1, 1).
+func quantizeGroups(m Rows, rows, cols int) (*ternary.Groups, error) {
+	const group = 128
+	if cols%group != 0 {
+		return nil, fmt.Errorf("%d columns is not a multiple of %d: %w", cols, group, gguf.ErrColumns)
+	}
+	var b []byte
+	x := make([]float32, cols)
+	for r := range rows {
+		m.Row(x, r)
+		for g := 0; g < cols; g += group {
+			var sum float64
+			for _, v := range x[g : g+group] {
+				sum += math.Abs(float64(v))
+			}
+			if math.IsNaN(sum) || sum/group > 65504 {
+				return nil, fmt.Errorf("row %d, columns %d to %d have the mean magnitude %g: the source is damaged", r, g, g+group-1, sum/group)
+			}
+			var block [34]byte // pq2_0
+			if err := gguf.Quantize(block[:2], gguf.F16, []float32{float32(sum / group)}); err != nil {
+				return nil, err
+			}
+			var d [1]float32
+			if err := gguf.Dequantize(d[:], gguf.F16, block[:2]); err != nil {
+				return nil, err
+			}
+			for i, v := range x[g : g+group] {
+				code := byte(1)
+				if d[0] > 0 {
+					code = byte(1 + max(-1, min(1, math.RoundToEven(float64(v/d[0])))))
+				}
+				block[2+i/4] |= code << (2 * (i % 4))
+			}
+			b = append(b, block[:]...)
+		}
+	}
+	return ternary.UnpackGroups(b, ternary.PQ2_0, rows, cols)
+}
+
+// packed are the bytes of a matrix in the format, its rows in the order of the file. heads is 0, or how many of them have rows
+// that change places.
+func (w *writer) packedGroups(e entry, heads int) ([]byte, error) {
+	g, err := w.grouped(e)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.quantisedGroups(e, g); err != nil {
+		return nil, err
+	}
+	data, err := g.Pack(w.codec)
+	if err == nil && heads > 0 {
+		data = permuted(data, heads, len(data)/e.rows)
+	}
+	return data, err
+}
+
+// quantisedGroups notes how far the master of e is from g.
+func (w *writer) quantisedGroups(e entry, g *ternary.Groups) error {
+	if w.src.Config().WeightOnly() {
+		return nil
+	}
+	master, err := w.src.Dense(e.name, e.rows, e.cols)
+	if err != nil {
+		return err
+	}
+	x, y := make([]float32, e.cols), make([]float32, e.cols)
+	var diff, norm float64
+	zeros := 0
+	for r := range e.rows {
+		master.Row(x, r)
+		g.Row(y, r)
+		for i, v := range x {
+			d := float64(v - y[i])
+			diff, norm = diff+d*d, norm+float64(v)*float64(v)
+			if y[i] == 0 {
+				zeros++
+			}
+		}
+	}
+	t := TensorError{Name: e.name, Zeros: float64(zeros) / float64(e.rows*e.cols)}
+	if norm > 0 {
+		t.Relative = math.Sqrt(diff / norm)
+	}
+	w.report.Quantised = append(w.report.Quantised, t)
+	return nil
+}
+
+// verifyGroups compares what was written with what it was made of, weight by weight.
+func (w *writer) verifyGroups(got Source, e entry, name string) error {
+	want, err := w.grouped(e)
+	if err != nil {
+		return err
+	}
+	have, err := got.Dense(name, e.rows, e.cols)
+	if err != nil {
+		return err
+	}
+	x, y := make([]float32, e.cols), make([]float32, e.cols)
+	for r := range e.rows {
+		want.Row(x, r)
+		have.Row(y, r)
+		for i := range x {
+			if x[i] != y[i] {
+				return fmt.Errorf("row %d, column %d is %g instead of %g", r, i, y[i], x[i])
+			}
+		}
+	}
+	return nil
+}
+
+// unrotated is a Source of a model whose rotated weights are turned back, for formats of floats.
+type unrotated struct {
+	Source
+	rotations map[string]*part.Rotation // by tensor
+}
+
+// Unrotate makes a Source without rotations of one that may have some. It changes the source's description.
+func Unrotate(src Source) Source {
+	u := unrotated{src, map[string]*part.Rotation{}}
+	c := src.Config()
+	if r := c.Embedding.Rotation; r != nil {
+		u.rotations[c.Embedding.Name+".weight"] = r
+		c.Embedding.Rotation = nil
+	}
+	for _, p := range c.Projections() {
+		if p.Rotation == nil {
+			continue
+		}
+		u.rotations[p.Source()+".weight"] = p.Rotation
+		p.Rotation, p.Arithmetic = nil, part.Dense
+	}
+	if len(u.rotations) == 0 {
+		return src
+	}
+	return u
+}
+
+// Dense gives the rows as they were before they were folded.
+func (u unrotated) Dense(name string, rows, cols int) (Rows, error) {
+	m, err := u.Source.Dense(name, rows, cols)
+	if r := u.rotations[name]; r != nil && err == nil {
+		m = turnedRows{m, r}
+	}
+	return m, err
+}
+
+type turnedRows struct {
+	Rows
+	rotation *part.Rotation
+}
+
+func (t turnedRows) Row(dst []float32, r int) {
+	t.Rows.Row(dst, r)
+	t.rotation.Undo(dst)
+}
