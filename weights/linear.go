@@ -145,6 +145,14 @@ func (s *Set) Groups(name string, rows, cols int) (*ternary.Groups, error) {
 }
 
 func (s *Set) groups(t *tensor, name string, rows, cols int) (*ternary.Groups, error) {
+	if a, err := s.affineOf(name); err != nil {
+		return nil, err
+	} else if a != nil {
+		if a.rows != rows || a.cols != cols {
+			return nil, fmt.Errorf("has shape [%d %d]; the configuration asks for [%d %d]", a.rows, a.cols, rows, cols)
+		}
+		return a.groups()
+	}
 	if len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols {
 		return nil, fmt.Errorf("has shape %v; the configuration asks for [%d %d]", t.shape, rows, cols)
 	}
@@ -172,6 +180,9 @@ func (s *Set) MixedScales(name string) bool {
 
 // IsGrouped says whether the tensor is stored as codes with a scale for each block of columns.
 func (s *Set) IsGrouped(name string) bool {
+	if a, err := s.affineOf(name); err == nil && a != nil {
+		return a.grouped()
+	}
 	if t := s.find(name); t != nil {
 		f, ok := s.format(t)
 		return ok && f.Grouped()
@@ -288,6 +299,7 @@ type Dense struct {
 	U16        []uint16       // F16, BF16
 	Raw        []byte         // block types, row after row
 	format     ternary.Format // of Raw where it holds codes with a scale for each block, else 0
+	affine     *affine        // of Raw that MLX has written, else nil
 	rowBytes   int
 	mapped     []byte   // the same bytes in the file's mapping, when that is where they are
 	file       *os.File // and in the file, from at, when ReadRow is to take them from there
@@ -366,6 +378,10 @@ func (d *Dense) Widen(dst []float32, row []byte) {
 
 // decode widens rows of a block type, whose length and type were checked when they were opened.
 func (d *Dense) decode(dst []float32, rows []byte) {
+	if d.affine != nil {
+		d.affine.widen(dst, rows)
+		return
+	}
 	var err error
 	if d.format != 0 {
 		err = ternary.Decode(dst, rows, d.format, len(dst)/d.Cols, d.Cols)
@@ -391,6 +407,18 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)
+	}
+	if a, err := s.affineOf(name); err != nil {
+		return nil, t.errorf(name, "%w", err)
+	} else if a != nil {
+		if a.rows != rows || a.cols != cols {
+			return nil, t.errorf(name, "has shape [%d %d]; the configuration asks for [%d %d]", a.rows, a.cols, rows, cols)
+		}
+		d, err := a.dense()
+		if err != nil {
+			return nil, t.errorf(name, "%w", err)
+		}
+		return d, nil
 	}
 	d, err := s.dense(t, rows, cols)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"slices"
@@ -118,7 +120,7 @@ type hfKeys struct {
 // commonKeys are read of every family's config.json.
 const commonKeys = "architectures model_type hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim " +
 	"vocab_size max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters original_max_position_embeddings hidden_act " +
-	"tie_word_embeddings attention_bias quantization_config bos_token_id eos_token_id"
+	"tie_word_embeddings attention_bias quantization_config quantization bos_token_id eos_token_id"
 
 // commonOnly are keys of every configuration class that would change the text with other values than these.
 var commonOnly = map[string][]string{
@@ -134,7 +136,6 @@ var commonOnly = map[string][]string{
 	"attention_chunk_size":  {},
 	"kv_sharing_modes":      {"[]"},
 	"per_layer_config":      {"{}"}, // other keys for some of the layers
-	"quantization":          {},     // MLX
 }
 
 // harmlessKeys are those of every configuration class that change no text: names, what training and saving need, and defaults
@@ -251,6 +252,9 @@ func (c *hfConfig) finish(cfg *model.Config) error {
 	if err := c.quantize(cfg); err != nil {
 		return err
 	}
+	if c.set.MLX() {
+		return c.mlx(cfg)
+	}
 	return c.checkStored(cfg)
 }
 
@@ -314,6 +318,22 @@ func (c *hfConfig) quantize(cfg *model.Config) error {
 		}
 	}
 	cfg.Quantize(float, c.inputNorm, c.inputNormEps)
+	return nil
+}
+
+// mlx makes projections weight-only that MLX has quantised to ternary or binary codes. Others are widened row by row.
+func (c *hfConfig) mlx(cfg *model.Config) error {
+	if cfg.Ternary() {
+		return errors.New("quantization is MLX's, and quantization_config BitNet's: one of them is not this model's")
+	}
+	if _, err := fs.Stat(c.set.Folder(), "hadamard.json"); err == nil {
+		return errors.New("hadamard.json: the weights of this folder are rotated, which is read from GGUF files only; take the GGUF file of this model")
+	}
+	for _, p := range cfg.Projections() {
+		if c.set.IsGrouped(p.Source() + ".weight") {
+			p.Arithmetic = part.WeightOnly
+		}
+	}
 	return nil
 }
 

@@ -64,6 +64,12 @@ BASES = {
     "qwen3-online": ("Qwen3ForCausalLM", {"head_dim": 16}, ONLINE),
     "qwen3-bit": ("Qwen3ForCausalLM", {"head_dim": 16}, BIT),
     "qwen3-rms-bit": ("Qwen3ForCausalLM", {"head_dim": 16}, BIT | RMS),
+    "qwen2": ("Qwen2ForCausalLM", {}, None),
+    "qwen2-online": ("Qwen2ForCausalLM", {}, ONLINE),
+    "qwen2-bit": ("Qwen2ForCausalLM", {}, BIT),
+    "hunyuan": ("HunYuanDenseV1ForCausalLM", {"head_dim": 16}, None),
+    "hunyuan-online": ("HunYuanDenseV1ForCausalLM", {"head_dim": 16}, ONLINE),
+    "hunyuan-bit": ("HunYuanDenseV1ForCausalLM", {"head_dim": 16}, BIT),
     "gemma3": ("Gemma3ForCausalLM", {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24}, None),
     "gemma3-online": ("Gemma3ForCausalLM", {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24}, ONLINE),
     "gemma3-bit": ("Gemma3ForCausalLM", {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24}, BIT),
@@ -109,7 +115,7 @@ def common(base):
     """The keys that every family has, for one base."""
     cls, own, quant = BASES[base]
     packed = quant and quant["quantization_mode"] == "offline"
-    gemma, bitnet, llama = cls.startswith("Gemma"), cls.startswith("BitNet"), cls.startswith("Llama")
+    gemma, bitnet, llama = cls.startswith("Gemma"), cls.startswith(("BitNet", "Qwen2")), cls.startswith("Llama")
     act = "hidden_activation" if gemma else "hidden_act"
 
     def case(kind, config=None, **more):
