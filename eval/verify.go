@@ -22,7 +22,7 @@ type Tolerance struct {
 	// random weights that grows with depth. The reference must hold every position; the greedy continuation is left
 	// out.
 	LayerByLayer bool `json:"layer_by_layer"`
-	// PerLayer is how much less correlation is asked with every layer behind the first, of a model whose activations are
+	// PerLayer is how much less correlation is asked with every layer, of a model whose activations are
 	// int8: see DefaultTolerance. The largest difference and NearTie grow as its root does. 0: the same at any depth.
 	PerLayer float64 `json:"per_layer"`
 }
@@ -33,8 +33,8 @@ type Tolerance struct {
 // sides: in the end every layer adds the noise of its own rounding, as if it were independent on both sides. So what a right
 // model may differ by grows with its depth, and what is asked behind layer l is
 //
-//	correlation ≥ 0.99999 - PerLayer·(l-1)
-//	difference  ≤ 0.01 + √(PerLayer·(l-1)/2), as a share of the range; a near tie the same with 0.005
+//	correlation ≥ 0.99999 - PerLayer·l
+//	difference  ≤ 0.01 + √(PerLayer·l/2), as a share of the range; a near tie the same with 0.005
 //
 // PerLayer is 10⁻⁴: about twice the worst of transformers' own float32 against its own float64 in random models of 1 to 24
 // layers (tools/reference/depth.py, docs/verify.md). Models without int8 activations are held to the first figures at any
@@ -51,7 +51,7 @@ func DefaultTolerance(dtype string) Tolerance {
 
 // at is what is asked behind so many layers.
 func (t Tolerance) at(layers int) Tolerance {
-	grown := t.PerLayer * float64(max(layers-1, 0))
+	grown := t.PerLayer * float64(layers)
 	t.Correlation -= grown
 	t.MaxDifference += math.Sqrt(grown / 2)
 	t.NearTie += math.Sqrt(grown / 2)

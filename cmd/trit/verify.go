@@ -23,8 +23,8 @@ func newVerifyCmd() *cobra.Command {
 and the greedy continuation. tools/reference/reference.py writes the file with torch and transformers.
 
 Exit code 3: a number is past the tolerance. The default tolerance depends on what the reference was computed
-in: against float32 the state behind the first layer must correlate to 0.99999; a bfloat16 reference has itself an
-error of 0.001. Each further layer of a model with int8 activations may lose 0.0001, because an activation that
+in: against float32 the embedding must correlate to 0.99999; a bfloat16 reference has itself an
+error of 0.001. Each layer of a model with int8 activations may lose 0.0001, because an activation that
 rounds the other way moves all behind it; docs/verify.md has the rule, its reason and its measurement. With
 --layer-by-layer, or numbers of your own, the same is asked at any depth. A different choice of token is excused when
 the two candidates are as good as equal (--near-tie).
@@ -124,7 +124,7 @@ func printReport(w io.Writer, r *eval.Report) error {
 	}
 	deep := ""
 	if r.Tolerance.PerLayer > 0 {
-		deep = fmt.Sprintf(" behind one layer, %g less with each further one", r.Tolerance.PerLayer)
+		deep = fmt.Sprintf(" less %g for each layer", r.Tolerance.PerLayer)
 	}
 	_, err := fmt.Fprintf(w, "tolerance  correlation ≥ %g%s, difference ≤ %.3g of the range: %s\n", r.Tolerance.Correlation, deep, r.MaxDifference(), verdict)
 	return err

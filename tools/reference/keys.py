@@ -4,7 +4,7 @@
     keys.py --out ../../testdata/keys
 
 hf.json, {class: {key: default}}:
-    LlamaConfig, BitNetConfig, Qwen3Config, Gemma3TextConfig   the fields of the class, those of its parents included
+    LlamaConfig, BitNetConfig, Qwen2Config, …   the fields of the class, those of its parents included
     BitNetQuantConfig   keys of quantization_config
     RopeParameters      keys of rope_parameters and rope_scaling; null: no default
     shared              what code that all models share reads out of any configuration, a field of its class or not (attention
@@ -53,18 +53,22 @@ def hf():
     from transformers import cache_utils, configuration_utils, masking_utils, modeling_rope_utils
     from transformers.models.gemma3 import modeling_gemma3
     from transformers.models.bitnet import modeling_bitnet
+    from transformers.models.hunyuan_v1_dense import modeling_hunyuan_v1_dense
     from transformers.models.llama import modeling_llama
+    from transformers.models.qwen2 import modeling_qwen2
     from transformers.models.qwen3 import modeling_qwen3
     from transformers.utils.quantization_config import BitNetQuantConfig
 
-    classes = [transformers.LlamaConfig, transformers.BitNetConfig, transformers.Qwen3Config, transformers.Gemma3TextConfig]
+    classes = [transformers.LlamaConfig, transformers.BitNetConfig, transformers.Qwen2Config, transformers.Qwen3Config,
+               transformers.Gemma3TextConfig, transformers.HunYuanDenseV1Config]
     out = {cls.__name__: fields(cls) for cls in classes}
     signature = inspect.signature(BitNetQuantConfig.__init__).parameters.values()
     out["BitNetQuantConfig"] = {p.name: p.default for p in signature if p.default is not p.empty} | {"quant_method": "bitnet"}
     out["RopeParameters"] = dict.fromkeys([*modeling_rope_utils.RopeParameters.__annotations__, "type"])
 
     text = "".join(inspect.getsource(m) for m in (cache_utils, masking_utils, modeling_rope_utils, modeling_bitnet, modeling_gemma3,
-                                                  modeling_llama, modeling_qwen3))
+                                                  modeling_llama, modeling_qwen2, modeling_qwen3,
+                                                  modeling_hunyuan_v1_dense))
     read = set(re.findall(r'(?:getattr|hasattr)\((?:self\.)?config, *"([a-z]\w*)"', text))
     config = "".join(inspect.getsource(m) for m in (configuration_utils, modeling_rope_utils))
     read |= taken(config) | set(re.findall(r'hasattr\(self, "([a-z]\w*)"', config))

@@ -64,6 +64,12 @@ BASES = {
     "qwen3-online": ("Qwen3ForCausalLM", {"head_dim": 16}, ONLINE),
     "qwen3-bit": ("Qwen3ForCausalLM", {"head_dim": 16}, BIT),
     "qwen3-rms-bit": ("Qwen3ForCausalLM", {"head_dim": 16}, BIT | RMS),
+    "qwen2": ("Qwen2ForCausalLM", {}, None),
+    "qwen2-online": ("Qwen2ForCausalLM", {}, ONLINE),
+    "qwen2-bit": ("Qwen2ForCausalLM", {}, BIT),
+    "hunyuan": ("HunYuanDenseV1ForCausalLM", {"head_dim": 16}, None),
+    "hunyuan-online": ("HunYuanDenseV1ForCausalLM", {"head_dim": 16}, ONLINE),
+    "hunyuan-bit": ("HunYuanDenseV1ForCausalLM", {"head_dim": 16}, BIT),
     "gemma3": ("Gemma3ForCausalLM", {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24}, None),
     "gemma3-online": ("Gemma3ForCausalLM", {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24}, ONLINE),
     "gemma3-bit": ("Gemma3ForCausalLM", {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 24}, BIT),
@@ -110,6 +116,7 @@ def common(base):
     cls, own, quant = BASES[base]
     packed = quant and quant["quantization_mode"] == "offline"
     gemma, bitnet, llama = cls.startswith("Gemma"), cls.startswith("BitNet"), cls.startswith("Llama")
+    divided = cls.startswith(("BitNet", "Qwen2"))  # head_dim is hidden_size divided by the heads
     act = "hidden_activation" if gemma else "hidden_act"
 
     def case(kind, config=None, **more):
@@ -128,17 +135,17 @@ def common(base):
         yield case("mlp-bias", {"mlp_bias": True})
     yield case("gqa1", {"num_key_value_heads": 1})
     yield case("mha", {"num_key_value_heads": 4})
-    if not bitnet:
+    if not divided:
         yield case("head-10", {"head_dim": 10})
         yield case("head-wide", {"head_dim": 40})
     if llama:
         yield case("head-missing", {"head_dim": SHAPE["hidden_size"] // 4}, edit={"head_dim": DROP})
         yield case("head-null", {"head_dim": SHAPE["hidden_size"] // 4}, edit={"head_dim": None})
-    yield case("widths", {"hidden_size": 36, "intermediate_size": 52, "vocab_size": 101} | ({"num_attention_heads": 2, "num_key_value_heads": 1} if bitnet else {}))
+    yield case("widths", {"hidden_size": 36, "intermediate_size": 52, "vocab_size": 101} | ({"num_attention_heads": 2, "num_key_value_heads": 1} if divided else {}))
     if not packed:  # transformers packs by four rows
         yield case("odd", {"hidden_size": 45, "num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 53, "vocab_size": 97}
-                   | ({"hidden_size": 54} if bitnet else {"head_dim": 14}))
-    yield case("deep", {"num_hidden_layers": 5, "hidden_size": 16} | ({"num_attention_heads": 2} if bitnet else {}))
+                   | ({"hidden_size": 54} if divided else {"head_dim": 14}))
+    yield case("deep", {"num_hidden_layers": 5, "hidden_size": 16} | ({"num_attention_heads": 2} if divided else {}))
     yield case("one-layer", {"num_hidden_layers": 1})
     yield case("eps", {"rms_norm_eps": 0.05})
     yield case("act-gelu", {act: "gelu"})
@@ -163,7 +170,7 @@ def common(base):
     yield case("rope-linear", rope("linear", factor=4.0))
     yield case("rope-dynamic", {"max_position_embeddings": 64} | rope("dynamic", factor=2.0))
     yield case("rope-yarn", rope("yarn", **YARN))
-    yield case("rope-longrope", rope("longrope", **(LONG if not bitnet else LONG | {
+    yield case("rope-longrope", rope("longrope", **(LONG if not divided else LONG | {
         "short_factor": LONG["short_factor"][:4], "long_factor": LONG["long_factor"][:4]})))
     yield case("rope-llama3", rope("llama3", **LLAMA3))
 
@@ -383,9 +390,11 @@ def mixtures(count):
         r.shuffle(skip)
         config = {"num_hidden_layers": 3, "num_key_value_heads": r.choice([1, 2, 4]), "rms_norm_eps": r.choice([1e-6, 1e-5, 1e-2]),
                   "tie_word_embeddings": "lm_head" in skip and r.random() < 0.4, "attention_bias": r.random() < 0.4}
+        if cls.startswith("Qwen2"):
+            del config["attention_bias"]
         if cls.startswith("Llama"):
             config["mlp_bias"] = r.random() < 0.4
-        if not cls.startswith("BitNet"):
+        if not cls.startswith(("BitNet", "Qwen2")):
             config["head_dim"] = r.choice([8, 16, 20] if quant["quantization_mode"] == "offline" else [6, 16, 20])  # packed by four rows
         if not cls.startswith("Gemma"):
             config["hidden_act"] = r.choice(["silu", "relu2", "gelu", "gelu_pytorch_tanh"])
@@ -515,7 +524,7 @@ def cases():
         yield from common(base)
     for base in ("gemma3", "gemma3-online"):
         yield from gemma_only(base)
-    for base in ("qwen3", "qwen3-online", "qwen3-rms-bit"):
+    for base in ("qwen2", "qwen3", "qwen3-online", "qwen3-rms-bit"):
         yield from qwen_only(base)
     yield from ropes("llama")
     yield from (c for c in ropes("qwen3-online") if "partial" in c.kind or "yarn" in c.kind)
@@ -528,6 +537,8 @@ def cases():
     yield from skips("bitnet-packed", ["null", "suffix-q", "suffix-up", "suffix-down", "prefix"])
     yield from skips("qwen3-online", ["null", "empty", "suffix-q", "suffix-v", "suffix-up"])
     yield from skips("qwen3-rms-bit", ["null", "empty", "suffix-k", "suffix-gate"])
+    yield from skips("qwen2-online", ["null", "empty", "suffix-q", "suffix-v", "suffix-up", "regex"])
+    yield from skips("hunyuan-online", ["null", "suffix-q", "suffix-k", "suffix-up", "prefix"])
     yield from skips("gemma3-online", ["null", "suffix-q", "suffix-up", "prefix"])
     yield from singles()
     yield from long()
@@ -539,7 +550,7 @@ def cases():
 # What the suite runs: name: "" for exact, or what the refusal must name; "note: …" for what is noted although it loads.
 GOLDENS = dict.fromkeys("""
     bitnet.plain bitnet.tied bitnet.tie-missing bitnet.tied-but-head bitnet.tied-same-head bitnet.bias bitnet.gqa1 bitnet.mha bitnet.eps
-    bitnet.act-silu bitnet.act-gelu bitnet.act-missing bitnet.f16 bitnet.rope-missing bitnet.rope-old bitnet.noquant bitnet.noquant-tied
+    bitnet.act-silu bitnet.act-missing bitnet.f16 bitnet.rope-missing bitnet.noquant bitnet.noquant-tied
     bitnet.quant-null bitnet.rms bitnet.skip-null bitnet.skip-empty bitnet.skip-suffix-q bitnet.skip-suffix-up bitnet.skip-suffix-gate
     bitnet.skip-suffix-o bitnet.skip-suffix-down bitnet.skip-suffix-part bitnet.skip-regex-half bitnet.skip-q-bias bitnet.skip-empty-tied
     bitnet-packed.plain bitnet-packed.tied bitnet-packed.bitlinear bitnet-packed.skip-suffix-q bitnet-packed.skip-suffix-up
@@ -547,16 +558,16 @@ GOLDENS = dict.fromkeys("""
     llama.plain llama.tied-but-head llama.bias llama.head-missing llama.head-null llama.deep llama.one-layer llama.act-relu2
     llama.rope-linear llama.rope-yarn llama.rope-llama3 llama.rope-yarn-betas llama.rope-yarn-factor llama.rope-yarn-mscale
     llama.rope-yarn-untruncated llama.rope-yarn-implicit llama.rope-old-yarn llama.rope-both-keys llama.rope-theta-top
-    llama.rope-scaling-null llama.rope-old-llama3 llama.kv-missing llama.pretraining-tp llama.sharded llama.eps-missing llama.inv-freq
+    llama.rope-scaling-null llama.rope-old-llama3 llama.pretraining-tp llama.sharded llama.eps-missing llama.inv-freq
     llama-online.plain llama-online.skip-null llama-online.skip-empty llama-online.skip-suffix llama-online.skip-suffix-q
     llama-online.skip-suffix-k llama-online.skip-suffix-v llama-online.skip-suffix-up llama-online.skip-suffix-gate
     llama-online.skip-suffix-down llama-online.skip-suffix-qk llama-online.skip-suffix-qkv-gate llama-online.skip-prefix
     llama-online.skip-prefix-deep llama-online.skip-regex llama-online.skip-regex-alternative llama-online.skip-regex-star
-    llama-online.skip-empty-string llama-online.skip-weight llama-online.skip-part llama-online.skip-q-bias
+    llama-online.skip-empty-string llama-online.skip-weight llama-online.skip-q-bias
     llama-online.skip-empty-tied llama-online.widths llama-online.zero-matrix llama-online.tiny-weights
     llama-auto.plain llama-auto.skip-suffix-q llama-auto.skip-suffix-gate llama-auto.skip-empty
     llama-bit.plain llama-bit.minimal llama-bit.skip-empty llama-bit.skip-suffix llama-bit.skip-suffix-q llama-bit.skip-suffix-up
-    llama-bit.skip-suffix-k llama-bit.skip-regex-star llama-bit.skip-q-bias llama-bit.bias llama-bit.f16 llama-bit.zero-matrix
+    llama-bit.skip-suffix-k llama-bit.skip-regex-star llama-bit.skip-q-bias llama-bit.f16 llama-bit.zero-matrix
     llama-rms.plain llama-rms.skip-suffix-q llama-rms.skip-suffix-k llama-rms.skip-suffix-up llama-rms.skip-suffix-gate llama-rms.skip-regex
     llama-rms.norm-eps llama-rms.eps-missing
     llama-rms-bit.plain llama-rms-bit.skip-suffix-q llama-rms-bit.skip-suffix-k llama-rms-bit.skip-suffix-up llama-rms-bit.norm-eps
@@ -566,8 +577,12 @@ GOLDENS = dict.fromkeys("""
     gemma3.plain gemma3.untied gemma3.tie-missing gemma3.tied-but-head gemma3.pattern-2 gemma3.pattern-old gemma3.pattern-underscore
     gemma3.full-first gemma3.window-1 gemma3.query-scalar gemma3.rope-local gemma3.rope-old-keys gemma3.rope-linear
     gemma3-online.skip-suffix-q gemma3-online.skip-suffix-up gemma3-bit.plain
-    llama-bit.depth-12 llama-online.mixture-1 bitnet.mixture-2 llama-auto.mixture-3 llama-bit.mixture-13 bitnet-packed.mixture-14
-    llama-rms.mixture-16 gemma3-online.mixture-19 qwen3-bit.mixture-30 qwen3-rms-bit.mixture-33 llama-rms-bit.mixture-41
+    llama-bit.depth-12 hunyuan-online.mixture-0 llama-bit.mixture-1 bitnet-packed.mixture-2 qwen3-online.mixture-3
+    qwen3-bit.mixture-5 llama-online.mixture-6 qwen2-online.mixture-7 gemma3-online.mixture-9 gemma3-bit.mixture-12
+    llama-auto.mixture-14 llama-rms-bit.mixture-15 qwen2-bit.mixture-16 hunyuan-bit.mixture-17 llama-rms.mixture-18
+    qwen3-rms-bit.mixture-23 bitnet.mixture-31
+    qwen2.plain qwen2.sliding qwen2-online.plain qwen2-online.skip-suffix-q qwen2-bit.plain
+    hunyuan.plain hunyuan.tied-but-head hunyuan-online.skip-suffix-up hunyuan-bit.plain
     onebitllm.plain onebitllm.untied onebitllm.odd embedding-qwen3.plain embedding-qwen3.sliding embedding-gemma3.plain
 """.split(), "") | {
     "bitnet.tied-tie-missing": "lm_head.weight", "llama.tied-tie-missing": "lm_head.weight",
@@ -849,7 +864,7 @@ def make_goldens(args):
             items[name].config |= SMALL | {"vocab_size": 47} if name.endswith(".odd") else SMALL
     make_all(args, [items[name] for name in GOLDENS])
     for name in GOLDENS:  # what the suite does not read
-        for file in ("case.json", "stub.safetensors", "generation_config.json"):
+        for file in ("case.json", "stub.safetensors", "generation_config.json", *(["ref.safetensors"] if GOLDENS[name] else [])):
             if os.path.exists(path := os.path.join(args.dir, name, file)):
                 os.remove(path)
     families.write_json(os.path.join(args.dir, "expected.json"), GOLDENS)
