@@ -5088,7 +5088,7 @@ tokens1_end:
 	RET
 
 // func groupUnpackT2VNNI(dst *byte, w *byte, blocks int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·groupUnpackT2VNNI(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -5099,28 +5099,29 @@ TEXT ·groupUnpackT2VNNI(SB), NOSPLIT, $0-24
 	JZ           block_end
 
 block:
-	VPANDD    (CX), Z0, Z1
-	VMOVDQU32 Z1, (AX)
-	VPSRLW    $0x02, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 64(AX)
-	VPSRLW    $0x04, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 128(AX)
-	VPSRLW    $0x06, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 192(AX)
-	ADDQ      $0x00000040, CX
-	ADDQ      $0x00000100, AX
-	DECQ      DX
-	JNZ       block
+	PREFETCHT0 4096(CX)
+	VPANDD     (CX), Z0, Z1
+	VMOVDQU32  Z1, (AX)
+	VPSRLW     $0x02, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 64(AX)
+	VPSRLW     $0x04, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 128(AX)
+	VPSRLW     $0x06, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 192(AX)
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000100, AX
+	DECQ       DX
+	JNZ        block
 
 block_end:
 	VZEROUPPER
 	RET
 
 // func groupUnpackB1VNNI(dst *byte, w *byte, blocks int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·groupUnpackB1VNNI(SB), NOSPLIT, $0-24
 	MOVQ         dst+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -5131,34 +5132,35 @@ TEXT ·groupUnpackB1VNNI(SB), NOSPLIT, $0-24
 	JZ           block_end
 
 block:
-	VMOVDQU32 (CX), Z1
-	VPADDB    Z1, Z1, Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, (AX)
-	VPANDD    (CX), Z0, Z1
-	VMOVDQU32 Z1, 64(AX)
-	VPSRLW    $0x01, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 128(AX)
-	VPSRLW    $0x02, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 192(AX)
-	VPSRLW    $0x03, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 256(AX)
-	VPSRLW    $0x04, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 320(AX)
-	VPSRLW    $0x05, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 384(AX)
-	VPSRLW    $0x06, (CX), Z1
-	VPANDD    Z0, Z1, Z1
-	VMOVDQU32 Z1, 448(AX)
-	ADDQ      $0x00000040, CX
-	ADDQ      $0x00000200, AX
-	DECQ      DX
-	JNZ       block
+	PREFETCHT0 4096(CX)
+	VMOVDQU32  (CX), Z1
+	VPADDB     Z1, Z1, Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, (AX)
+	VPANDD     (CX), Z0, Z1
+	VMOVDQU32  Z1, 64(AX)
+	VPSRLW     $0x01, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 128(AX)
+	VPSRLW     $0x02, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 192(AX)
+	VPSRLW     $0x03, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 256(AX)
+	VPSRLW     $0x04, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 320(AX)
+	VPSRLW     $0x05, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 384(AX)
+	VPSRLW     $0x06, (CX), Z1
+	VPANDD     Z0, Z1, Z1
+	VMOVDQU32  Z1, 448(AX)
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000200, AX
+	DECQ       DX
+	JNZ        block
 
 block_end:
 	VZEROUPPER
@@ -5551,7 +5553,7 @@ codes_end:
 	RET
 
 // func groupUnpackT5VBMI(dst *byte, w *byte, group int, table *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, MMX+
 TEXT ·groupUnpackT5VBMI(SB), NOSPLIT, $0-32
 	MOVQ         dst+0(FP), AX
 	MOVQ         w+8(FP), CX
@@ -5571,6 +5573,11 @@ TEXT ·groupUnpackT5VBMI(SB), NOSPLIT, $0-32
 	JZ           codes_end
 
 codes:
+	PREFETCHT0 4096(CX)
+	PREFETCHT0 4160(CX)
+	PREFETCHT0 4224(CX)
+	PREFETCHT0 4288(CX)
+	PREFETCHT0 4352(CX)
 	VMOVDQU32  (CX), Z4
 	VMOVDQU32  64(CX), Z5
 	VMOVDQU32  128(CX), Z6

@@ -66,17 +66,25 @@ func groupMatMulGeneric(y []float32, stride int, w *GroupMatrix, x *Planes, _ []
 				data := x.Data[t*x.rowBytes()+g*x.groupBytes():][:x.groupBytes()]
 				scale := math.Float32frombits(binary.LittleEndian.Uint32(data[x.Count*group:]))
 				sum := int32(binary.LittleEndian.Uint32(data[x.Count*group+4:]))
-				for i := range group {
-					v := int32(int8(data[i]))
-					if x.Count == 2 {
-						v = v<<8 + int32(int8(data[group+i]))
-					}
-					sum += int32(codes[i/4]>>(i%4*8)&3) * v
+				dot := dotCodes(codes[:group/4], data)
+				if x.Count == 2 {
+					dot = dot<<8 + dotCodes(codes[:group/4], data[group:])
 				}
+				sum += dot
 				y[t*stride+r] = fma32(float32(sum), float32(d*scale), y[t*stride+r])
 			}
 		}
 	}
+}
+
+// dotCodes is the sum of codes, four in a word, times int8.
+func dotCodes(codes []uint32, x []byte) (sum int32) {
+	x = x[:4*len(codes)]
+	for i, c := range codes {
+		sum += int32(c&3)*int32(int8(x[4*i])) + int32(c>>8&3)*int32(int8(x[4*i+1])) +
+			int32(c>>16&3)*int32(int8(x[4*i+2])) + int32(c>>24)*int32(int8(x[4*i+3]))
+	}
+	return sum
 }
 
 // PutGroupTile packs a tile of 16 rows from T16, its 4·cols bytes, or from blocks of bits as Binary1 has them.

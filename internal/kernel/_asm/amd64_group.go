@@ -860,6 +860,7 @@ func groupUnpackZ(a *asm) {
 		mask := a.ZMM()
 		a.splatByte(codes, mask)
 		a.loop("block", n, func() {
+			a.ahead(w, 0)
 			for f := range fields {
 				v, shift := a.ZMM(), 2*f
 				if layout == "B1" {
@@ -957,6 +958,9 @@ func groupUnpackT5VBMI(a *asm) {
 	size := a.times(n, 16)
 	a.SHRQ(Imm(5), n)
 	a.loop("codes", n, func() {
+		for i := range 5 {
+			a.ahead(w, 64*i)
+		}
 		for k, c := range a.t5Codes(w, masks) {
 			a.VPERMB(table, c, c)
 			for i := range 3 {
