@@ -39,9 +39,15 @@ func FuzzCheckpoint(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, change := range []map[string]any{
-		nil, {"steps": int64(1) << 62}, {"steps": -1}, {"lora": map[string]any{"rank": int64(1) << 62, "targets": []string{"q_proj"}}},
-		{"options": map[string]any{"max_iters": int64(1) << 62}}, {"options": map[string]any{"eval_batches": int64(1) << 62}},
-		{"config": map[string]any{"num_layers": int64(1) << 62}}, {"best": -1e308}, {"crc32c": 1},
+		nil,
+		{"steps": int64(1) << 62},
+		{"steps": -1},
+		{"lora": map[string]any{"rank": int64(1) << 62, "targets": []string{"q_proj"}}},
+		{"options": map[string]any{"max_iters": int64(1) << 62}},
+		{"options": map[string]any{"eval_batches": int64(1) << 62}},
+		{"config": map[string]any{"num_layers": int64(1) << 62}},
+		{"best": -1e308},
+		{"crc32c": 1},
 	} {
 		f.Add(describe(f, whole, change), uint16(0), byte(0))
 	}

@@ -119,8 +119,11 @@ func TestTextsThroughPipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"run", "demo", "--file", pipe}, {"run", "demo", "--file", "-"}, {"eval", "demo", "--choices", pipe},
-		{"train", pipe, "--save-dir", filepath.Join(dir, "run")}, {"train", "-", "--save-dir", filepath.Join(dir, "run")},
+		{"run", "demo", "--file", pipe},
+		{"run", "demo", "--file", "-"},
+		{"eval", "demo", "--choices", pipe},
+		{"train", pipe, "--save-dir", filepath.Join(dir, "run")},
+		{"train", "-", "--save-dir", filepath.Join(dir, "run")},
 	} {
 		c := exec.Command("trit", append(args, "-q")...)
 		var errs bytes.Buffer

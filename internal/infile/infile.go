@@ -27,7 +27,7 @@ func Check(path string, info fs.FileInfo) error {
 	if info.Mode().IsRegular() {
 		return nil
 	}
-	return &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("is a %s: %w", kind(info.Mode()), ErrKind)}
+	return fmt.Errorf("%s is a %s; %w", path, kind(info.Mode()), ErrKind)
 }
 
 func kind(m fs.FileMode) string {
@@ -142,7 +142,7 @@ func all(r io.Reader, name string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(b)) > most {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("is larger than %s: %w", size(most), ErrSize)}
+		return nil, fmt.Errorf("%s is larger than %s; %w", name, size(most), ErrSize)
 	}
 	return b, nil
 }

@@ -58,21 +58,26 @@ func must[T any](v T, err error) T {
 }
 
 func TestReadTextOfAPipe(t *testing.T) {
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := unix.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
+	pipe := func() string { // one each, as who has been called back may still read
+		path := filepath.Join(t.TempDir(), "pipe")
+		if err := unix.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := ReadText(ctx, pipe, 10); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := ReadText(ctx, pipe(), 10); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("nobody writes: %v", err)
 	}
-	go os.WriteFile(pipe, []byte("12345"), 0)
-	if b, err := ReadText(context.Background(), pipe, 5); string(b) != "12345" || err != nil {
+	path := pipe()
+	go os.WriteFile(path, []byte("12345"), 0)
+	if b, err := ReadText(context.Background(), path, 5); string(b) != "12345" || err != nil {
 		t.Errorf("%q, %v", b, err)
 	}
-	go os.WriteFile(pipe, make([]byte, 100), 0)
-	if _, err := ReadText(context.Background(), pipe, 5); !errors.Is(err, ErrSize) {
+	path = pipe()
+	go os.WriteFile(path, make([]byte, 100), 0)
+	if _, err := ReadText(context.Background(), path, 5); !errors.Is(err, ErrSize) {
 		t.Errorf("too much: %v", err)
 	}
 }
