@@ -86,8 +86,11 @@ func (s *stage) publishFolder(name, dst string) error {
 	return os.Rename(filepath.Join(s.dir, name), dst)
 }
 
-// checkFiles refuses files that are there already, unless they are to be overwritten.
+// checkFiles refuses files that are there already, unless they are to be overwritten, and a folder that is not there.
 func checkFiles(dir string, names []string, overwrite bool) error {
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return fmt.Errorf("%s is no folder to write into; make it first", dir)
+	}
 	for _, n := range names {
 		if _, err := os.Lstat(filepath.Join(dir, n)); err == nil && !overwrite {
 			return fmt.Errorf("%s: %w; remove it or ask to overwrite it", filepath.Join(dir, n), fs.ErrExist)
