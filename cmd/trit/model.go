@@ -225,20 +225,6 @@ func (f *generateFlags) options(cmd *cobra.Command) (trit.GenerateOptions, error
 // maxPrompt bounds a prompt from a file or stdin: far more than any context holds.
 const maxPrompt = 64 << 20
 
-// readFile reads a small file whole, of at most limit bytes.
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: larger than %d MiB: this is not the file it should be", path, limit>>20)
-	}
-	return b, err
-}
-
 // readPrompt takes the prompt from the argument, --file or stdin, in this order.
 func readPrompt(cmd *cobra.Command, args []string, file string) (string, error) {
 	var in io.Reader

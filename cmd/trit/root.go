@@ -130,7 +130,7 @@ func (f *hubFlags) options() hub.Options {
 		o.Cache = filepath.Join(home, "hub")
 	}
 	if o.Token == "" && home != "" {
-		text, _ := readFile(filepath.Join(home, "token"), 1<<20) // what `hf auth login` wrote
+		text, _ := os.ReadFile(filepath.Join(home, "token")) // what `hf auth login` wrote
 		o.Token = strings.TrimSpace(string(text))
 	}
 	return o

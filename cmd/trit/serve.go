@@ -271,7 +271,7 @@ func (s *serveFlags) listen(ctx context.Context) (net.Listener, error) {
 
 // readKeys reads keys, one per line; blank lines and lines that begin with # are passed over.
 func readKeys(path string) ([]string, error) {
-	b, err := readFile(path, 1<<20)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -390,7 +390,7 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 		v, err = data.TrainBPE(text, n)
 	default:
 		var b []byte
-		if b, err = readFile(f.tokenizer, 128<<20); err == nil {
+		if b, err = os.ReadFile(f.tokenizer); err == nil {
 			v, err = data.NewVocab(b)
 		}
 	}
