@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/tokenizer/jinja"
 )
 
@@ -146,31 +146,16 @@ func (f *files) readTemplates(dir fs.FS, jsonTemplate []byte) error {
 	return nil
 }
 
-// readFile reads a file of a folder whole; nil without an error means that there is none. Whatever
-// is not a plain file is not opened: a pipe would be waited for.
+// readFile reads a file of a folder whole; nil without an error means that there is none.
 func readFile(dir fs.FS, name string, limit int64) ([]byte, error) {
-	st, err := fs.Stat(dir, name)
+	data, err := infile.ReadFS(dir, name, limit)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("tokenizer: %w", err)
-	case !st.Mode().IsRegular():
-		return nil, bad("%s: not a regular file", name)
-	case st.Size() > limit:
-		return nil, bad("%s: %d bytes; at most %d MiB", name, st.Size(), limit>>20)
 	}
-	file, err := dir.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %w", err)
-	}
-	defer file.Close()
-	data := make([]byte, st.Size())
-	n, err := io.ReadFull(file, data)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, fmt.Errorf("tokenizer: %s: %w", name, err)
-	}
-	return data[:n], nil
+	return data, nil
 }
 
 // files are the contents of a folder's tokenizer files; nil where there is none.

@@ -290,11 +290,19 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 	}
 	id("bos", t.bos)
 	id("eos", end)
-	for _, e := range t.eos {
-		if e != end {
-			id("eot", e)
-			break
+	// There is room for two others, ends of a turn and of a message. Those that readers know by their names can be left out.
+	others := slices.DeleteFunc(slices.Clone(t.eos), func(e int32) bool { return e == end })
+	if len(others) > 2 {
+		known := func(e int32) int {
+			if slices.Contains(endOfTurn, t.Token(e)) {
+				return 1
+			}
+			return 0
 		}
+		slices.SortStableFunc(others, func(a, b int32) int { return cmp.Compare(known(a), known(b)) })
+	}
+	for i, e := range others[:min(2, len(others))] {
+		id([]string{"eot", "eom"}[i], e)
 	}
 	id("unknown", t.unk)
 	id("padding", t.pad)

@@ -166,6 +166,9 @@ func initFrom(b *base, pool *par.Pool) (*Model, error) {
 			return nil, fmt.Errorf("train: %w", err)
 		}
 	}
+	if err := b.set.Check(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
 	m.Quantize()
 	return m, nil
 }
