@@ -193,11 +193,7 @@ Formats:` + list.String(),
 
 // tokenizerFiles writes a tokenizer as the files of a Hugging Face folder.
 func tokenizerFiles(t *tokenizer.Tokenizer) (map[string][]byte, error) {
-	tok, err := t.JSON()
-	if err != nil {
-		return nil, err
-	}
-	config, err := t.ConfigJSON()
+	files, err := t.Files()
 	if err != nil {
 		return nil, err
 	}
@@ -205,11 +201,8 @@ func tokenizerFiles(t *tokenizer.Tokenizer) (map[string][]byte, error) {
 	if id, ok := t.BOS(); ok {
 		generation["bos_token_id"] = id
 	}
-	data, err := json.MarshalIndent(generation, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return map[string][]byte{"tokenizer.json": tok, "tokenizer_config.json": config, "generation_config.json": data}, nil
+	files["generation_config.json"], err = json.MarshalIndent(generation, "", "  ")
+	return files, err
 }
 
 func newSynthCmd() *cobra.Command {

@@ -536,7 +536,11 @@ func (x *exec) iterate(v any) ([]any, error) {
 	switch v := v.(type) {
 	case *List:
 		x.work -= len(v.Items)
-		return v.Items, nil
+		items := v.Items
+		if v.kind == generator {
+			v.Items = nil
+		}
+		return items, nil
 	case *Map:
 		x.work -= len(v.keys)
 		return v.keys, nil
@@ -838,6 +842,9 @@ func (x *exec) contains(list, v any) (bool, error) {
 		x.work -= len(l) / 64
 		return strings.Contains(l, sub), nil
 	case *Map:
+		if _, ok := key(v); !ok {
+			return false, fmt.Errorf("unhashable type: '%s'", typeName(v))
+		}
 		_, ok := l.get(v)
 		return ok, nil
 	case *List:
@@ -919,7 +926,7 @@ func (x *exec) arith(op string, a, b any) (any, error) {
 				return l + r, nil
 			}
 		case *List:
-			if r, ok := b.(*List); ok && l.Tuple == r.Tuple {
+			if r, ok := b.(*List); ok && l.Tuple == r.Tuple && l.plain() && r.plain() {
 				return x.repeat(l.Tuple, 1, l.Items, r.Items)
 			}
 		}
@@ -941,6 +948,9 @@ func (x *exec) arith(op string, a, b any) (any, error) {
 			case *List:
 				if n > maxItems {
 					return nil, errTooMuch
+				}
+				if !l.plain() {
+					break
 				}
 				return x.repeat(l.Tuple, int(n), l.Items)
 			}
@@ -1113,7 +1123,7 @@ func (x *exec) item(v, i any) (any, error) {
 		}
 		return Undefined{fmt.Sprintf("'dict object' has no attribute %s", repr(i))}, nil
 	case *List:
-		if n, _, isFloat, ok := number(i); ok && !isFloat {
+		if n, _, isFloat, ok := number(i); ok && !isFloat && v.plain() {
 			if n < 0 {
 				n += int64(len(v.Items))
 			}
@@ -1200,6 +1210,9 @@ func (x *exec) slice(v any, e *sliceExpr, s *scope) (any, error) {
 	}
 	switch v := unmark(v).(type) {
 	case *List:
+		if !v.plain() {
+			return nil, fmt.Errorf("'%s' object is not subscriptable", typeName(v))
+		}
 		list, err := pick(len(v.Items))
 		out := make([]any, len(list))
 		for i, k := range list {

@@ -58,7 +58,16 @@ func (x *exec) filter(name string, v any, a *callArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l, ok := w.(*List); ok && lazy[name] {
+		l.kind = generator
+	}
 	return w, x.made(w)
+}
+
+// lazy are the filters that return generators.
+var lazy = map[string]bool{
+	"batch": true, "items": true, "map": true, "reject": true, "rejectattr": true, "reverse": true, "select": true,
+	"selectattr": true, "slice": true, "unique": true,
 }
 
 // made counts a value that a filter or a method has made.
@@ -139,6 +148,11 @@ func init() {
 		"e":      escape,
 		"escape": escape,
 		"first": func(x *exec, v any, _ *callArgs) (any, error) {
+			if l, ok := v.(*List); ok && l.kind == generator && len(l.Items) > 0 { // it gives the rest later
+				first := l.Items[0]
+				l.Items = l.Items[1:]
+				return first, nil
+			}
 			items, err := x.iterate(v)
 			if err != nil || len(items) == 0 {
 				return Undefined{"No first item, sequence was empty."}, err
@@ -146,6 +160,9 @@ func init() {
 			return items[0], nil
 		},
 		"float": func(_ *exec, v any, a *callArgs) (any, error) {
+			if u, ok := v.(Undefined); ok {
+				return nil, u.err()
+			}
 			if _, f, _, ok := number(v); ok {
 				return f, nil
 			}
@@ -180,6 +197,9 @@ func init() {
 			out := &List{}
 			for _, item := range items {
 				k, err := by(item)
+				if u, ok := k.(Undefined); ok && err == nil {
+					err = u.err()
+				}
 				if err != nil {
 					return nil, err
 				}
@@ -215,6 +235,9 @@ func init() {
 			return strings.Join(lines, "\n"), nil
 		},
 		"int": func(_ *exec, v any, a *callArgs) (any, error) {
+			if u, ok := v.(Undefined); ok {
+				return nil, u.err()
+			}
 			base := a.int(1, "base", 10)
 			switch v := v.(type) {
 			case string:
@@ -487,6 +510,9 @@ func length(_ *exec, v any, _ *callArgs) (any, error) {
 	case string:
 		return int64(utf8.RuneCountInString(v)), nil
 	case *List:
+		if v.kind == generator {
+			break
+		}
 		return int64(len(v.Items)), nil
 	case *Map:
 		return int64(v.Len()), nil
@@ -736,9 +762,11 @@ func (x *exec) test(name string, v any, a *callArgs) (bool, error) {
 		_, ok := v.(*Map)
 		return ok, nil
 	case "sequence", "iterable":
-		switch v.(type) {
-		case string, *List, *Map, Undefined:
+		switch v := v.(type) {
+		case string, *Map, Undefined:
 			return true, nil
+		case *List:
+			return name == "iterable" || v.plain(), nil
 		}
 		return false, nil
 	case "callable":

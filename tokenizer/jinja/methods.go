@@ -168,11 +168,17 @@ func method(v any, name string) (any, bool, error) {
 func (m *Map) method(name string) func(*exec, *callArgs) (any, error) {
 	switch name {
 	case "items":
-		return func(*exec, *callArgs) (any, error) { return items(m), nil }
+		return func(*exec, *callArgs) (any, error) {
+			l := items(m)
+			l.kind = "dict_items"
+			return l, nil
+		}
 	case "keys":
-		return func(*exec, *callArgs) (any, error) { return &List{Items: slices.Clone(m.keys)}, nil }
+		return func(*exec, *callArgs) (any, error) { return &List{Items: slices.Clone(m.keys), kind: "dict_keys"}, nil }
 	case "values":
-		return func(*exec, *callArgs) (any, error) { return &List{Items: slices.Clone(m.values)}, nil }
+		return func(*exec, *callArgs) (any, error) {
+			return &List{Items: slices.Clone(m.values), kind: "dict_values"}, nil
+		}
 	case "get":
 		return func(_ *exec, a *callArgs) (any, error) {
 			k, _ := a.arg(0, "")
@@ -189,6 +195,9 @@ func (m *Map) method(name string) func(*exec, *callArgs) (any, error) {
 }
 
 func (l *List) method(name string) func(*exec, *callArgs) (any, error) {
+	if !l.plain() {
+		return nil
+	}
 	switch name {
 	case "index":
 		return func(x *exec, a *callArgs) (any, error) {

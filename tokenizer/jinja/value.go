@@ -21,7 +21,17 @@ import (
 type List struct {
 	Items []any
 	Tuple bool
+
+	// kind says that it is something else that can be gone through: a view of a dict, by the name of
+	// its type, or a generator. Neither has elements by number; a generator is true even when it has
+	// nothing to give, and gives everything once.
+	kind string
 }
+
+const generator = "generator"
+
+// plain reports whether v is a list or tuple indeed.
+func (l *List) plain() bool { return l.kind == "" }
 
 // Map is a Python dict: entries in the order in which they were set.
 type Map struct {
@@ -76,6 +86,8 @@ func key(k any) (any, bool) {
 	switch k := unmark(k).(type) {
 	case nil, string, int64:
 		return k, true
+	case Undefined: // all of them are equal
+		return Undefined{}, true
 	case bool:
 		if k {
 			return int64(1), true
@@ -243,7 +255,10 @@ func typeName(v any) string {
 	case string, markup:
 		return "str"
 	case *List:
-		if v.Tuple {
+		switch {
+		case v.kind != "":
+			return v.kind
+		case v.Tuple:
 			return "tuple"
 		}
 		return "list"
@@ -274,7 +289,7 @@ func truth(v any) bool {
 	case markup:
 		return v != ""
 	case *List:
-		return len(v.Items) > 0
+		return len(v.Items) > 0 || v.kind == generator
 	case *Map:
 		return v.Len() > 0
 	}
@@ -330,7 +345,7 @@ func (x *exec) equal(a, b any) bool {
 		if a == l {
 			return true
 		}
-		if !ok || a.Tuple != l.Tuple || len(a.Items) != len(l.Items) {
+		if !ok || a.Tuple != l.Tuple || a.kind != l.kind || a.kind == generator || len(a.Items) != len(l.Items) {
 			return false
 		}
 		for i := range a.Items {
@@ -374,12 +389,16 @@ func (x *exec) compare(a, b any) (int, error) {
 		}
 	}
 	switch a := a.(type) {
+	case Undefined: // what has no such attribute is sorted as equal
+		if _, ok := b.(Undefined); ok {
+			return 0, nil
+		}
 	case string:
 		if s, ok := b.(string); ok {
 			return strings.Compare(a, s), nil
 		}
 	case *List:
-		if l, ok := b.(*List); ok && a.Tuple == l.Tuple {
+		if l, ok := b.(*List); ok && a.Tuple == l.Tuple && a.plain() && l.plain() {
 			for i := range min(len(a.Items), len(l.Items)) {
 				if !x.equal(a.Items[i], l.Items[i]) {
 					return x.compare(a.Items[i], l.Items[i])
@@ -437,7 +456,10 @@ func writeRepr(b *strings.Builder, v any, depth int) {
 		b.WriteString("Undefined")
 	case *List:
 		open, end := "[", "]"
-		if v.Tuple {
+		switch {
+		case v.kind != "" && v.kind != generator:
+			open, end = v.kind+"([", "])"
+		case v.Tuple:
 			open, end = "(", ")"
 			if len(v.Items) == 1 {
 				end = ",)"
@@ -577,6 +599,9 @@ func (j *toJSON) write(v any, depth int) error {
 	case markup:
 		j.string(string(v))
 	case *List:
+		if !v.plain() {
+			return fmt.Errorf("tojson: object of type %s is not JSON serializable", typeName(v))
+		}
 		if len(v.Items) == 0 {
 			j.b.WriteString("[]")
 			return nil
