@@ -52,11 +52,7 @@ var HermesCalls = CallFormat{
 // not, only a reply that begins with one is a call.
 func (f *CallFormat) Triggers(names []string) (list []string, anywhere bool) {
 	if t := strings.TrimSpace(f.Begin + f.Open); len(t) > 1 {
-		list = append(list, t)
-		if f.Style == CallXML && strings.Contains(f.Open, "<function=") && t != "<function=" {
-			list = append(list, "<function=") // models leave the outer tag out at times
-		}
-		return list, true
+		return []string{t}, true
 	}
 	switch f.Style {
 	case CallPython:
