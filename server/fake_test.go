@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -55,12 +56,12 @@ var testTokOnce = sync.OnceValues(func() (*tokenizer.Tokenizer, error) { return 
 
 const testTemplate = `{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
-func makeTestTokenizer(template string) (*tokenizer.Tokenizer, error) {
+func makeTestTokenizer(template string, more ...string) (*tokenizer.Tokenizer, error) {
 	var texts []string
 	for range 3 {
 		texts = append(texts, `{"name": "value", "arguments": {"a": 1, "b": [true, false, null]}} The quick brown fox jumps over the lazy dog. hello world größe 世界 🙂 <tool_call> </tool_call>`)
 	}
-	t, err := tokenizer.TrainBPE(texts, 480, "<|begin|>", "<|im_start|>", "<|im_end|>")
+	t, err := tokenizer.TrainBPE(texts, 480+len(more), append(more, "<|begin|>", "<|im_start|>", "<|im_end|>")...)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +153,9 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	}
 	var all []byte
 	for _, t := range tokens {
-		if !f.tok.IsSpecial(t) {
+		if name := f.tok.Token(t); strings.Contains(name, "think") {
+			all = append(all, name...)
+		} else if !f.tok.IsSpecial(t) {
 			all = append(all, f.tok.Bytes(t)...)
 		}
 	}
@@ -176,7 +179,7 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	}
 	next := eos
 	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
-		next = f.tok.Encode(rest, tokenizer.EncodeOptions{})[0]
+		next = f.tok.Encode(rest, tokenizer.EncodeOptions{ParseSpecial: true})[0]
 	}
 	l[next] = 50
 }
@@ -314,4 +317,17 @@ func newTestServer(t testing.TB, s *Server) string {
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return h.URL
+}
+
+var encodeAll = tokenizer.EncodeOptions{ParseSpecial: true}
+
+func unmarshal(text string, v any) error { return json.Unmarshal([]byte(text), v) }
+
+func decode(t testing.TB, text string) (v any) {
+	if text != "[DONE]" {
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			t.Fatalf("%v: %.200s", err, text)
+		}
+	}
+	return v
 }
