@@ -46,6 +46,9 @@ func (m *Matcher) Limit(tokens int) { m.left = max(tokens, 0) }
 // MayEnd reports whether the text is complete as it stands.
 func (m *Matcher) MayEnd() bool { return m.accept }
 
+// Rest is how many bytes the shortest way to the text's end has.
+func (m *Matcher) Rest() int { return int(min(m.dist(m.tops, m.accept), math.MaxInt32)) }
+
 // Done reports that nothing can follow: the text is complete, or a forbidden token was accepted.
 func (m *Matcher) Done() bool { return len(m.tops) == 0 }
 

@@ -769,13 +769,13 @@ func (s *schema) object(p *piece) frag {
 		}
 	}
 	members := p.members
-	extra := p.closed
+	closed := false
 	need := members.min - int32(len(p.required))
-	if !extra && need > 1 && len(keys) >= int(members.min) {
-		extra = true
+	if need > 1 && len(keys) >= int(members.min) {
+		closed = true
 	}
 	var others []frag // members of other names
-	if !extra {
+	if !closed {
 		var err error
 		if others, err = s.others(p, all, patterns, open || !listed && len(patterns) == 0); err != nil {
 			if b.err == nil {
@@ -1019,6 +1019,8 @@ var formats = map[string]string{
 	"relative-json-pointer": `(0|[1-9]\d{0,3})(#|(/[A-Za-z0-9._-]{0,40}){0,8})`,
 	"regex":                 `\^?([A-Za-z0-9 _,;:/@=-]|\[[a-z]{1,8}\][*+?]?|\\[dw.]){0,60}\$?`,
 }
+
+const base64 = `([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?`
 
 func init() {
 	formats["date-time"] = formats["date"] + "T" + formats["time"]

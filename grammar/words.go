@@ -65,7 +65,6 @@ type piece struct {
 	required []string
 	members  counter
 	names    []place
-	closed   bool
 }
 
 type pattern struct {
@@ -98,7 +97,7 @@ var assertions = map[string]kinds{
 	"dependentRequired": object_, "dependentSchemas": object_, "unevaluatedProperties": object_,
 	"items": array, "prefixItems": array, "additionalItems": array, "minItems": array, "maxItems": array,
 	"uniqueItems": array, "contains": array, "minContains": array, "maxContains": array, "unevaluatedItems": array,
-	"pattern": text, "format": text, "minLength": text, "maxLength": text, unlike: text,
+	"pattern": text, "format": text, "contentEncoding": text, "minLength": text, "maxLength": text, unlike: text,
 	"minimum": numbers, "maximum": numbers, "exclusiveMinimum": numbers, "exclusiveMaximum": numbers,
 	"multipleOf": numbers, "divisibleBy": numbers,
 	"type": 0, "enum": 0, "const": 0, "anyOf": 0, "oneOf": 0, "allOf": 0, "$ref": 0, "not": 0, "if": 0,
@@ -485,6 +484,10 @@ func (s *schema) typeWord(p *piece, o *object, k, at string, ors *[]choice) {
 		if expr, ok := formats[name]; ok {
 			p.patterns = append(p.patterns, pattern{expr: expr, at: at, format: true})
 		}
+	case "contentEncoding":
+		if v == "base64" {
+			p.patterns = append(p.patterns, pattern{expr: base64, at: at, format: true})
+		}
 	case "uniqueItems":
 		p.unique = at
 	case "contains":
@@ -521,10 +524,7 @@ func (s *schema) typeWord(p *piece, o *object, k, at string, ors *[]choice) {
 				s.drop(at, k, "next to "+w)
 				return
 			}
-		}
-		if _, ok := o.get("additionalProperties"); !ok && v != true {
-			p.closed = true
-		}
+		} // else it is additionalProperties, and objectWords reads it
 	case "unevaluatedItems":
 		if v != true {
 			s.drop(at, k, "use items")
@@ -636,7 +636,11 @@ func (s *schema) objectWords(p *piece, o *object, at string) {
 	}
 	read("properties", &w.props)
 	read("patternProperties", &w.patterns)
-	if v, ok := o.get("additionalProperties"); ok {
+	v, ok := o.get("additionalProperties")
+	if !ok {
+		v, ok = o.get("unevaluatedProperties")
+	}
+	if ok {
 		said = true
 		w.more, w.open = v, v != false
 	}
@@ -684,7 +688,6 @@ func (s *schema) both(x, y *piece) *piece {
 		p.require(k)
 	}
 	p.names = slices.Concat(x.names, y.names)
-	p.closed = x.closed || y.closed
 	if s.void(&p) {
 		return nil
 	}
@@ -1045,6 +1048,10 @@ func (s *schema) ref(o *object, at string) (place, bool) {
 		return place{}, false
 	}
 	s.index()
+	if id, both := o.vals["$id"].(string); both && !strings.HasPrefix(id, "#") && !strings.HasPrefix(name, "#") {
+		s.drop(at, "$ref", "next to $id, which drafts read differently")
+		return place{true, at}, s.b.err == nil
+	}
 	home := s.homes[o]
 	if home.base == nil {
 		home = s.homes[nil]
@@ -1145,7 +1152,15 @@ func (s *schema) index() {
 			}
 			s.homes[x] = in
 			for _, k := range x.keys {
-				if k != "enum" && k != "const" && k != "default" && k != "examples" {
+				switch k {
+				case "properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies":
+					if named, ok := x.vals[k].(*object); ok {
+						for _, y := range named.vals {
+							visit(y, in, depth+1)
+						}
+					}
+				case "items", "additionalItems", "prefixItems", "contains", "additionalProperties", "propertyNames", "not", "if",
+					"then", "else", "unevaluatedProperties", "unevaluatedItems", "allOf", "anyOf", "oneOf", "extends":
 					visit(x.vals[k], in, depth+1)
 				}
 			}
