@@ -15,7 +15,7 @@ import (
 // Escapes: \n \r \t \\ \" \[ \] \- \^ \xNN \uNNNN \UNNNNNNNN. A rule must not refer to itself before it
 // reads something.
 func GBNF(v *Vocab, src string) (*Grammar, error) {
-	p := &gbnf{src: src, b: &builder{}, rules: map[string]int32{}, defined: map[string]bool{}}
+	p := &gbnf{src: src, b: &builder{v: v}, rules: map[string]int32{}, defined: map[string]bool{}}
 	p.rule("root")
 	for p.space(true); p.at < len(p.src) && p.b.err == nil; p.space(true) {
 		p.definition()

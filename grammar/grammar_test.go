@@ -243,7 +243,7 @@ func randomSchema(rng *rand.Rand) []byte {
 		case "const":
 			return fmt.Sprintf(`{"type":"string","const":%s}`, str())
 		case "pattern":
-			p, _ := json.Marshal(pick(`^[a-z]{2,5}$`, `\d+`, `^(foo|bar)`, `x|^y|z$`, `^[^a"\\]{0,4}$`, `[[:punct:]]`, `^\p{L}+\s\w*$`, `^.{3}$`, `(?i)abc`, `^$|^\n$`))
+			p, _ := json.Marshal(pick(`^[a-z]{2,5}$`, `\d+`, `^(foo|bar)`, `x|^y|z$`, `^[^a"\\]{0,4}$`, `[!-/]`, `^\p{L}+\s\w*$`, `^.{3}$`, `(?i)abc`, `^$|^\n$`))
 			return fmt.Sprintf(`{"type":"string","pattern":%s%s}`, p, pick("", `,"maxLength":12`, `,"minLength":1`))
 		case "format":
 			return fmt.Sprintf(`{"type":"string","format":%q}`, pick("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"))
@@ -439,17 +439,16 @@ func TestErrors(t *testing.T) {
 		{"JSON", "schema", `{"type":`},
 		{"more after", "schema", `{} {}`},
 		{"unknown type", "schema", `{"type":"strng"}`},
-		{`"not" is not supported`, "schema", `{"properties":{"x":{"not":{}}}}`},
-		{"#/properties/x", "schema", `{"properties":{"x":{"not":{}}}}`},
+		{`"maxContains" is not supported`, "schema", `{"properties":{"x":{"contains":{},"maxContains":3}}}`},
+		{"#/properties/x", "schema", `{"properties":{"x":{"contains":{},"maxContains":3}}}`},
 		{"nothing matches", "schema", `{"type":"integer","minimum":5,"maximum":4}`},
 		{"nothing matches", "schema", `{"$ref":"#"}`},
 		{"nothing matches", "schema", `{"type":"object","properties":{"x":{"$ref":"#"}},"required":["x"]}`},
 		{"there is no", "schema", `{"$ref":"#/$defs/x"}`},
 		{"only references into", "schema", `{"$ref":"http://example.org"}`},
-		{"may overlap", "schema", `{"oneOf":[{"type":"string"},{"type":"string"}]}`},
-		{"merge", "schema", `{"allOf":[{"type":"string"},{"minLength":1}]}`},
-		{"format", "schema", `{"type":"string","format":"iri"}`},
-		{"states", "schema", `{"type":"array","items":{"type":"array","items":{"type":"array","items":{"type":"string","maxLength":4000},"maxItems":4000},"maxItems":4000},"maxItems":4000,"prefixItems":[{"type":"string","maxLength":3999},{"type":"string","maxLength":3998},{"type":"string","maxLength":3997}]}`},
+		{"branches overlap", "schema", `{"oneOf":[{"type":"string"},{"type":"string"}]}`},
+		{"uniqueItems", "schema", `{"type":"array","items":{"type":"string"},"uniqueItems":true}`},
+		{"states", "schema", `{"type":"string","pattern":"^[ab]*a[ab]{30}$"}`},
 		{"nested more", "schema", strings.Repeat(`{"items":`, 150) + "{}" + strings.Repeat("}", 150)},
 		{"missing closing", "regex", `(a`},
 		{"WordBoundary", "regex", `\ba`},

@@ -9,7 +9,7 @@ import (
 // Regex compiles a regular expression that the whole text must match: Go's syntax without word
 // boundaries and multi-line mode. Any character is any but a line end (\n, \r, U+2028, U+2029).
 func Regex(v *Vocab, expr string) (*Grammar, error) {
-	b := &builder{}
+	b := &builder{v: v}
 	r := b.addRule("regex")
 	b.rules[r] = b.regex(expr, false, (*builder).runes)
 	return compile(v, b)
@@ -26,10 +26,15 @@ func (b *builder) regex(expr string, search bool, c class) frag {
 	}
 	f := b.regexNode(re, expr, c)
 	if search {
-		anything := func() frag { return b.star(c(b, []runeRange{{0, utf8.MaxRune}})) }
-		f = b.cat(anything(), f, anything())
+		f = b.anywhere(f, c)
 	}
 	return f
+}
+
+// anywhere is f with any text before and after it.
+func (b *builder) anywhere(f frag, c class) frag {
+	anything := func() frag { return b.star(c(b, []runeRange{{0, utf8.MaxRune}})) }
+	return b.cat(anything(), f, anything())
 }
 
 func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
@@ -80,6 +85,9 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 		b.n[f.in].end = append(b.n[f.in].end, f.out)
 		return f
 	case syntax.OpCapture:
+		if c, big := repetition(re.Name); big {
+			return b.repeat(again, int(c.min), int(c.max))
+		}
 		return again()
 	case syntax.OpStar:
 		return b.star(again())
@@ -99,7 +107,7 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 
 // Choice compiles a grammar of exactly these texts.
 func Choice(v *Vocab, texts []string) (*Grammar, error) {
-	b := &builder{}
+	b := &builder{v: v}
 	r := b.addRule("choice")
 	var fs []frag
 	for _, t := range texts {

@@ -28,7 +28,7 @@ func (f ToolFormat) Trigger() string {
 // schemas, or, unless a call is required, any text that does not begin with the trigger. With form, a
 // JSON schema, the other replies are documents that are valid by it instead, and may begin as they like.
 func ToolCalls(v *Vocab, f ToolFormat, tools []Tool, required, several bool, form []byte) (*Grammar, error) {
-	b := &builder{}
+	b := &builder{v: v}
 	top, text, calls := b.addRule("reply"), b.addRule("text"), b.addRule("call")
 	b.rules[text] = b.star(b.bytes(0, 255))
 	var each []frag
@@ -46,7 +46,7 @@ func ToolCalls(v *Vocab, f ToolFormat, tools []Tool, required, several bool, for
 		if o, ok := s.doc.(*object); ok && len(o.keys) == 0 {
 			s.doc = &object{keys: []string{"type"}, vals: map[string]any{"type": "object"}}
 		}
-		b.rules[args] = s.frag(s.doc, "#")
+		b.rules[args] = s.root()
 		if b.err != nil {
 			return nil, errorf("tool %q: %w", t.Name, b.err)
 		}
@@ -64,7 +64,7 @@ func ToolCalls(v *Vocab, f ToolFormat, tools []Tool, required, several bool, for
 	if !required && len(form) > 0 {
 		doc := b.addRule("form")
 		s := newSchema(b, form)
-		b.rules[doc] = s.frag(s.doc, "#")
+		b.rules[doc] = s.root()
 		reply = b.alt(reply, b.call(doc))
 	} else if !required {
 		trigger := f.Trigger()
