@@ -50,11 +50,29 @@ func Named(name string, p Piece) Piece {
 // Schema is a JSON document that is valid by the schema; see JSONSchema. name is for errors.
 func Schema(name string, src []byte) Piece {
 	return Named(name, func(b *builder) frag {
-		s := newSchema(b, src)
 		before := b.err
-		f := s.frag(s.doc, "#")
+		f := newSchema(b, src).root()
 		if b.err != nil && before == nil {
 			b.err = errorf("%s: %w", name, b.err)
+		}
+		return f
+	})
+}
+
+// Superset is Schema without the words that cannot be kept; see JSONSchemaSuperset.
+func Superset(name string, src []byte) Piece {
+	return Named(name, func(b *builder) frag {
+		before := b.err
+		s := newSchema(b, src)
+		if b.err != nil {
+			return b.empty()
+		}
+		s.loose = true
+		f := s.root()
+		if b.err != nil && before == nil && isGrammar(b.err) {
+			s.dropped = []Dropped{{"#", "schema", b.err.Error()}}
+			b.err = nil
+			f = schemaOf(b, plainer(s.doc)).root()
 		}
 		return f
 	})
@@ -79,10 +97,10 @@ func Until(end string) Piece {
 					}
 				}
 				edges := &b.n[states[i]].edges
-				if m := len(*edges); m > 0 && (*edges)[m-1].to == states[n] && (*edges)[m-1].hi == byte(c)-1 {
+				if m := len(*edges); m > 0 && (*edges)[m-1].to == states[n] && int((*edges)[m-1].hi) == c-1 {
 					(*edges)[m-1].hi = byte(c)
 				} else {
-					*edges = append(*edges, edge{byte(c), byte(c), states[n]})
+					*edges = append(*edges, edge{lo: byte(c), hi: byte(c), to: states[n]})
 				}
 			}
 		}
@@ -100,17 +118,16 @@ func (b *builder) all(pieces []Piece) []frag {
 
 // Compile compiles a composed grammar: the whole text is p.
 func Compile(v *Vocab, p Piece) (*Grammar, error) {
-	b := &builder{}
+	b := &builder{v: v}
 	top := b.addRule("root")
 	b.rules[top] = p(b)
 	return compile(v, b)
 }
 
-// Check reports what is wrong with a schema, as JSONSchema would, without compiling it for a vocabulary.
-func Check(src []byte) error {
-	b := &builder{}
-	s := newSchema(b, src)
-	s.frag(s.doc, "#")
+// Check reports what JSONSchema would refuse of a schema, without compiling all of it: nil if nothing.
+func Check(v *Vocab, src []byte) error {
+	b := &builder{v: v}
+	newSchema(b, src).root()
 	return b.err
 }
 
@@ -121,6 +138,6 @@ func (m *Matcher) Feed(text string) bool {
 	if text == "" {
 		return true
 	}
-	m.tops = slices.Clone(m.run(m.tops, []byte(text)))
+	m.tops = slices.Clone(m.run(m.tops, []byte(text))) // none of it is a token that the grammar names
 	return len(m.tops) > 0 || m.accept
 }

@@ -99,9 +99,10 @@ type compiled struct {
 
 // compiledGrammar is a grammar, or why there is none.
 type compiledGrammar struct {
-	key string
-	g   *grammar.Grammar
-	err error
+	key   string
+	g     *grammar.Grammar
+	notes []string // what it does not enforce
+	err   error
 }
 
 const maxCompiled = 32
@@ -126,23 +127,26 @@ func (c *compiled) keep(x *compiledGrammar) {
 	}
 }
 
-// grammar returns the compiled grammar for a source, from what is kept if it was compiled lately.
-func (s *Server) grammar(ctx context.Context, client string, c *compiled, vocab func() *grammar.Vocab, key string, compile func(*grammar.Vocab) (*grammar.Grammar, error)) (*grammar.Grammar, error) {
+// grammar returns the compiled grammar for a source, from what is kept if it was compiled lately, and what it does not
+// enforce. Compiling stops when ctx ends.
+func (s *Server) grammar(ctx context.Context, client string, c *compiled, vocab func() *grammar.Vocab, key string, compile func(*grammar.Vocab) (*grammar.Grammar, []string, error)) (*grammar.Grammar, []string, error) {
 	if x := c.look(key); x != nil {
-		return x.g, x.err
+		return x.g, x.notes, x.err
 	}
 	if err := s.compile.enter(ctx, client, len(key)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer s.compile.leave()
 	if x := c.look(key); x != nil { // by somebody before us
-		return x.g, x.err
+		return x.g, x.notes, x.err
 	}
 	if c.vocab == nil {
 		c.vocab = vocab() // under the gate
 	}
 	x := &compiledGrammar{key: key}
-	x.g, x.err = compile(c.vocab)
-	c.keep(x)
-	return x.g, x.err
+	x.g, x.notes, x.err = compile(c.vocab.Within(ctx))
+	if ctx.Err() == nil {
+		c.keep(x)
+	}
+	return x.g, x.notes, x.err
 }

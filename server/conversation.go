@@ -103,8 +103,11 @@ type toolFunction struct {
 	Parameters  json.RawMessage `json:"parameters,omitempty"`
 	Strict      *bool           `json:"strict,omitempty"`
 
-	enforced []byte // the schema that the grammar uses
+	schema []byte // the parameters, made complete, for the grammar
+	loose  bool   // words of it that cannot be enforced are passed over
 }
+
+func (f *toolFunction) strict() bool { return f.Strict != nil && *f.Strict }
 
 // noParameters stands for those that are not given.
 const noParameters = `{"type":"object","properties":{}}`
@@ -202,19 +205,19 @@ func (m *served) messagesFor(in []chatMessage) (out []tokenizer.Message, called 
 	return out, called, nil
 }
 
-// checkTools completes the tools and finds what can be enforced of their schemas.
-func checkTools(tools []tool) (notes []string, err error) {
+// checkTools checks the tools and completes them.
+func checkTools(tools []tool) error {
 	if len(tools) > maxTools {
-		return nil, invalid("tools", "at most %d tools, not %d", maxTools, len(tools))
+		return invalid("tools", "at most %d tools, not %d", maxTools, len(tools))
 	}
 	for i := range tools {
 		t := &tools[i]
 		if t.Type != "" && t.Type != "function" {
-			return nil, invalid(fmt.Sprintf("tools[%d].type", i), "tools of type %q are not supported: only function", clip(t.Type, 40))
+			return invalid(fmt.Sprintf("tools[%d].type", i), "tools of type %q are not supported: only function", clip(t.Type, 40))
 		}
 		f := &t.Function
 		if !toolName.MatchString(f.Name) {
-			return nil, invalid(fmt.Sprintf("tools[%d].function.name", i), "a tool's name has 1 to 128 letters, digits, _, - or ., not %q", clip(f.Name, 80))
+			return invalid(fmt.Sprintf("tools[%d].function.name", i), "a tool's name has 1 to 128 letters, digits, _, - or ., not %q", clip(f.Name, 80))
 		}
 		t.Type = "function"
 		if !given(f.Parameters) {
@@ -222,29 +225,19 @@ func checkTools(tools []tool) (notes []string, err error) {
 		}
 		var object map[string]json.RawMessage
 		if json.Unmarshal(f.Parameters, &object) != nil {
-			return nil, invalid(fmt.Sprintf("tools[%d].function.parameters", i), "the parameters of %q are not a JSON schema, which is an object", f.Name)
+			return invalid(fmt.Sprintf("tools[%d].function.parameters", i), "the parameters of %q are not a JSON schema, which is an object", f.Name)
 		}
-		f.enforced = f.Parameters
+		f.schema = f.Parameters
 		if _, ok := object["type"]; !ok { // arguments are an object, whether the schema says so or not
 			object["type"] = json.RawMessage(`"object"`)
 			if len(object) == 1 {
-				f.enforced = []byte(`{"type":"object"}`)
+				f.schema = []byte(`{"type":"object"}`)
 			} else if b := strings.TrimSpace(string(f.Parameters)); object["properties"] != nil {
-				f.enforced = []byte(`{"type":"object",` + b[1:])
+				f.schema = []byte(`{"type":"object",` + b[1:])
 			}
 		}
-		relaxed, note, err := relax(f.enforced)
-		if err != nil {
-			return nil, about(fmt.Sprintf("tools[%d].function.parameters", i), err)
-		}
-		if note != "" && f.Strict != nil && *f.Strict {
-			return nil, &apiError{status: 400, Type: "invalid_request_error", Param: fmt.Sprintf("tools[%d].function.parameters", i), Code: "invalid_grammar", Message: fmt.Sprintf("tool %q is strict, and its parameters cannot be enforced: %s", f.Name, note)}
-		}
-		if f.enforced = relaxed; note != "" {
-			notes = append(notes, fmt.Sprintf("%s: %s", f.Name, note))
-		}
 	}
-	return notes, nil
+	return nil
 }
 
 const maxTools = 512
@@ -276,8 +269,7 @@ func (c *conversation) chosen() (tools []tool, must bool, err error) {
 // chatPlan gives the job the conversation's tokens and the plan of its reply, and the answer what reads it.
 func (s *Server) chatPlan(ctx context.Context, m *served, q *request, f *form, j *job, a *answer) error {
 	c := q.chat
-	notes, err := checkTools(c.tools)
-	if err != nil {
+	if err := checkTools(c.tools); err != nil {
 		return err
 	}
 	tools, must, err := c.chosen()
@@ -327,12 +319,12 @@ func (s *Server) chatPlan(ctx context.Context, m *served, q *request, f *form, j
 			f = nil
 		}
 		several := !c.one && c.only == ""
-		if p.grammar, err = s.callGrammar(ctx, j.client, m, tools, several, f.schema()); err != nil {
-			return err
+		if p.grammar, a.notes, err = s.callGrammar(ctx, j.client, m, tools, several, f.schema()); err != nil {
+			return about("tools", err)
 		}
 		a.reader.calls = newCallReader(m.calls, tools)
 		a.reader.form = f != nil
-		a.notes, p.show = notes, m.marks
+		p.show = m.marks
 		if !must && f == nil {
 			p.triggers, p.anywhere = a.reader.calls.triggers, a.reader.calls.anywhere
 		}
@@ -451,7 +443,7 @@ func (m *served) thoughtPlan(c *conversation, prompt []int32, messages []tokeniz
 
 // read is the conversation in tokens.
 func (m *served) read(c *conversation) ([]int32, error) {
-	if _, err := checkTools(c.tools); err != nil {
+	if err := checkTools(c.tools); err != nil {
 		return nil, err
 	}
 	messages, o, err := m.prepare(c, c.tools, c.think.tell(m.thought, c.extra))

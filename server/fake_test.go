@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/model"
-	"github.com/tritlm/trit/model/part"
+	modelpart "github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/tokenizer"
 )
 
@@ -87,7 +87,7 @@ func newFake(t testing.TB) *fake {
 	}
 	return &fake{tok: tok, cfg: model.Config{
 		Family: "fake", VocabSize: tok.VocabSize() + 3, MaxContext: 4096, HiddenSize: 16,
-		Layers: []part.Layer{{Mixer: &part.Attention{Heads: 1, KVHeads: 1, HeadDim: 8}, FeedForward: &part.Plain{}}},
+		Layers: []modelpart.Layer{{Mixer: &modelpart.Attention{Heads: 1, KVHeads: 1, HeadDim: 8}, FeedForward: &modelpart.Plain{}}},
 	}}
 }
 

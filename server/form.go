@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/grammar"
@@ -129,18 +131,20 @@ func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *f
 		return nil, nil
 	}
 	vocab := func() *grammar.Vocab { return m.vocabulary(nil) }
-	g, err := s.grammar(ctx, client, &m.forms, vocab, f.kind+"\x00"+f.source, func(v *grammar.Vocab) (*grammar.Grammar, error) {
+	g, _, err := s.grammar(ctx, client, &m.forms, vocab, f.kind+"\x00"+f.source, func(v *grammar.Vocab) (g *grammar.Grammar, _ []string, err error) {
 		switch f.kind {
 		case "object":
-			return grammar.JSONObject(v)
+			g, err = grammar.JSONObject(v)
 		case "schema":
-			return grammar.JSONSchema(v, []byte(f.source))
+			g, err = grammar.JSONSchema(v, []byte(f.source))
 		case "regex":
-			return grammar.Regex(v, f.source)
+			g, err = grammar.Regex(v, f.source)
 		case "choice":
-			return grammar.Choice(v, f.choices)
+			g, err = grammar.Choice(v, f.choices)
+		default:
+			g, err = grammar.GBNF(v, f.source)
 		}
-		return grammar.GBNF(v, f.source)
+		return g, nil, err
 	})
 	if err != nil {
 		return nil, about(f.param, err)
@@ -149,25 +153,78 @@ func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *f
 }
 
 // callGrammar compiles the grammar of replies that call tools: calls, or, with form, a document that is valid by
-// that schema. Lazily it is asked only from a call's first letters on.
-func (s *Server) callGrammar(ctx context.Context, client string, m *served, tools []tool, several bool, form []byte) (*grammar.Grammar, error) {
+// that schema. Lazily it is asked only from a call's first letters on. A tool whose schema cannot be enforced gets
+// the nearest superset that can, of which notes tell, unless it is strict.
+func (s *Server) callGrammar(ctx context.Context, client string, m *served, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
 	var key strings.Builder
 	fmt.Fprintf(&key, "%v %q", several, form)
 	for _, t := range tools {
-		fmt.Fprintf(&key, "\x00%s\x00%s", t.Function.Name, t.Function.enforced)
+		fmt.Fprintf(&key, "\x00%s\x00%s\x00%v", t.Function.Name, t.Function.schema, t.Function.strict())
 	}
 	vocab := func() *grammar.Vocab { return m.vocabulary(m.marks) }
-	g, err := s.grammar(ctx, client, &m.called, vocab, key.String(), func(v *grammar.Vocab) (*grammar.Grammar, error) {
-		p := callPiece(m.calls, tools, several)
+	return s.grammar(ctx, client, &m.called, vocab, key.String(), func(v *grammar.Vocab) (*grammar.Grammar, []string, error) {
+		return compileCalls(v, m.calls, tools, several, form)
+	})
+}
+
+// compileCalls is callGrammar without its cache.
+func compileCalls(v *grammar.Vocab, f tokenizer.CallFormat, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
+	compile := func(tools []tool, form []byte) (*grammar.Grammar, error) {
+		p := callPiece(f, tools, several)
 		if form != nil {
 			p = grammar.Either(p, grammar.Schema("response_format", form))
 		}
 		return grammar.Compile(v, p)
-	})
-	if err != nil {
-		return nil, about("tools", err)
 	}
-	return g, nil
+	refuse := func(t *tool, why error) error { // what cannot be enforced
+		if t.Function.strict() {
+			return about("tools", &apiError{status: 400, Type: "invalid_request_error", Code: "invalid_grammar", Message: fmt.Sprintf("tool %q is strict, and its parameters cannot be enforced: %v", t.Function.Name, why)})
+		}
+		notes = append(notes, fmt.Sprintf("%s: %v", t.Function.Name, why))
+		return nil
+	}
+	tools = slices.Clone(tools)
+	for i := range tools {
+		t := &tools[i]
+		if why := grammar.Check(v, t.Function.schema); errors.Is(why, grammar.ErrGrammar) {
+			t.Function.loose = true
+			if err := refuse(t, why); err != nil {
+				return nil, nil, err
+			}
+		} else if why != nil {
+			return nil, nil, why
+		}
+	}
+	g, err = compile(tools, form)
+	if !errors.Is(err, grammar.ErrGrammar) {
+		return g, notes, err
+	}
+	// Too much altogether: the tools that are too much alone, then the largest, get any arguments.
+	order := make([]int, len(tools))
+	for i := range tools {
+		if order[i] = i; len(tools) > 1 {
+			_, alone := compile(tools[i:i+1], nil)
+			if alone == nil {
+				continue
+			}
+		}
+		if err := refuse(&tools[i], err); err != nil {
+			return nil, nil, err
+		}
+		tools[i].Function.schema = []byte(`{"type":"object"}`)
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return len(tools[b].Function.schema) - len(tools[a].Function.schema) })
+	for _, i := range order {
+		if g, err = compile(tools, form); !errors.Is(err, grammar.ErrGrammar) {
+			return g, notes, err
+		}
+		if err := refuse(&tools[i], err); err != nil {
+			return nil, nil, err
+		}
+		tools[i].Function.schema = []byte(`{"type":"object"}`)
+	}
+	g, err = compile(tools, form)
+	return g, notes, err
 }
 
 // callPiece is the grammar of one or more calls in a model's format.
@@ -175,7 +232,7 @@ func callPiece(f tokenizer.CallFormat, tools []tool, several bool) grammar.Piece
 	space := grammar.Optional(grammar.Literal(" "))
 	var each []grammar.Piece
 	for _, t := range tools {
-		name, args := t.Function.Name, grammar.Schema(fmt.Sprintf("tool %q", t.Function.Name), t.Function.enforced)
+		name, args := t.Function.Name, t.piece(t.Function.schema)
 		var p grammar.Piece
 		switch f.Style {
 		case tokenizer.CallNamed:
@@ -204,6 +261,15 @@ func callPiece(f tokenizer.CallFormat, tools []tool, several bool) grammar.Piece
 	return grammar.Sequence(grammar.Literal(f.Begin), calls, grammar.Literal(f.End))
 }
 
+// piece is the grammar of a schema of the tool, or of the nearest superset.
+func (t *tool) piece(schema []byte) grammar.Piece {
+	name := fmt.Sprintf("tool %q", t.Function.Name)
+	if t.Function.loose {
+		return grammar.Superset(name, schema)
+	}
+	return grammar.Schema(name, schema)
+}
+
 func quote(s string) string {
 	b, _ := json.Marshal(s) // names of tools and keys: no characters that are escaped
 	return string(b)
@@ -227,7 +293,7 @@ func paramPieces(f tokenizer.CallFormat, t *tool) grammar.Piece {
 		case p.text:
 			value = grammar.Sequence(text, rest)
 		default:
-			value = grammar.Sequence(grammar.Schema(fmt.Sprintf("tool %q", t.Function.Name), p.schema), grammar.Literal(f.ParamClose))
+			value = grammar.Sequence(t.piece(p.schema), grammar.Literal(f.ParamClose))
 		}
 		piece := grammar.Sequence(grammar.Literal(f.ParamOpen+p.name+f.ParamMiddle), value)
 		if !p.required {
@@ -257,7 +323,7 @@ func keywordPieces(t *tool) grammar.Piece {
 		if !first {
 			head = ", " + head
 		}
-		with := grammar.Sequence(grammar.Literal(head), grammar.Schema(fmt.Sprintf("tool %q", t.Function.Name), p.schema), grammar.Named("arguments", build(i+1, false)))
+		with := grammar.Sequence(grammar.Literal(head), t.piece(p.schema), grammar.Named("arguments", build(i+1, false)))
 		if p.required {
 			return with
 		}
@@ -284,7 +350,7 @@ func (t *tool) params() (list []param, open bool) {
 		Old        json.RawMessage `json:"definitions"`
 		Additional json.RawMessage `json:"additionalProperties"`
 	}
-	if json.Unmarshal(t.Function.enforced, &doc) != nil {
+	if json.Unmarshal(t.Function.schema, &doc) != nil {
 		return nil, true
 	}
 	required := map[string]bool{}
@@ -347,103 +413,4 @@ func (o *orderedObject) UnmarshalJSON(b []byte) error {
 		*o = append(*o, member{k.(string), v})
 	}
 	return nil
-}
-
-// where finds the place that an error about a schema names.
-var where = regexp.MustCompile(`schema at (#[^\s:]*)`)
-
-// relax finds the nearest schema that can be enforced: as long as a place in it cannot be, the words there that
-// cannot are left out. What is left is valid for all that was, and for more. note says what is not enforced.
-func relax(src []byte) (relaxed []byte, note string, err error) {
-	first := grammar.Check(src)
-	if first == nil {
-		return src, "", nil
-	}
-	d := json.NewDecoder(strings.NewReader(string(src)))
-	d.UseNumber()
-	var doc any
-	if d.Decode(&doc) != nil {
-		return nil, "", first
-	}
-	note = first.Error()
-	cause := first
-	for range 200 {
-		at := where.FindStringSubmatch(cause.Error())
-		if at == nil {
-			break
-		}
-		loosen(&doc, strings.Split(at[1], "/")[1:], cause.Error())
-		if relaxed, err = json.Marshal(doc); err != nil {
-			break
-		}
-		if cause = grammar.Check(relaxed); cause == nil {
-			return relaxed, note, nil
-		}
-	}
-	return []byte(`{"type":"object"}`), note, nil
-}
-
-// harmless are the words that stay when others at the same place are left out.
-var harmless = map[string]bool{"type": true, "properties": true, "required": true, "items": true, "$defs": true, "definitions": true, "$ref": true}
-
-// loosen leaves out, at the place that path leads to, the word that message quotes, or all that are not simple, or all.
-func loosen(doc *any, path []string, message string) {
-	at := doc
-	for i, step := range path {
-		if step == "not" || step == "if" || step == "oneOf" || step == "then" || step == "else" || step == "contains" {
-			path = path[:i] // leaving out a word inside of these would restrict
-			if o, ok := (*at).(map[string]any); ok {
-				delete(o, step)
-				return
-			}
-			break
-		}
-		step = strings.NewReplacer("~1", "/", "~0", "~").Replace(step)
-		var next any
-		switch x := (*at).(type) {
-		case map[string]any:
-			v, ok := x[step]
-			if !ok {
-				*at = map[string]any{}
-				return
-			}
-			next = v
-			defer func(x map[string]any, step string, p *any) { x[step] = *p }(x, step, &next)
-		case []any:
-			var k int
-			if _, err := fmt.Sscan(step, &k); err != nil || k < 0 || k >= len(x) {
-				*at = map[string]any{}
-				return
-			}
-			next = x[k]
-			defer func(x []any, k int, p *any) { x[k] = *p }(x, k, &next)
-		default:
-			*at = map[string]any{}
-			return
-		}
-		at = &next
-	}
-	o, ok := (*at).(map[string]any)
-	if !ok {
-		*at = map[string]any{}
-		return
-	}
-	for k := range o {
-		if !harmless[k] && strings.Contains(message, `"`+k+`"`) {
-			delete(o, k)
-			return
-		}
-	}
-	left := len(o)
-	for k := range o {
-		if !harmless[k] {
-			delete(o, k)
-		}
-	}
-	if len(o) == left || len(path) > 0 && len(o) == 0 {
-		*at = map[string]any{}
-		if len(path) == 0 {
-			*at = map[string]any{"type": "object"}
-		}
-	}
 }

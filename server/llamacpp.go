@@ -283,7 +283,7 @@ func (s *Server) llamaTemplate(w *response, r *http.Request) error {
 		return err
 	}
 	c := req.chat
-	if _, err := checkTools(c.tools); err != nil {
+	if err := checkTools(c.tools); err != nil {
 		return err
 	}
 	tools, _, err := c.chosen()
