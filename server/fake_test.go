@@ -169,6 +169,7 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	if !ok {
 		return
 	}
+	said = strings.TrimPrefix(said, "<think>\n\n</think>\n\n") // the template's, where no thought is wanted
 	reply, latest := f.reply, -1
 	for k, r := range f.replies {
 		if i := strings.LastIndex(string(all[:len(all)-len(said)]), k); i > latest {
@@ -331,4 +332,34 @@ func decode(t testing.TB, text string) (v any) {
 		}
 	}
 	return v
+}
+
+// syncBuffer is a log that a test reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (s *syncBuffer) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(s, nil)) }
+
+func (s *syncBuffer) waitFor(t testing.TB, text string, n int) {
+	for range 2000 {
+		if strings.Count(s.String(), text) >= n {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("the log does not say %q %d times", text, n)
 }

@@ -63,7 +63,7 @@ const (
 	writing = "model stream stream_options max_tokens min_tokens temperature top_p top_k min_p n stop stop_token_ids ignore_eos " +
 		"presence_penalty frequency_penalty repetition_penalty repeat_penalty repeat_last_n logit_bias allowed_token_ids bad_words seed " +
 		"skip_special_tokens response_format grammar json_schema guided_json guided_regex guided_choice guided_grammar structured_outputs"
-	aside = "user store metadata service_tier safety_identifier prompt_cache_key prompt_cache_retention priority request_id cache_salt " +
+	aside = "user service_tier safety_identifier prompt_cache_key prompt_cache_retention priority request_id cache_salt " +
 		"kv_transfer_params guided_decoding_backend spaces_between_special_tokens cache_prompt id_slot n_keep n_discard " +
 		"timings_per_token return_progress keep_alive mm_processor_kwargs data_parallel_rank"
 )
@@ -98,7 +98,7 @@ var chatFields = fields{
 	honoured: writing + " messages max_completion_tokens logprobs top_logprobs tools tool_choice parallel_tool_calls chat_template_kwargs " +
 		"continue_final_message add_generation_prompt reasoning_effort reasoning include_reasoning enable_thinking thinking thinking_budget " +
 		"thinking_budget_tokens thinking_token_budget reasoning_format n_predict",
-	harmless: aside + " prediction verbosity reasoning_in_content add_special_tokens reasoning_budget_message",
+	harmless: aside + " store metadata prediction verbosity reasoning_in_content add_special_tokens reasoning_budget_message",
 	refused: others(map[string]refusal{
 		"functions": {"use tools", []string{"[]"}}, "function_call": {"use tool_choice", []string{`"none"`, `"auto"`}},
 		"audio": {"the model writes text", nil}, "modalities": {"the model writes text", []string{`["text"]`}}, "web_search_options": {"the server searches nothing", nil},
@@ -111,7 +111,7 @@ var chatFields = fields{
 
 var completionFields = fields{
 	honoured: writing + " prompt suffix echo logprobs best_of add_special_tokens n_predict",
-	harmless: aside,
+	harmless: aside + " store metadata",
 	refused: others(map[string]refusal{
 		"prompt_embeds": {"prompts are text or tokens", nil}, "n_probs": {"use logprobs", []string{"0"}},
 	}),

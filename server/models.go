@@ -57,7 +57,7 @@ func newServed(m Model, o Options, mm *modelMetrics) *served {
 // vocabulary spells the model's tokens for grammars; marks are control tokens that count as their names.
 func (m *served) vocabulary(marks []int32) *grammar.Vocab {
 	t := m.Tokenizer
-	return grammar.NewVocab(m.sched.vocab, func(id int32) []byte {
+	v := grammar.NewVocab(m.sched.vocab, func(id int32) []byte {
 		switch {
 		case int(id) >= t.VocabSize():
 			return nil
@@ -68,6 +68,8 @@ func (m *served) vocabulary(marks []int32) *grammar.Vocab {
 		}
 		return t.Bytes(id)
 	}, t.EOS())
+	v.Named = t.ID
+	return v
 }
 
 // find is the model that is called id, nil if there is none.
