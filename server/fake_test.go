@@ -169,7 +169,6 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	if !ok {
 		return
 	}
-	said = strings.TrimPrefix(said, "<think>\n\n</think>\n\n") // the template's, where no thought is wanted
 	reply, latest := f.reply, -1
 	for k, r := range f.replies {
 		if i := strings.LastIndex(string(all[:len(all)-len(said)]), k); i > latest {
@@ -180,6 +179,9 @@ func (f *fake) scores(l []float32, tokens []int32) {
 		return
 	}
 	next := eos
+	if !strings.HasPrefix(reply, "<think>") {
+		said = strings.TrimPrefix(said, "<think>\n\n</think>\n\n") // the template's, where no thought is wanted
+	}
 	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
 		next = f.tok.Encode(rest, tokenizer.EncodeOptions{ParseSpecial: true})[0]
 	}
