@@ -236,7 +236,7 @@ func callPiece(f tokenizer.CallFormat, tools []tool, several bool) grammar.Piece
 		var p grammar.Piece
 		switch f.Style {
 		case tokenizer.CallNamed:
-			p = grammar.Sequence(grammar.Literal(name+f.Middle), args)
+			p = grammar.Sequence(grammar.Literal(name+f.Middle), identifier(f), args)
 		case tokenizer.CallXML:
 			p = grammar.Sequence(grammar.Literal(name+f.Middle), paramPieces(f, &t))
 		case tokenizer.CallPython:
@@ -259,6 +259,14 @@ func callPiece(f tokenizer.CallFormat, tools []tool, several bool) grammar.Piece
 		calls = grammar.Sequence(one, grammar.Any(grammar.Sequence(separator, one)))
 	}
 	return grammar.Sequence(grammar.Literal(f.Begin), calls, grammar.Literal(f.End))
+}
+
+// identifier is what stands between a name and arguments in formats that number their calls.
+func identifier(f tokenizer.CallFormat) grammar.Piece {
+	if f.AfterID == "" {
+		return grammar.Literal("")
+	}
+	return grammar.Sequence(grammar.Expression(`[a-zA-Z0-9]{1,16}`), grammar.Literal(f.AfterID))
 }
 
 // piece is the grammar of a schema of the tool, or of the nearest superset.

@@ -41,7 +41,7 @@ func newServed(m Model, o Options, mm *modelMetrics) *served {
 		v.thought = &f
 	}
 	f := &v.calls
-	around := strings.Join([]string{f.Begin, f.Open, f.Middle, f.Close, f.Separator, f.End, f.ParamOpen, f.ParamMiddle, f.ParamClose}, "\x00")
+	around := strings.Join([]string{f.Begin, f.Open, f.Middle, f.AfterID, f.Close, f.Separator, f.End, f.ParamOpen, f.ParamMiddle, f.ParamClose}, "\x00")
 	if v.thought != nil {
 		around += "\x00" + v.thought.Open + "\x00" + v.thought.Close
 	}

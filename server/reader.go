@@ -508,6 +508,13 @@ func (c *callReader) readName(text string, out *[]part) (string, bool) {
 		return text, false
 	}
 	rest := text[i+n:]
+	if c.f.AfterID != "" {
+		j := strings.Index(rest, strings.TrimSpace(c.f.AfterID))
+		if j < 0 {
+			return text, false
+		}
+		rest = rest[j+len(strings.TrimSpace(c.f.AfterID)):]
+	}
 	if c.f.Style == tokenizer.CallNamed {
 		rest = strings.TrimLeft(rest, " \t\r\n")
 		if rest == "" {

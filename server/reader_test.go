@@ -18,6 +18,7 @@ var testFormats = map[string]tokenizer.CallFormat{
 		Style: tokenizer.CallJSON, Begin: "[TOOL_CALLS] [", Separator: ", ", End: "]", NameKey: "name", ArgumentsKey: "arguments", Several: true,
 	},
 	"mistral-args": {Style: tokenizer.CallNamed, Open: "[TOOL_CALLS]", Middle: "[ARGS]", Several: true},
+	"mistral-id":   {Style: tokenizer.CallNamed, Open: "[TOOL_CALLS]", Middle: "[CALL_ID]", AfterID: "[ARGS]", Several: true},
 	"qwen-xml": {
 		Style: tokenizer.CallXML, Open: "<tool_call>\n<function=", Middle: ">\n", Close: "</function>\n</tool_call>", Separator: "\n",
 		ParamOpen: "<parameter=", ParamMiddle: ">\n", ParamClose: "\n</parameter>\n", Several: true,
@@ -123,6 +124,7 @@ func TestReader(t *testing.T) {
 		{"llama, text", "llama", "See {\"name\": \"add\"}", "stop", readText, heard{text: "See {\"name\": \"add\"}", finish: "stop"}},
 		{"mistral", "mistral", "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": " + args + "}, {\"name\": \"now\", \"arguments\": {}, \"id\": \"abc\"}]", "stop", readText, heard{calls: []string{"add " + args, "now {}"}, finish: "calls"}},
 		{"mistral, args", "mistral-args", "Ok.[TOOL_CALLS]add[ARGS]" + args + "[TOOL_CALLS]now[ARGS]{}", "stop", readText, heard{text: "Ok.", calls: []string{"add " + args, "now {}"}, finish: "calls"}},
+		{"mistral, id", "mistral-id", "[TOOL_CALLS]add[CALL_ID]a1b2c3d4e[ARGS]" + args + "[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}", "stop", readText, heard{calls: []string{"add " + args, "now {}"}, finish: "calls"}},
 		{"qwen", "qwen-xml", "I look.\n\n<tool_call>\n<function=add>\n<parameter=a>\n-5\n</parameter>\n<parameter=note>\nsay \"hi\"\n <b>\n</parameter>\n<parameter=list>\n[\"x\", \"ü\"]\n</parameter>\n<parameter=on>\ntrue\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>", "stop", readText, heard{text: "I look.", calls: []string{`add {"a": -5, "note": "say \"hi\"\n <b>", "list": ["x", "ü"], "on": true}`, "now {}"}, finish: "calls"}},
 		{"qwen, cut", "qwen-xml", "<tool_call>\n<function=add>\n<parameter=a>\n-5\n</parameter>\n<parameter=note>\nsay", "length", readText, heard{cut: 1, finish: "length"}},
 		{"glm", "glm", "<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>7</arg_value>\n<arg_key>note</arg_key>\n<arg_value>12</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "stop", readText, heard{calls: []string{`add {"a": 7, "note": "12"}`, "now {}"}, finish: "calls"}},

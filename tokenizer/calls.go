@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -22,24 +23,25 @@ const (
 //
 //	Begin  Open NAME Middle ARGUMENTS Close  Separator  Open …  End
 //
-// With CallJSON an object with NameKey and ArgumentsKey stands for NAME Middle ARGUMENTS; with CallXML each
+// With CallNamed, AfterID says that an identifier stands between Middle and it. With CallJSON an object with NameKey and ArgumentsKey stands for NAME Middle ARGUMENTS; with CallXML each
 // argument is ParamOpen KEY ParamMiddle VALUE ParamClose, strings as they are and other values as JSON; with
 // CallPython the arguments are keywords in parentheses.
 type CallFormat struct {
-	Style                   CallStyle `json:"style"`
-	Begin                   string    `json:"begin,omitempty"`
-	Open                    string    `json:"open,omitempty"`
-	Middle                  string    `json:"middle,omitempty"`
-	Close                   string    `json:"close,omitempty"`
-	Separator               string    `json:"separator,omitempty"`
-	End                     string    `json:"end,omitempty"`
-	NameKey                 string    `json:"name_key,omitempty"`
-	ArgumentsKey            string    `json:"arguments_key,omitempty"`
-	ParamOpen               string    `json:"param_open,omitempty"`
-	ParamMiddle             string    `json:"param_middle,omitempty"`
-	ParamClose              string    `json:"param_close,omitempty"`
-	Several                 bool      `json:"several"` // the template writes more than one call in a turn
-	FromTemplate            bool      `json:"from_template"`
+	Style        CallStyle `json:"style"`
+	Begin        string    `json:"begin,omitempty"`
+	Open         string    `json:"open,omitempty"`
+	Middle       string    `json:"middle,omitempty"`
+	AfterID      string    `json:"after_id,omitempty"`
+	Close        string    `json:"close,omitempty"`
+	Separator    string    `json:"separator,omitempty"`
+	End          string    `json:"end,omitempty"`
+	NameKey      string    `json:"name_key,omitempty"`
+	ArgumentsKey string    `json:"arguments_key,omitempty"`
+	ParamOpen    string    `json:"param_open,omitempty"`
+	ParamMiddle  string    `json:"param_middle,omitempty"`
+	ParamClose   string    `json:"param_close,omitempty"`
+	Several      bool      `json:"several"` // the template writes more than one call in a turn
+	FromTemplate bool      `json:"from_template"`
 }
 
 // HermesCalls is how calls are written where a template does not say: JSON in tags, which most models have seen.
@@ -81,9 +83,8 @@ var probeTools = json.RawMessage(`[{"type":"function","function":{"name":"` + pr
 // KnowsTools reports whether the model's template writes the tools that it is given.
 func (t *Tokenizer) KnowsTools() bool {
 	probe := []Message{{Role: "user", Content: "x"}}
-	with, err1 := t.Chat(probe, ChatOptions{Tools: probeTools})
-	without, err2 := t.Chat(probe, ChatOptions{})
-	return err1 == nil && err2 == nil && with != without && strings.Contains(with, probeFirst)
+	with, err := t.Chat(probe, ChatOptions{Tools: probeTools})
+	return err == nil && strings.Contains(with, probeFirst)
 }
 
 // CallFormat finds out how the model's template writes calls: it has calls written and looks at what stands around
@@ -109,7 +110,7 @@ func (t *Tokenizer) CallFormat() CallFormat {
 		if err != nil {
 			continue
 		}
-		if f, ok := t.readCalls(differing(with, without), n); ok {
+		if f, ok := t.readCalls(differing(with, without), calls[:n]); ok {
 			f.FromTemplate = true
 			return f
 		}
@@ -122,6 +123,10 @@ func (t *Tokenizer) CallFormat() CallFormat {
 			Style: CallXML, Open: "<tool_call>\n<function=", Middle: ">\n", Close: "</function>\n</tool_call>", Separator: "\n",
 			ParamOpen: "<parameter=", ParamMiddle: ">\n", ParamClose: "\n</parameter>\n", Several: true,
 		}
+	case strings.Contains(told, "<|tool_list_start|>"): // LFM2
+		f = CallFormat{Style: CallPython, Begin: "<|tool_call_start|>[", Separator: ", ", End: "]<|tool_call_end|>", Several: true}
+	case strings.Contains(told, "<|tool_call|>"): // Granite 3
+		f = CallFormat{Style: CallJSON, Begin: "<|tool_call|>[", Separator: ", ", End: "]", NameKey: "name", ArgumentsKey: "arguments", Several: true}
 	case strings.Contains(told, "<tool_call>"):
 	case strings.Contains(told, "[func_name1("):
 		f = CallFormat{Style: CallPython, Begin: "[", Separator: ", ", End: "]", Several: true}
@@ -150,22 +155,45 @@ func differing(with, without string) string {
 	for j > 0 && !utf8.RuneStart(with[len(with)-j]) {
 		j--
 	}
-	// A mark such as < may be where both begin and differ behind it only.
+	// The texts may differ inside a mark such as <|name|>: all of it belongs to the difference.
 	for i > 0 && strings.ContainsRune("<[{`|", rune(with[i-1])) {
 		i--
+	}
+	if k := inTag(with[:i]); k >= 0 {
+		i = k
 	}
 	for j > 0 && strings.ContainsRune(">]}`|", rune(with[len(with)-j])) {
 		j--
 	}
+	if rest := with[len(with)-j:]; inTag(with[i:len(with)-j]) >= 0 {
+		j -= strings.IndexByte(rest, '>') + 1
+	}
 	return with[i : len(with)-j]
 }
 
-// readCalls takes a text of n calls apart.
-func (t *Tokenizer) readCalls(text string, n int) (f CallFormat, ok bool) {
+// inTag is where a mark such as <|name|> begins that text ends inside of, −1 if there is none.
+func inTag(text string) int {
+	k := strings.LastIndexByte(text, '<')
+	if k < 0 || len(text)-k > 40 || strings.ContainsAny(text[k:], "> \n") {
+		return -1
+	}
+	return k
+}
+
+// readCalls takes a text of calls apart.
+func (t *Tokenizer) readCalls(text string, calls []ToolCall) (f CallFormat, ok bool) {
+	n := len(calls)
 	for _, id := range t.EOS() { // a turn of calls may end with a token of its own
 		text = strings.TrimSuffix(strings.TrimRight(text, "\n"), t.Token(id))
 	}
-	text = strings.TrimSuffix(text, "<|eom_id|>")
+	for _, end := range []string{"<|eom_id|>", "<|eot_id|>", "<|im_end|>"} { // not each says so in its configuration
+		text = strings.TrimSuffix(text, end)
+	}
+	for _, m := range thoughtMarks {
+		if i := strings.LastIndex(text, m[1]); i >= 0 && i < strings.Index(text, probeFirst) {
+			text = text[i+len(m[1]):]
+		}
+	}
 	type span struct{ from, to int } // of all between Open and Close
 	var spans []span
 	at := 0
@@ -189,7 +217,17 @@ func (t *Tokenizer) readCalls(text string, n int) (f CallFormat, ok bool) {
 			}
 			s = span{i, after + end + 1}
 		} else if j := strings.IndexByte(rest, '{'); j >= 0 && objectLen(rest[j:]) > 0 && strings.Contains(rest[j:][:objectLen(rest[j:])], probeKey) {
-			f.Style, f.Middle = CallNamed, rest[:j]
+			f.Style, f.Middle, f.AfterID = CallNamed, rest[:j], ""
+			for _, id := range []string{calls[k].ID, ":" + strconv.Itoa(k), ":" + strconv.Itoa(k+1)} { // or a number
+				if at := strings.Index(f.Middle, id); at >= 0 {
+					if id[0] == ':' {
+						at++
+						id = id[1:]
+					}
+					f.Middle, f.AfterID = f.Middle[:at], f.Middle[at+len(id):]
+					break
+				}
+			}
 			s = span{i, after + j + objectLen(rest[j:])}
 		} else {
 			ok := f.readXML(rest)
@@ -212,24 +250,36 @@ func (t *Tokenizer) readCalls(text string, n int) (f CallFormat, ok bool) {
 		for i < len(before) && i < len(between) && before[len(before)-1-i] == between[len(between)-1-i] {
 			i++
 		}
+		if inTag(before[:len(before)-i]) >= 0 { // only whole marks
+			if k := strings.IndexByte(before[len(before)-i:], '>'); k >= 0 {
+				i -= k + 1
+			}
+		}
 		f.Begin, f.Open = before[:len(before)-i], before[len(before)-i:]
 		between = between[:len(between)-i]
 		j := 0
 		for j < len(between) && j < len(end) && between[j] == end[j] {
 			j++
 		}
+		if k := inTag(end[:j]); k >= 0 {
+			j = k
+		}
 		f.Close, f.Separator, f.End = end[:j], between[j:], end[j:]
 	}
-	f.Begin, f.Open = outward(f.Begin, f.Open)
-	return f, true
+	f.outward()
+	all := strings.Join([]string{f.Begin, f.Open, f.Middle, f.AfterID, f.Close, f.Separator, f.End}, "\x00")
+	return f, !strings.Contains(all, "probe_") && !strings.Contains(all, calls[0].ID[:8]) // what differs from call to call is no mark
 }
 
-// outward leaves no white space in front of what begins a call: it belongs to what is said before.
-func outward(begin, open string) (string, string) {
-	if begin = strings.TrimLeftFunc(begin, unicode.IsSpace); begin == "" {
-		open = strings.TrimLeftFunc(open, unicode.IsSpace)
+// outward leaves no white space in front of what begins a call: it belongs to what is said before, or separates.
+func (f *CallFormat) outward() {
+	if f.Begin = strings.TrimLeftFunc(f.Begin, unicode.IsSpace); f.Begin == "" {
+		open := strings.TrimLeftFunc(f.Open, unicode.IsSpace)
+		if f.Several {
+			f.Separator += f.Open[:len(f.Open)-len(open)]
+		}
+		f.Open = open
 	}
-	return begin, open
 }
 
 // readXML takes two arguments in tags apart; rest begins behind the call's name.
