@@ -15,7 +15,7 @@ func TestCallFormat(t *testing.T) {
 	around := func(begin, call, end string) string {
 		return strings.NewReplacer("{% for c in m.tool_calls %}", "{% if m.tool_calls %}"+begin+"{% for c in m.tool_calls %}", "{% endfor %}<|im_end|>", "{% endfor %}"+end+"{% endif %}<|im_end|>").Replace(turn(call))
 	}
-	qwen := "\n<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>"
+	qwen := "{{ '\n' }}<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>"
 	for name, tt := range map[string]struct {
 		template string
 		want     CallFormat
