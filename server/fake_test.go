@@ -179,8 +179,11 @@ func (f *fake) scores(l []float32, tokens []int32) {
 		return
 	}
 	next := eos
-	if !strings.HasPrefix(reply, "<think>") {
-		said = strings.TrimPrefix(said, "<think>\n\n</think>\n\n") // the template's, where no thought is wanted
+	if rest, ok := strings.CutPrefix(said, "<think>\n\n</think>\n\n"); ok { // the template's, where no thought is wanted
+		said = rest
+		if _, answer, ok := strings.Cut(reply, "</think>\n\n"); ok {
+			reply = answer
+		}
 	}
 	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
 		next = f.tok.Encode(rest, tokenizer.EncodeOptions{ParseSpecial: true})[0]
