@@ -8,14 +8,15 @@ import (
 
 // builder makes the nondeterministic automata of all rules, which determinise then reads.
 type builder struct {
-	n     []nstate
-	v     *Vocab
-	rules []frag
-	count []*counter // [rule], nil where nothing is counted
-	names []string
-	err   error // the first one; building goes on with rubbish
-	mark  []int32
-	stamp int32
+	n      []nstate
+	v      *Vocab
+	rules  []frag
+	count  []*counter // [rule], nil where nothing is counted
+	names  []string
+	counts bool  // long repetitions of a character may become rules
+	err    error // the first one; building goes on with rubbish
+	mark   []int32
+	stamp  int32
 }
 
 type nstate struct {
@@ -154,6 +155,25 @@ func (b *builder) repeat(make func() frag, min, max int) frag {
 		b.link(f.out, out)
 	}
 	return frag{f.in, out}
+}
+
+// counted is x from c.min to c.max times, as a rule that counts. char says that x is one character, of which the first
+// byte can count; anything else becomes a rule that is called.
+func (b *builder) counted(x frag, c counter, char bool) frag {
+	r := b.addRule("repetition")
+	b.count[r] = &c
+	if char {
+		edges := b.n[x.in].edges
+		for i := range edges {
+			edges[i].tick = true
+		}
+	} else {
+		sub := b.addRule("repeated")
+		b.rules[sub] = x
+		x = b.tick(sub)
+	}
+	b.rules[r] = b.star(x)
+	return b.call(r)
 }
 
 type runeRange struct{ lo, hi rune }
@@ -397,13 +417,18 @@ func (b *builder) embed(d []state) frag {
 }
 
 // intersect is the product of two determinised automata without calls.
-func intersect(x, y []state) ([]state, error) {
+func (b *builder) intersect(x, y []state) ([]state, error) {
 	ids := map[[2]int32]int32{{0, 0}: 0}
 	pairs := [][2]int32{{0, 0}}
 	var out []state
 	for k := 0; k < len(pairs); k++ {
 		if len(pairs) > maxStates {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
+		}
+		if k%1024 == 1023 {
+			if err := b.v.cancelled(); err != nil {
+				return nil, err
+			}
 		}
 		p, q := &x[pairs[k][0]], &y[pairs[k][1]]
 		s := state{final: p.final && q.final}

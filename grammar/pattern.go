@@ -611,9 +611,9 @@ func (b *builder) patternAutomaton(x pattern) (automaton, error) {
 	for _, l := range t.ahead {
 		d, err := find(l.expr, false, false)
 		if err == nil && l.not {
-			a.d, err = minus(a.d, d)
+			a.d, err = b.minus(a.d, d)
 		} else if err == nil {
-			a.d, err = intersect(a.d, d)
+			a.d, err = b.intersect(a.d, d)
 		}
 		if err != nil {
 			return a, err
@@ -624,7 +624,7 @@ func (b *builder) patternAutomaton(x pattern) (automaton, error) {
 		if err != nil {
 			return a, err
 		}
-		if a.d, err = minus(all, a.d); err != nil {
+		if a.d, err = b.minus(all, a.d); err != nil {
 			return a, err
 		}
 	}
@@ -672,13 +672,18 @@ func runs(d []state, text string) bool {
 }
 
 // minus is what x reads and y does not.
-func minus(x, y []state) ([]state, error) {
+func (b *builder) minus(x, y []state) ([]state, error) {
 	ids := map[[2]int32]int32{{0, 0}: 0}
 	pairs := [][2]int32{{0, 0}}
 	var out []state
 	for k := 0; k < len(pairs); k++ {
 		if len(pairs) > maxStates {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
+		}
+		if k%1024 == 1023 {
+			if err := b.v.cancelled(); err != nil {
+				return nil, err
+			}
 		}
 		p := &x[pairs[k][0]]
 		var q state

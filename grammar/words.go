@@ -117,6 +117,10 @@ func (s *schema) pieces(n []place) []*piece {
 		return nil
 	}
 	defer func() { s.depth-- }()
+	if err := s.b.v.cancelled(); err != nil && s.b.err == nil {
+		s.b.err = err
+		s.b.n = append(s.b.n, nstate{})
+	}
 	p := &piece{s: s, at: n[0].at, types: anything, length: counter{0, -1}, items: counter{0, -1}, members: counter{0, -1}}
 	var choices []choice
 	seen := map[any]bool{}
