@@ -8,15 +8,16 @@ import (
 
 // builder makes the nondeterministic automata of all rules, which determinise then reads.
 type builder struct {
-	n      []nstate
-	v      *Vocab
-	rules  []frag
-	count  []*counter // [rule], nil where nothing is counted
-	names  []string
-	counts bool  // long repetitions of a character may become rules
-	err    error // the first one; building goes on with rubbish
-	mark   []int32
-	stamp  int32
+	n        []nstate
+	v        *Vocab
+	rules    []frag
+	count    []*counter // [rule], nil where nothing is counted
+	names    []string
+	patterns map[pattern]automaton
+	counts   bool  // long repetitions of a character may become rules
+	err      error // the first one; building goes on with rubbish
+	mark     []int32
+	stamp    int32
 }
 
 type nstate struct {
@@ -259,7 +260,7 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 	// closure follows what needs no byte; with first or last also what needs the text's edge.
 	closure := func(set []int32, first, last bool) []int32 {
 		b.stamp++
-		c := set[:0:0]
+		c := make([]int32, 0, 2*len(set)+4)
 		add := func(i int32) {
 			if b.mark[i] != b.stamp {
 				b.mark[i] = b.stamp
@@ -316,6 +317,8 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 		return id
 	}
 	intern([]int32{r.in}, true)
+	var edges []edge
+	var set []int32
 	for k := 0; k < len(out); k++ {
 		if len(out) > maxStates || total > maxSubset {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
@@ -326,12 +329,12 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 		}
 		var cuts [257]bool
-		var edges []edge
+		edges = edges[:0]
 		type symbol struct {
 			rule int32
 			tick bool
 		}
-		calls := map[symbol][]int32{}
+		var calls map[symbol][]int32
 		var order []symbol
 		for _, i := range sets[k] {
 			for _, e := range b.n[i].edges {
@@ -340,6 +343,9 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 			for _, c := range b.n[i].calls {
 				y := symbol{c.rule, c.tick}
+				if calls == nil {
+					calls = map[symbol][]int32{}
+				}
 				if calls[y] == nil {
 					order = append(order, y)
 				}
@@ -356,7 +362,6 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 		}
 		if len(edges) > 0 {
-			var set []int32
 			for lo := 0; lo < 256; {
 				hi := lo
 				for hi < 255 && !cuts[hi+1] {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -578,7 +579,28 @@ type automaton struct {
 	length counter
 }
 
+// patternAutomaton makes it, once for all places that have the pattern.
 func (b *builder) patternAutomaton(x pattern) (automaton, error) {
+	x.at = ""
+	if a, ok := b.patterns[x]; ok {
+		a.d = slices.Clone(a.d)
+		for i := range a.d {
+			a.d[i].edges = slices.Clone(a.d[i].edges)
+		}
+		return a, nil
+	}
+	a, err := b.newPattern(x)
+	if err == nil {
+		if b.patterns == nil {
+			b.patterns = map[pattern]automaton{}
+		}
+		b.patterns[x] = a
+		return b.patternAutomaton(x)
+	}
+	return a, err
+}
+
+func (b *builder) newPattern(x pattern) (automaton, error) {
 	t := translate(x.expr, x.not)
 	a := automaton{length: counter{0, -1}}
 	if t.err != nil {
