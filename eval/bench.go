@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -58,8 +59,8 @@ func (m Memory) PerToken(before int) int64 {
 
 // Estimate computes Memory from names and shapes alone.
 func Estimate(c *model.Config, set *weights.Set) Memory {
-	m := Memory{KVToken: c.KVBytes(), Copies: c.CopyBytes()}
-	m.Screen, m.Screened = c.ScreenBytes()
+	m := Memory{KVToken: c.KVBytes(), Copies: cpu.CopyBytes(c)}
+	m.Screen, m.Screened = cpu.ScreenBytes(c)
 	for _, name := range set.Names() {
 		hf, ok := set.HFName(name)
 		if !ok {
@@ -70,7 +71,7 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 		case hf == "model.embed_tokens.weight", hf == "model.embed_positions.weight":
 			m.Embedding += set.Bytes(name)
 		case hf == "lm_head.weight":
-			if !c.TiedHead {
+			if !c.TiedHead() {
 				m.Head += set.Bytes(name)
 			}
 		case len(shape) == 2 && c.IsTernary(strings.TrimSuffix(hf, ".weight")):
@@ -78,7 +79,7 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 			if set.GGUF() == nil && set.IsTernary(name) {
 				rows *= 4 // packed, four rows in one
 			}
-			m.Ternary += model.MatrixBytes(rows, cols)
+			m.Ternary += cpu.MatrixBytes(rows, cols)
 		case len(shape) == 2:
 			m.Dense += set.Bytes(name)
 		default:

@@ -373,65 +373,6 @@ func TestAccepts(t *testing.T) {
 	}
 }
 
-func TestToolCalls(t *testing.T) {
-	v := testVocab()
-	f := ToolFormat{Open: "<tool_call>\n", Close: "\n</tool_call>", Arguments: "arguments"}
-	tools := []Tool{{"add", []byte(`{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"],"additionalProperties":false}`)}, {"now", nil}, {"x", []byte("{}")}}
-	auto, one := must(ToolCalls(v, f, tools, false, true, nil)), must(ToolCalls(v, f, tools, true, false, nil))
-	call := "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 5}}\n</tool_call>"
-	for _, s := range []string{call, call + "\n" + call, "hello", "<tool", "", "<tool_callx", "text " + call} {
-		if !accepts(auto, s) && s != "" {
-			t.Errorf("auto refuses %q", s)
-		}
-		if accepts(one, s) != (s == call) {
-			t.Errorf("required accepts %q: %v", s, s != call)
-		}
-	}
-	for _, s := range []string{"<tool_call>\nhello", strings.Replace(call, "5", "true", 1), strings.Replace(call, "add", "sub", 1)} {
-		if accepts(auto, s) {
-			t.Errorf("auto accepts %q", s)
-		}
-	}
-	for seed := range uint64(40) {
-		walk(t, auto, rand.New(rand.NewPCG(seed, 1)), 100)
-		text, ended := walk(t, one, rand.New(rand.NewPCG(seed, 1)), 150)
-		if !ended || !json.Valid(bytes.TrimSuffix(bytes.TrimPrefix(text, []byte(f.Open)), []byte(f.Close))) {
-			t.Errorf("required wrote %q", text)
-		}
-	}
-	bare := must(ToolCalls(v, ToolFormat{Arguments: "parameters"}, tools, false, false, nil))
-	if !accepts(bare, `{"name": "now", "parameters": {}}`) || accepts(bare, `{"name": "never"}`) || !accepts(bare, `{"nam`) {
-		t.Error("bare format")
-	}
-
-	// With a form, what is no call is a document of it.
-	form := []byte(`{"type":"object","properties":{"name":{"type":"string","maxLength":8},"n":{"type":"integer"}},"required":["name","n"],"additionalProperties":false}`)
-	for _, f := range []ToolFormat{f, {Arguments: "arguments"}} {
-		formed := must(ToolCalls(v, f, tools, false, false, form))
-		call := f.Open + `{"name": "add", "arguments": {"a": 5}}` + f.Close
-		for s, want := range map[string]bool{
-			call: true, `{"name": "add", "n": 5}`: true, `{"name":"x","n":-1}`: true,
-			"hello": false, `{"name": "add"}`: false, f.Open + `{"name": "sub", "arguments": {}}` + f.Close: false, call + call: false,
-		} {
-			if accepts(formed, s) != want {
-				t.Errorf("with a form, %q: accepted %v", s, !want)
-			}
-		}
-		for seed := range uint64(40) {
-			text, ended := walk(t, formed, rand.New(rand.NewPCG(seed, 2)), 150)
-			if !ended || !json.Valid(bytes.TrimSuffix(bytes.TrimPrefix(text, []byte(f.Open)), []byte(f.Close))) {
-				t.Errorf("with a form: wrote %q", text)
-			}
-		}
-	}
-	if g := must(ToolCalls(v, f, tools, true, false, form)); accepts(g, `{"name":"x","n":1}`) || !accepts(g, call) {
-		t.Error("a call that is required is not made")
-	}
-	if _, err := ToolCalls(v, f, tools, false, false, []byte(`{"type":"strng"}`)); err == nil {
-		t.Error("a form that is no schema is taken")
-	}
-}
-
 func TestErrors(t *testing.T) {
 	v := testVocab()
 	letters := NewVocab(26, func(id int32) []byte { return []byte{byte('a' + id)} }, nil)

@@ -1,64 +1,29 @@
 package model
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"sort"
+	"slices"
 	"strings"
 
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/weights"
 )
 
-// Activation is the function between gate and up projection.
-type Activation string
-
-const (
-	SiLU  Activation = "silu"
-	ReLU2 Activation = "relu2" // squared ReLU
-	GELU  Activation = "gelu"  // exact, by erf
-	// GELUTanh is the approximation of it by tanh.
-	GELUTanh Activation = "gelu_pytorch_tanh"
-)
-
-// Config is the shape and the arithmetic of a decoder.
-//
-// The letters are those of the shapes in this package: D, F, L, H, KV, V.
+// Config is the description of a decoder: its layers, made of parts, between an embedding and a head. Everything that needs to
+// know what tensors a model has, or how they are computed, asks it. Package family makes it of a model's files.
 type Config struct {
-	Family string // which file of this package read it, e.g. "bitnet"
+	Family string // which file of package family read it, e.g. "bitnet"
 	Name   string // what the file calls itself, for people
 
-	HiddenSize       int // D, width of the residual stream
-	IntermediateSize int // F
-	NumLayers        int // L
-	NumHeads         int // H
-	NumKVHeads       int // KV, divides H
-	HeadDim          int // hd
-	VocabSize        int // V
-	MaxContext       int // tokens
+	HiddenSize int // D, width of the residual stream
+	VocabSize  int // V
+	MaxContext int // tokens
 
-	NormEps    float32
-	RopeTheta  float64
-	Rope       RopeScaling
-	Activation Activation
-
-	TiedHead bool // the head is the embedding
-	SubNorms bool // RMSNorm in front of o_proj and down_proj
-	QKNorms  bool // RMSNorm over each head of q and k (Qwen3)
-	// InputNorm: every BitLinear has an RMSNorm of its own in front, its module of this name, "rms_norm" (use_rms_norm)
-	// or "norm" (embedding models); "" is none.
-	InputNorm    string
-	InputNormEps float32
-	PostNorms    bool // RMSNorm behind o_proj and down_proj, in front of the residual (Gemma 3)
-	OffsetNorms  bool // norms multiply by 1+w, those in front of projections excepted (Gemma)
-
-	EmbedScale  float32 // the embedding is multiplied by it; 0 is 1
-	QueryScalar float64 // attention's scores are divided by its root; 0 is HeadDim
-
-	// Layers that are Sliding see the last Window tokens only, and have rotary positions of base LocalTheta.
-	Sliding    []bool // [L], nil: none
-	Window     int
-	LocalTheta float64
+	Embedding Embedding
+	Layers    []part.Layer
+	FinalNorm part.Norm
+	Head      part.Projection // its Weights are the embedding's where it is tied to that
 
 	// Pooling is set for models whose output is a vector of a text: how it is made of the final states, L2-normalised
 	// then. "" is a model that writes text.
@@ -70,357 +35,264 @@ type Config struct {
 	KV KVType
 
 	Notes []string // what was guessed and may be wrong, a line each; for people
-
-	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
-	Ternary bool
-	// FloatLinear names the modules that stay dense although Ternary is set (modules_to_not_convert), by the last
-	// part of the module's name or a prefix of its whole name. An untied head that is not among them is ternary too.
-	FloatLinear []string
-
-	// Vanilla transformer (package train): LayerNorm with bias, learned positions, no gate in the feed-forward.
-	LayerNorm        bool
-	LearnedPositions bool
-	Ungated          bool
 }
 
-// RopeScaling stretches rotary positions; the zero value is none. Source: transformers modeling_rope_utils.
-type RopeScaling struct {
-	Type           string  // "", "linear", "llama3"
-	Factor         float64 // linear, llama3
-	LowFreqFactor  float64 // llama3
-	HighFreqFactor float64 // llama3
-	OldContext     int     // llama3: original_max_position_embeddings
+// Embedding is the table of tokens, and what is done to its rows.
+type Embedding struct {
+	Name      string  // of the module
+	Scale     float32 // rows are multiplied by it; 0 is 1
+	Positions string  // module of learned positions, added to the rows; "" is none
 }
 
-// family is one architecture: how its configuration is recognised and read.
-type family struct {
-	name string
-	// says is one line for the list of what is supported.
-	says string
-	// hf reads a Hugging Face config.json; ok is false when it is another family's.
-	hf func(c *hfConfig) (cfg *Config, ok bool, err error)
-	// gguf lists the values of general.architecture that it reads.
-	gguf []string
-	// fromGGUF finishes a configuration whose common keys were read already.
-	fromGGUF func(cfg *Config, s *weights.Set) error
-}
-
-// families in order of trial.
-var families = []*family{bitnetFamily, onebitFamily, qwen3Family, gemma3Family, llamaFamily, transformerFamily}
-
-// Families lists what can be run, a line each.
-func Families() []string {
-	var list []string
-	for _, f := range families {
-		list = append(list, f.name+": "+f.says)
-	}
-	return list
-}
-
-// ParseConfig reads the configuration out of a model's files.
-func ParseConfig(s *weights.Set) (*Config, error) {
-	var cfg *Config
-	var err error
-	if s.GGUF() != nil {
-		cfg, err = parseGGUF(s)
-	} else {
-		cfg, err = parseHF(s)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := cfg.check(); err != nil {
-		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
-	}
-	return cfg, nil
-}
-
-func supported() string {
-	var names []string
-	for _, f := range families {
-		names = append(names, f.name)
-	}
-	sort.Strings(names)
-	return "supported: " + strings.Join(names, ", ")
-}
-
-// Limits of a believable configuration: what no published model reaches, small enough that products of two of them
-// and buffers made from them stay far below an int's range.
+// The names of modules outside of layers, as Hugging Face writes them in every family.
 const (
-	maxWidth   = 1 << 17
-	maxLayers  = 1 << 10
-	maxVocab   = 1 << 22
-	maxContext = 1 << 24
+	EmbedName     = "model.embed_tokens"
+	PositionsName = "model.embed_positions" // learned positions of the vanilla transformer
+	FinalNormName = "model.norm"
+	HeadName      = "lm_head"
 )
 
-func (c *Config) check() error {
-	for _, d := range []struct {
-		name     string
-		v, limit int
-	}{
-		{"hidden_size", c.HiddenSize, maxWidth},
-		{"intermediate_size", c.IntermediateSize, maxWidth},
-		{"num_hidden_layers", c.NumLayers, maxLayers},
-		{"num_attention_heads", c.NumHeads, maxWidth},
-		{"num_key_value_heads", c.NumKVHeads, maxWidth},
-		{"head_dim", c.HeadDim, maxWidth},
-		{"vocab_size", c.VocabSize, maxVocab},
-		{"max_position_embeddings", c.MaxContext, maxContext},
-	} {
-		if d.v < 1 || d.v > d.limit {
-			return fmt.Errorf("%s is %d; it must be 1 to %d", d.name, d.v, d.limit)
-		}
+// KVType is how keys and values are kept. All but KVFloat32 round them.
+type KVType = part.KVType
+
+// The kinds of KVType.
+const (
+	KVFloat32 = part.KVFloat32
+	KVFloat16 = part.KVFloat16
+	KVInt8    = part.KVInt8
+)
+
+// NumLayers is L.
+func (c *Config) NumLayers() int { return len(c.Layers) }
+
+// TiedHead says whether the head is the embedding.
+func (c *Config) TiedHead() bool { return c.Head.Weights != "" }
+
+// TieHead makes it that.
+func (c *Config) TieHead(tied bool) {
+	if c.Head.Weights = ""; tied {
+		c.Head.Weights = c.Embedding.Name
 	}
-	if c.NumHeads%c.NumKVHeads != 0 {
-		return fmt.Errorf("num_attention_heads %d is not a multiple of num_key_value_heads %d", c.NumHeads, c.NumKVHeads)
-	}
-	if c.HeadDim%2 != 0 {
-		return fmt.Errorf("head_dim %d is odd; rotary positions need pairs", c.HeadDim)
-	}
-	if c.NumHeads*c.HeadDim > maxWidth {
-		return fmt.Errorf("num_attention_heads × head_dim is %d; at most %d", c.NumHeads*c.HeadDim, maxWidth)
-	}
-	if !(c.NormEps > 0 && c.NormEps < 1) {
-		return fmt.Errorf("the norm's eps is %g; it must be between 0 and 1", c.NormEps)
-	}
-	if !c.LearnedPositions && !(c.RopeTheta > 0 && !math.IsInf(c.RopeTheta, 0)) {
-		return fmt.Errorf("rope_theta is %g; it must be positive", c.RopeTheta)
-	}
-	switch c.Activation {
-	case SiLU, ReLU2, GELU, GELUTanh:
-	default:
-		return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", c.Activation)
-	}
-	if c.QueryScalar < 0 || math.IsInf(c.QueryScalar, 0) {
-		return fmt.Errorf("query_pre_attn_scalar is %g; it must be positive", c.QueryScalar)
-	}
-	if c.Sliding != nil {
-		if c.Window < 1 || c.Window > maxContext {
-			return fmt.Errorf("sliding_window is %d; it must be 1 to %d", c.Window, maxContext)
-		}
-		if !(c.LocalTheta > 0 && !math.IsInf(c.LocalTheta, 0)) {
-			return fmt.Errorf("the rope_theta of sliding layers is %g; it must be positive", c.LocalTheta)
-		}
-	}
-	return c.Rope.check()
 }
 
-func (r RopeScaling) check() error {
-	switch r.Type {
-	case "":
-		return nil
-	case "linear":
-		if r.Factor > 0 {
-			return nil
+// SetVocabSize changes V.
+func (c *Config) SetVocabSize(n int) { c.VocabSize, c.Head.Out = n, n }
+
+// Projections are those of all layers, and the head at last.
+func (c *Config) Projections() []*part.Projection {
+	var list []*part.Projection
+	for i := range c.Layers {
+		list = append(list, c.Layers[i].Projections()...)
+	}
+	return append(list, &c.Head)
+}
+
+// Projection gives the one of this module name, nil when there is none.
+func (c *Config) Projection(module string) *part.Projection {
+	for _, p := range c.Projections() {
+		if p.Name == module {
+			return p
 		}
-	case "llama3":
-		if r.Factor > 0 && r.LowFreqFactor > 0 && r.HighFreqFactor > r.LowFreqFactor && r.OldContext > 0 {
-			return nil
-		}
-	default:
-		return fmt.Errorf("rope_scaling type %q is not supported; supported: linear, llama3", r.Type)
-	}
-	return fmt.Errorf("rope_scaling of type %q has impossible numbers: %+v", r.Type, r)
-}
-
-// projections is how many weights the layers' projections have.
-func (c *Config) projections() int64 {
-	D, F := int64(c.HiddenSize), int64(c.IntermediateSize)
-	heads, kv := int64(c.NumHeads*c.HeadDim), int64(c.NumKVHeads*c.HeadDim)
-	feedForward := 3 * D * F
-	if c.Ungated {
-		feedForward = 2 * D * F
-	}
-	return int64(c.NumLayers) * (2*D*heads + 2*D*kv + feedForward)
-}
-
-// KVBytes is the size of the keys and values of one token, in bytes.
-func (c *Config) KVBytes() int64 {
-	return int64(c.NumLayers) * int64(c.NumKVHeads) * 2 * int64(c.KV.headBytes(c.HeadDim))
-}
-
-// hfConfig is what the families read of config.json. A missing number is zero.
-type hfConfig struct {
-	Architectures     []string        `json:"architectures"`
-	ModelType         string          `json:"model_type"`
-	HiddenSize        int             `json:"hidden_size"`
-	IntermediateSize  int             `json:"intermediate_size"`
-	NumLayers         int             `json:"num_hidden_layers"`
-	NumHeads          int             `json:"num_attention_heads"`
-	NumKVHeads        int             `json:"num_key_value_heads"`
-	HeadDim           *int            `json:"head_dim"`
-	VocabSize         int             `json:"vocab_size"`
-	MaxContext        int             `json:"max_position_embeddings"`
-	NormEps           float64         `json:"rms_norm_eps"`
-	LayerNormEps      float64         `json:"layer_norm_eps"`
-	RopeTheta         float64         `json:"rope_theta"`
-	RopeScaling       *hfRope         `json:"rope_scaling"`
-	RopeParameters    *hfRope         `json:"rope_parameters"` // transformers 5 writes theta and scaling here
-	HiddenAct         string          `json:"hidden_act"`
-	TieWordEmbeddings *bool           `json:"tie_word_embeddings"`
-	WeightBits        int             `json:"weight_bits"` // 1bitLLM
-	InputBits         int             `json:"input_bits"`  // 1bitLLM
-	Precision         string          `json:"precision"`   // trit-transformer: ternary or float
-	Quantization      *hfQuantization `json:"-"`           // read by weights, which needs it for the scales
-
-	// Gemma 3
-	HiddenActivation string   `json:"hidden_activation"`
-	QueryScalar      float64  `json:"query_pre_attn_scalar"`
-	RopeLocalTheta   float64  `json:"rope_local_base_freq"`
-	SlidingWindow    int      `json:"sliding_window"`
-	WindowPattern    int      `json:"sliding_window_pattern"`
-	OldWindowPattern int      `json:"_sliding_window_pattern"`
-	LayerTypes       []string `json:"layer_types"`
-	Bidirectional    *bool    `json:"use_bidirectional_attention"`
-	AttnSoftcap      *float64 `json:"attn_logit_softcapping"`
-	FinalSoftcap     *float64 `json:"final_logit_softcapping"`
-
-	set *weights.Set // for what a configuration leaves to the tensors to say
-}
-
-type hfRope struct {
-	Type           string  `json:"rope_type"`
-	OldType        string  `json:"type"`
-	Theta          float64 `json:"rope_theta"`
-	Factor         float64 `json:"factor"`
-	LowFreqFactor  float64 `json:"low_freq_factor"`
-	HighFreqFactor float64 `json:"high_freq_factor"`
-	OldContext     int     `json:"original_max_position_embeddings"`
-	Full           *hfRope `json:"full_attention"`    // by kind of layer (Gemma 3, transformers 5)
-	Sliding        *hfRope `json:"sliding_attention"` // the same
-}
-
-// layers are the parameters of full and of sliding layers.
-func (r *hfRope) layers() (full, sliding *hfRope) {
-	full, sliding = &hfRope{}, &hfRope{}
-	if r != nil && r.Full != nil {
-		full = r.Full
-	} else if r != nil {
-		full = r
-	}
-	if r != nil && r.Sliding != nil {
-		sliding = r.Sliding
-	}
-	return full, sliding
-}
-
-func (r *hfRope) scaling() RopeScaling {
-	if r == nil {
-		return RopeScaling{}
-	}
-	kind := r.Type
-	if kind == "" {
-		kind = r.OldType
-	}
-	if kind == "" || kind == "default" {
-		return RopeScaling{}
-	}
-	return RopeScaling{kind, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OldContext}
-}
-
-type hfQuantization = weights.Quantization
-
-func parseHF(s *weights.Set) (*Config, error) {
-	var c hfConfig
-	if err := json.Unmarshal(s.HFConfig(), &c); err != nil {
-		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
-	}
-	c.Quantization, c.set = s.Quantization(), s
-	for _, f := range families {
-		cfg, ok, err := f.hf(&c)
-		if err != nil {
-			return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
-		}
-		if ok {
-			cfg.Family = f.name
-			return cfg, nil
-		}
-	}
-	return nil, fmt.Errorf("model: %s: architecture %s (model_type %q) is not supported; %s",
-		s.ConfigPath(), strings.Join(c.Architectures, ","), c.ModelType, supported())
-}
-
-// common fills what every family reads alike.
-func (c *hfConfig) common() (*Config, error) {
-	cfg := &Config{
-		Name:             c.ModelType,
-		HiddenSize:       c.HiddenSize,
-		IntermediateSize: c.IntermediateSize,
-		NumLayers:        c.NumLayers,
-		NumHeads:         c.NumHeads,
-		NumKVHeads:       c.NumKVHeads,
-		VocabSize:        c.VocabSize,
-		MaxContext:       c.MaxContext,
-		NormEps:          float32(c.NormEps),
-		RopeTheta:        c.RopeTheta,
-		Activation:       Activation(c.HiddenAct),
-		TiedHead:         c.TieWordEmbeddings != nil && *c.TieWordEmbeddings,
-	}
-	if cfg.NumKVHeads == 0 {
-		cfg.NumKVHeads = cfg.NumHeads
-	}
-	if c.HeadDim != nil {
-		cfg.HeadDim = *c.HeadDim
-	} else if cfg.NumHeads > 0 {
-		if cfg.HiddenSize%cfg.NumHeads != 0 {
-			return nil, fmt.Errorf("hidden_size %d is not a multiple of num_attention_heads %d, and head_dim is missing", cfg.HiddenSize, cfg.NumHeads)
-		}
-		cfg.HeadDim = cfg.HiddenSize / cfg.NumHeads
-	}
-	for _, r := range []*hfRope{c.RopeScaling, c.RopeParameters} {
-		if r == nil {
-			continue
-		}
-		if r.Theta > 0 {
-			cfg.RopeTheta = r.Theta
-		}
-		if s := r.scaling(); s.Type != "" {
-			cfg.Rope = s
-		}
-	}
-	if cfg.RopeTheta == 0 {
-		cfg.RopeTheta = 10000 // transformers' default
-	}
-	return cfg, nil
-}
-
-// quantized applies a quantization_config of method bitnet, the same for every family that has one.
-func (cfg *Config) quantized(q *hfQuantization) error {
-	if q == nil {
-		return nil
-	}
-	if q.Method != "bitnet" {
-		return fmt.Errorf("quantization_config.quant_method %q is not supported; supported: bitnet", q.Method)
-	}
-	cfg.Ternary = true
-	if cfg.FloatLinear = q.ModulesToNotConvert; cfg.FloatLinear == nil { // null, not an empty list
-		cfg.FloatLinear = []string{headName}
-	}
-	if q.UseRMSNorm {
-		cfg.InputNorm, cfg.InputNormEps = "rms_norm", float32(q.RMSNormEps)
 	}
 	return nil
 }
 
-// IsTernary says whether the projection of this module name, such as "model.layers.0.mlp.up_proj", is a BitLinear.
-func (c *Config) IsTernary(module string) bool { return !c.floatLinear(module) }
+// Ternary says whether some projection is.
+func (c *Config) Ternary() bool {
+	return slices.ContainsFunc(c.Projections(), func(p *part.Projection) bool { return p.Arithmetic == part.Ternary8 })
+}
 
-// QuantizeMasters makes the projections BitLinear, the head excepted, although the configuration does not say so.
-func (c *Config) QuantizeMasters() {
-	if !c.Ternary {
-		c.Ternary, c.FloatLinear = true, []string{headName}
+// Floats are the names of the projections that are dense in a model that is ternary.
+func (c *Config) Floats() []string {
+	list := []string{}
+	for _, p := range c.Projections() {
+		if p.Arithmetic != part.Ternary8 {
+			list = append(list, p.Name)
+		}
+	}
+	return list
+}
+
+// IsTernary says whether the projection of this module name, such as "model.layers.0.mlp.up_proj", is a BitLinear.
+func (c *Config) IsTernary(module string) bool {
+	p := c.Projection(module)
+	return p != nil && p.Arithmetic == part.Ternary8
+}
+
+// Quantize makes the projections BitLinear for which float is false. With norm, such as "rms_norm", each of them has an RMSNorm
+// of its own, the module of that name in it.
+func (c *Config) Quantize(float func(module string) bool, norm string, eps float32) {
+	for _, p := range c.Projections() {
+		p.Arithmetic, p.Norm = part.Ternary8, nil
+		if float(p.Name) {
+			p.Arithmetic = part.Dense
+		} else if norm != "" {
+			p.Norm = &part.Norm{Name: p.Name + "." + norm, Width: p.In, Eps: eps}
+		}
 	}
 }
 
-// floatLinear says whether the projection of this module name stays dense.
-func (c *Config) floatLinear(module string) bool {
-	if !c.Ternary {
-		return true
+// QuantizeMasters makes the projections BitLinear, the head excepted, although the configuration does not say so.
+func (c *Config) QuantizeMasters() {
+	if !c.Ternary() {
+		c.Quantize(func(module string) bool { return module == HeadName }, "", 0)
 	}
-	for _, m := range c.FloatLinear {
-		if m != "" && (module == m || strings.HasSuffix(module, "."+m) || strings.HasPrefix(module, m+".")) {
-			return true
+}
+
+// Norms are those of all layers, of projections, and the final one.
+func (c *Config) Norms() []*part.Norm {
+	var list []*part.Norm
+	for i := range c.Layers {
+		list = append(list, c.Layers[i].Norms()...)
+	}
+	for _, p := range c.Projections() {
+		if p.Norm != nil {
+			list = append(list, p.Norm)
 		}
 	}
-	return false
+	return append(list, &c.FinalNorm)
+}
+
+// Kind is what a tensor is in a model.
+type Kind uint8
+
+const (
+	Table      Kind = iota // the embedding, learned positions
+	Matrix                 // the weights of a projection
+	Scale                  // the scale of packed weights, part of them
+	NormWeight             // of a norm
+	Bias                   // of a projection or a norm
+)
+
+// Tensor is one tensor of a model.
+type Tensor struct {
+	Name       string // as Hugging Face has it
+	Kind       Kind
+	Rows, Cols int              // vectors: Rows is 1
+	Projection *part.Projection // of a Matrix, Scale or Bias of one
+	Optional   bool
+}
+
+// Tensors lists all that the model reads of its files: those at the bottom first, then layer by layer, norm and head at last.
+func (c *Config) Tensors() []Tensor {
+	list := []Tensor{{Name: c.Embedding.Name + ".weight", Kind: Table, Rows: c.VocabSize, Cols: c.HiddenSize}}
+	if p := c.Embedding.Positions; p != "" {
+		list = append(list, Tensor{Name: p + ".weight", Kind: Table, Rows: c.MaxContext, Cols: c.HiddenSize})
+	}
+	norm := func(n *part.Norm) {
+		list = append(list, Tensor{Name: n.Name + ".weight", Kind: NormWeight, Rows: 1, Cols: n.Width})
+		if n.Centered {
+			list = append(list, Tensor{Name: n.Name + ".bias", Kind: Bias, Rows: 1, Cols: n.Width})
+		}
+	}
+	projection := func(p *part.Projection) {
+		if p.Weights == "" {
+			list = append(list, Tensor{Name: p.Name + ".weight", Kind: Matrix, Rows: p.Out, Cols: p.In, Projection: p})
+			if p.Arithmetic == part.Ternary8 {
+				list = append(list, Tensor{Name: p.Name + ".weight_scale", Kind: Scale, Rows: 1, Cols: 1, Projection: p, Optional: true})
+			}
+		}
+		if p.Bias {
+			list = append(list, Tensor{Name: p.Name + ".bias", Kind: Bias, Rows: 1, Cols: p.Out, Projection: p})
+		}
+		if p.Norm != nil {
+			norm(p.Norm)
+		}
+	}
+	for i := range c.Layers {
+		for _, n := range c.Layers[i].Norms() {
+			norm(n)
+		}
+		for _, p := range c.Layers[i].Projections() {
+			projection(p)
+		}
+	}
+	norm(&c.FinalNorm)
+	projection(&c.Head)
+	return list
+}
+
+// CheckTensors refuses files with tensors that the model does not read, as transformers' loading report and llama.cpp's count
+// of tensors would show them; but not those named in ignore.
+func (c *Config) CheckTensors(s *weights.Set, ignore ...string) error {
+	known := ignore
+	for _, t := range c.Tensors() {
+		known = append(known, t.Name)
+	}
+	var extra []string
+	for _, name := range s.Others(known) {
+		// Older Hugging Face folders keep the frequencies of the rotary positions, which follow from the configuration.
+		if !strings.HasSuffix(name, "rotary_emb.inv_freq") {
+			extra = append(extra, name)
+		}
+	}
+	if len(extra) == 0 {
+		return nil
+	}
+	more := ""
+	if n := len(extra) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more: %s)", n, strings.Join(extra[1:min(len(extra), 4)], ", "))
+	}
+	return fmt.Errorf("tensor %q%s is in the file, and nothing in a model of family %s with %d layers reads it: "+
+		"the configuration describes another model", extra[0], more, c.Family, len(c.Layers))
+}
+
+// KVBytes is the size of the keys and values of one token, in bytes.
+func (c *Config) KVBytes() (n int64) {
+	for i := range c.Layers {
+		if a, ok := c.Layers[i].Mixer.(*part.Attention); ok {
+			n += c.KV.Bytes(a.KVHeads, a.HeadDim)
+		}
+	}
+	return n
+}
+
+// Heads are how many heads of queries, and of keys and values, the first attention has.
+func (c *Config) Heads() (queries, keys int) {
+	for i := range c.Layers {
+		if a, ok := c.Layers[i].Mixer.(*part.Attention); ok {
+			return a.Heads, a.KVHeads
+		}
+	}
+	return 0, 0
+}
+
+// Weights is how many weights the layers' projections have.
+func (c *Config) Weights() (n int64) {
+	for i := range c.Layers {
+		for _, p := range c.Layers[i].Projections() {
+			n += int64(p.In) * int64(p.Out)
+		}
+	}
+	return n
+}
+
+// Check refuses numbers that no part can have. What a configuration's own keys may be is checked where they are read, by name.
+func (c *Config) Check() error {
+	for _, n := range c.Norms() {
+		if !(n.Eps > 0 && n.Eps < 1) {
+			return fmt.Errorf("the norm's eps is %g; it must be between 0 and 1", n.Eps)
+		}
+	}
+	for i := range c.Layers {
+		if g, ok := c.Layers[i].FeedForward.(*part.Gated); ok && !slices.Contains(part.Activations, g.Activation) {
+			return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", g.Activation)
+		}
+		a, ok := c.Layers[i].Mixer.(*part.Attention)
+		if !ok {
+			continue
+		}
+		if a.Scalar < 0 || math.IsInf(a.Scalar, 0) {
+			return fmt.Errorf("query_pre_attn_scalar is %g; it must be positive", a.Scalar)
+		}
+		if r := a.Rope; r != nil {
+			if !(r.Theta > 0 && !math.IsInf(r.Theta, 0)) {
+				return fmt.Errorf("rope_theta is %g; it must be positive", r.Theta)
+			}
+			if err := r.Scaling.Check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/tritlm/trit/accel/tensix/kernels"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 )
 
 // Card figures behind the speed model. The first group is what the vendor publishes, the second is other people's
@@ -300,10 +302,10 @@ const (
 	ProductsAlone
 )
 
-// ModelSpeed counts one decode step of a model of shape c on a card with 120 tiles and 8 banks: the very jobs the
+// ModelSpeed counts one decode step of a model of the shape of cfg on a card with 120 tiles and 8 banks: the very jobs the
 // Device would issue, on a machine that does nothing.
-func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error) {
-	if err := checkModel(c); err != nil {
+func ModelSpeed(cfg *model.Config, batch, context_ int, share Share) (Speed, error) {
+	if err := checkModel(cfg); err != nil {
 		return Speed{}, err
 	}
 	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10}
@@ -313,10 +315,11 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 	}
 	defer d.Close()
 	ctx := context.Background()
+	c := family.ShapeOf(cfg)
 	attn, kv, D, F := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.HiddenSize, c.IntermediateSize
 	var place placement
 	reserve := func(kind kernels.Kind, name string, rows, cols int) (*Matrix, error) {
-		return place.next(d, name, func() (*Matrix, error) {
+		return place.next(d, roles[name], func() (*Matrix, error) {
 			x := newMatrix(name, kind, rows, cols)
 			return x, errors.Join(kernels.CheckTernary(cols), d.reserve(x))
 		})
@@ -326,7 +329,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 		rows, cols int
 	}
 	jobs := [4][]shape{{{"q_proj", attn, D}, {"k_proj", kv, D}, {"v_proj", kv, D}}, {{"o_proj", D, attn}}, {{"gate_proj", F, D}, {"up_proj", F, D}}, {{"down_proj", D, F}}}
-	if c.Ungated {
+	if _, ungated := cfg.Layers[0].FeedForward.(*part.Plain); ungated {
 		jobs[2] = jobs[2][1:]
 	}
 	layers := make([][4][]*Matrix, c.NumLayers)
@@ -362,7 +365,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 	s.PCIe = float64(s.PCIeBytes) / pciePerSec
 	columns := 0
 	if share != Steps {
-		s.CacheBytes = int(c.KVBytes()) * context_ * batch
+		s.CacheBytes = int(cfg.KVBytes()) * context_ * batch
 		s.Host = float64(s.CacheBytes) / hostPerSec
 		columns = attn + 2*kv + attn // q, k, v; what is normed in front of o
 	}
@@ -375,7 +378,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 }
 
 // modelLayers runs a token's jobs with attention on the host.
-func modelLayers(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, batch int, share Share) error {
+func modelLayers(ctx context.Context, d *Device, c family.Shape, layers [][4][]*Matrix, batch int, share Share) error {
 	for n, l := range layers {
 		for i, ms := range l {
 			if share == Blocks && i > 0 {
@@ -400,7 +403,7 @@ func modelLayers(ctx context.Context, d *Device, c *model.Config, layers [][4][]
 }
 
 // modelStep runs a token's job on matrices that are only reserved.
-func modelStep(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, batch, context_ int) error {
+func modelStep(ctx context.Context, d *Device, c family.Shape, layers [][4][]*Matrix, batch, context_ int) error {
 	w := StepWeights{Heads: c.NumHeads, KeyHeads: c.NumKVHeads, Cols: c.HeadDim}
 	for n, l := range layers {
 		b := newModelBlock(c, layers, n)
@@ -417,7 +420,7 @@ func modelStep(ctx context.Context, d *Device, c *model.Config, layers [][4][]*M
 }
 
 // newModelBlock is block n of matrices that are only reserved.
-func newModelBlock(c *model.Config, layers [][4][]*Matrix, n int) *Block {
+func newModelBlock(c family.Shape, layers [][4][]*Matrix, n int) *Block {
 	l, D, F := layers[n], c.HiddenSize, c.IntermediateSize
 	b := &Block{w: BlockWeights{O: Scaled{M: l[1][0]}, Gate: Scaled{M: l[2][0]}, Up: Scaled{M: l[2][1]}, Down: Scaled{M: l[3][0]}, FFNNorm: Norm{W: make([]float32, D)}, SubNorm: Norm{W: make([]float32, F)}}}
 	if n+1 < len(layers) {
@@ -429,7 +432,7 @@ func newModelBlock(c *model.Config, layers [][4][]*Matrix, n int) *Block {
 }
 
 // modelBlock runs one block on matrices that are only reserved.
-func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, n, batch int) error {
+func modelBlock(ctx context.Context, d *Device, c family.Shape, layers [][4][]*Matrix, n, batch int) error {
 	b := newModelBlock(c, layers, n)
 	var ys []Product
 	var in, out []float32
@@ -448,14 +451,17 @@ func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*
 
 // BitNet2B4T is the shape of BitNet b1.58 2B4T.
 func BitNet2B4T() *model.Config {
-	return &model.Config{
+	c := family.BitNet(family.Shape{
 		Name: "BitNet b1.58 2B4T", HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128,
-		VocabSize: 128256, MaxContext: 4096, Activation: model.ReLU2, Ternary: true, SubNorms: true, TiedHead: true,
-	}
+		VocabSize: 128256, MaxContext: 4096, NormEps: 1e-5, RopeTheta: 500000, Activation: part.ReLU2, TiedHead: true,
+	})
+	c.QuantizeMasters()
+	return c
 }
 
 // WriteSpeed prints the speed model of a shape for batches of 1 and 32 and contexts of 128 and 4096.
-func WriteSpeed(w io.Writer, c *model.Config) error {
+func WriteSpeed(w io.Writer, cfg *model.Config) error {
+	c := family.ShapeOf(cfg)
 	fmt.Fprintf(w, "%s: %d layers of width %d and %d, %d rows of head.\n", cmp.Or(c.Name, "this model"), c.NumLayers, c.HiddenSize, c.IntermediateSize, c.VocabSize)
 	fmt.Fprintf(w, `Speed model of one Blackhole p150a: %d tiles at %.2f GHz, %.0f GB/s of GDDR.
 THIS IS A MODEL, NOT A MEASUREMENT: no card has run it. Bytes, chunks and jobs are counted from the jobs that the
@@ -464,21 +470,21 @@ assumptions: %.0f µs a job, %.0f GB/s of PCIe, %d cycles a chunk of overhead, %
 %.1f ns of a host's core for a column of a norm and %d cores for a batch.
 
 `, cardColumns*10, cardClock/1e9, bankPerSec*cardBanks/1e9, gddrReached*100, jobLatency*1e6, pciePerSec/1e9, chunkCycles, hostPerSec/1e9, hostColumn*1e9, hostCores)
-	if !c.Ungated && c.Activation == model.ReLU2 && c.SubNorms {
+	if g, ok := cfg.Layers[0].FeedForward.(*part.Gated); ok && runsGated(g) {
 		if c.HeadDim == 32 || c.HeadDim == 64 || c.HeadDim == 128 {
 			fmt.Fprintf(w, "Whole tokens on the tiles (--device tensix). Their scalar cores take %d cycles a column and %d more in a row's norm, and\nmeet six times in attention and three times a norm, in %.0f µs each; their vector units take %d cycles for 32 exact\nmultiply-adds, and a block of keys and values is read from GDDR by every query head (all assumed); the next weights are\nread meanwhile:\n\n", sliceCycles, norm2Cycles, meeting*1e6, multiplyAdd)
-			if err := writeSpeed(w, c, Steps); err != nil {
+			if err := writeSpeed(w, cfg, Steps); err != nil {
 				return err
 			}
 			fmt.Fprintln(w)
 		}
 		fmt.Fprint(w, "All but attention on the tiles (--device tensix-blocks):\n\n")
-		if err := writeSpeed(w, c, Blocks); err != nil {
+		if err := writeSpeed(w, cfg, Blocks); err != nil {
 			return err
 		}
 		fmt.Fprint(w, "\nProducts only (--device tensix-products):\n\n")
 	}
-	return writeSpeed(w, c, ProductsAlone)
+	return writeSpeed(w, cfg, ProductsAlone)
 }
 
 func writeSpeed(w io.Writer, c *model.Config, share Share) error {

@@ -20,6 +20,7 @@ import (
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/weights"
 )
@@ -146,7 +147,7 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		set.Close()
 		return nil, nil, err
