@@ -8,14 +8,16 @@ import (
 
 // builder makes the nondeterministic automata of all rules, which determinise then reads.
 type builder struct {
-	n     []nstate
-	v     *Vocab
-	rules []frag
-	count []*counter // [rule], nil where nothing is counted
-	names []string
-	err   error // the first one; building goes on with rubbish
-	mark  []int32
-	stamp int32
+	n        []nstate
+	v        *Vocab
+	rules    []frag
+	count    []*counter // [rule], nil where nothing is counted
+	names    []string
+	patterns map[pattern]automaton
+	counts   bool  // long repetitions of a character may become rules
+	err      error // the first one; building goes on with rubbish
+	mark     []int32
+	stamp    int32
 }
 
 type nstate struct {
@@ -156,6 +158,25 @@ func (b *builder) repeat(make func() frag, min, max int) frag {
 	return frag{f.in, out}
 }
 
+// counted is x from c.min to c.max times, as a rule that counts. char says that x is one character, of which the first
+// byte can count; anything else becomes a rule that is called.
+func (b *builder) counted(x frag, c counter, char bool) frag {
+	r := b.addRule("repetition")
+	b.count[r] = &c
+	if char {
+		edges := b.n[x.in].edges
+		for i := range edges {
+			edges[i].tick = true
+		}
+	} else {
+		sub := b.addRule("repeated")
+		b.rules[sub] = x
+		x = b.tick(sub)
+	}
+	b.rules[r] = b.star(x)
+	return b.call(r)
+}
+
 type runeRange struct{ lo, hi rune }
 
 // runes matches one character of the ranges, in UTF-8; surrogates never.
@@ -239,7 +260,7 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 	// closure follows what needs no byte; with first or last also what needs the text's edge.
 	closure := func(set []int32, first, last bool) []int32 {
 		b.stamp++
-		c := set[:0:0]
+		c := make([]int32, 0, 2*len(set)+4)
 		add := func(i int32) {
 			if b.mark[i] != b.stamp {
 				b.mark[i] = b.stamp
@@ -296,6 +317,8 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 		return id
 	}
 	intern([]int32{r.in}, true)
+	var edges []edge
+	var set []int32
 	for k := 0; k < len(out); k++ {
 		if len(out) > maxStates || total > maxSubset {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
@@ -306,12 +329,12 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 		}
 		var cuts [257]bool
-		var edges []edge
+		edges = edges[:0]
 		type symbol struct {
 			rule int32
 			tick bool
 		}
-		calls := map[symbol][]int32{}
+		var calls map[symbol][]int32
 		var order []symbol
 		for _, i := range sets[k] {
 			for _, e := range b.n[i].edges {
@@ -320,6 +343,9 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 			for _, c := range b.n[i].calls {
 				y := symbol{c.rule, c.tick}
+				if calls == nil {
+					calls = map[symbol][]int32{}
+				}
 				if calls[y] == nil {
 					order = append(order, y)
 				}
@@ -336,7 +362,6 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 		}
 		if len(edges) > 0 {
-			var set []int32
 			for lo := 0; lo < 256; {
 				hi := lo
 				for hi < 255 && !cuts[hi+1] {
@@ -397,13 +422,18 @@ func (b *builder) embed(d []state) frag {
 }
 
 // intersect is the product of two determinised automata without calls.
-func intersect(x, y []state) ([]state, error) {
+func (b *builder) intersect(x, y []state) ([]state, error) {
 	ids := map[[2]int32]int32{{0, 0}: 0}
 	pairs := [][2]int32{{0, 0}}
 	var out []state
 	for k := 0; k < len(pairs); k++ {
 		if len(pairs) > maxStates {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
+		}
+		if k%1024 == 1023 {
+			if err := b.v.cancelled(); err != nil {
+				return nil, err
+			}
 		}
 		p, q := &x[pairs[k][0]], &y[pairs[k][1]]
 		s := state{final: p.final && q.final}

@@ -34,11 +34,12 @@ func errorf(format string, a ...any) error {
 
 // Bounds on what a compilation may build: about 50 MB and half a second at the worst.
 const (
-	maxNFA      = 200_000
-	maxStates   = 60_000
+	maxNFA      = 600_000
+	maxStates   = 60_000  // of one automaton
+	maxTotal    = 200_000 // of all of a grammar
 	maxSubset   = 1 << 20 // members of all subsets of one determinisation
 	maxDistance = 1 << 24 // bytes of the shortest text
-	maxMasks    = 32 << 20
+	maxMasks    = 24 << 20
 )
 
 // A Grammar is a compiled automaton for one vocabulary. It is safe for concurrent use; matchers
@@ -148,8 +149,8 @@ func (g *Grammar) determinise(b *builder, id int32, r frag) error {
 		return err
 	}
 	base := int32(len(g.states))
-	if len(g.states)+len(d) > maxStates {
-		return errorf("needs more than %d states: shorten its repetitions", maxStates)
+	if len(g.states)+len(d) > maxTotal {
+		return errorf("needs more than %d states: shorten its repetitions", maxTotal)
 	}
 	x := rule{start: base, end: base + int32(len(d)), plain: true}
 	if c := b.count[id]; c != nil {
@@ -266,7 +267,12 @@ func (g *Grammar) measure() error {
 			}
 		}
 	}
-	for len(heap) > 0 {
+	for n := 1; len(heap) > 0; n++ {
+		if n%4096 == 0 {
+			if err := g.v.cancelled(); err != nil {
+				return err
+			}
+		}
 		d, i := heap.pop()
 		if dist[i] <= d {
 			continue

@@ -85,7 +85,7 @@ func (s *schema) numeric(p *piece) frag {
 		} else {
 			d, err := b.subsets(f, everyByte)
 			if err == nil {
-				d, err = intersect(d, multiples(int(n.Int64())))
+				d, err = b.intersect(d, multiples(int(n.Int64())))
 			}
 			if err != nil {
 				return s.fail(p.at, "%v", err)
@@ -176,7 +176,7 @@ func (b *builder) magnitude(lo, hi *bound, whole bool) frag {
 		if err1 != nil || err2 != nil {
 			return b.empty()
 		}
-		d, _ := intersect(d1, d2)
+		d, _ := b.intersect(d1, d2)
 		return b.cat(b.lit(a.String()), b.embed(d))
 	}
 	if a.Cmp(z) > 0 {

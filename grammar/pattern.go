@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -578,7 +579,28 @@ type automaton struct {
 	length counter
 }
 
+// patternAutomaton makes it, once for all places that have the pattern.
 func (b *builder) patternAutomaton(x pattern) (automaton, error) {
+	x.at = ""
+	if a, ok := b.patterns[x]; ok {
+		a.d = slices.Clone(a.d)
+		for i := range a.d {
+			a.d[i].edges = slices.Clone(a.d[i].edges)
+		}
+		return a, nil
+	}
+	a, err := b.newPattern(x)
+	if err == nil {
+		if b.patterns == nil {
+			b.patterns = map[pattern]automaton{}
+		}
+		b.patterns[x] = a
+		return b.patternAutomaton(x)
+	}
+	return a, err
+}
+
+func (b *builder) newPattern(x pattern) (automaton, error) {
 	t := translate(x.expr, x.not)
 	a := automaton{length: counter{0, -1}}
 	if t.err != nil {
@@ -611,9 +633,9 @@ func (b *builder) patternAutomaton(x pattern) (automaton, error) {
 	for _, l := range t.ahead {
 		d, err := find(l.expr, false, false)
 		if err == nil && l.not {
-			a.d, err = minus(a.d, d)
+			a.d, err = b.minus(a.d, d)
 		} else if err == nil {
-			a.d, err = intersect(a.d, d)
+			a.d, err = b.intersect(a.d, d)
 		}
 		if err != nil {
 			return a, err
@@ -624,7 +646,7 @@ func (b *builder) patternAutomaton(x pattern) (automaton, error) {
 		if err != nil {
 			return a, err
 		}
-		if a.d, err = minus(all, a.d); err != nil {
+		if a.d, err = b.minus(all, a.d); err != nil {
 			return a, err
 		}
 	}
@@ -672,13 +694,18 @@ func runs(d []state, text string) bool {
 }
 
 // minus is what x reads and y does not.
-func minus(x, y []state) ([]state, error) {
+func (b *builder) minus(x, y []state) ([]state, error) {
 	ids := map[[2]int32]int32{{0, 0}: 0}
 	pairs := [][2]int32{{0, 0}}
 	var out []state
 	for k := 0; k < len(pairs); k++ {
 		if len(pairs) > maxStates {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
+		}
+		if k%1024 == 1023 {
+			if err := b.v.cancelled(); err != nil {
+				return nil, err
+			}
 		}
 		p := &x[pairs[k][0]]
 		var q state

@@ -11,6 +11,7 @@ import (
 func Regex(v *Vocab, expr string) (*Grammar, error) {
 	b := &builder{v: v}
 	r := b.addRule("regex")
+	b.counts = true
 	b.rules[r] = b.regex(expr, false, (*builder).runes)
 	return compile(v, b)
 }
@@ -96,6 +97,11 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 	case syntax.OpQuest:
 		return b.opt(again())
 	case syntax.OpRepeat:
+		if w, ok := width(re.Sub[0]); b.counts && ok && w == 1 && max(re.Min, re.Max) > 16 && re.Sub[0].Op != syntax.OpConcat {
+			if x := again(); len(b.n[x.in].eps) == 0 {
+				return b.counted(x, counter{int32(re.Min), int32(re.Max)}, true)
+			}
+		}
 		return b.repeat(again, re.Min, re.Max)
 	case syntax.OpConcat:
 		return b.cat(subs()...)

@@ -299,7 +299,7 @@ func (s *schema) body(p *piece) (d []state, length counter, err error) {
 		length = length.narrow(a.length)
 		if d == nil {
 			d = a.d
-		} else if d, err = intersect(d, a.d); err != nil {
+		} else if d, err = b.intersect(d, a.d); err != nil {
 			return nil, length, err
 		}
 	}
@@ -320,7 +320,7 @@ func (s *schema) body(p *piece) (d []state, length counter, err error) {
 	}
 	y, err := b.subsets(b.alt(not...), everyByte)
 	if err == nil {
-		d, err = minus(d, y)
+		d, err = b.minus(d, y)
 	}
 	return d, length, err
 }
@@ -891,7 +891,7 @@ func (s *schema) others(p *piece, keys, patterns []string, open bool) ([]frag, e
 		}
 		d, err := b.subsets(b.alt(lits...), everyByte)
 		if err == nil {
-			base, err = minus(base, d)
+			base, err = b.minus(base, d)
 		}
 		if err != nil {
 			return nil, err
@@ -900,7 +900,7 @@ func (s *schema) others(p *piece, keys, patterns []string, open bool) ([]frag, e
 	for _, n := range p.names {
 		d, err := s.namesOf(n)
 		if err == nil {
-			base, err = intersect(base, d)
+			base, err = b.intersect(base, d)
 		}
 		if err != nil {
 			return nil, err
@@ -932,9 +932,9 @@ func (s *schema) others(p *piece, keys, patterns []string, open bool) ([]frag, e
 			for i := range patterns {
 				var err error
 				if set>>i&1 == 1 {
-					d, err = intersect(d, which[i])
+					d, err = b.intersect(d, which[i])
 				} else {
-					d, err = minus(d, which[i])
+					d, err = b.minus(d, which[i])
 				}
 				if err != nil {
 					return nil, err
@@ -985,7 +985,7 @@ func (s *schema) namesOf(n place) ([]state, error) {
 			}
 			l, err := b.subsets(b.repeat(func() frag { return b.embed(one) }, int(length.min), int(length.max)), everyByte)
 			if err == nil {
-				d, err = intersect(d, l)
+				d, err = b.intersect(d, l)
 			}
 			if err != nil {
 				return nil, err

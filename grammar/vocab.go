@@ -13,6 +13,7 @@ type Vocab struct {
 	Named func(text string) (id int32, ok bool)
 
 	ctx      context.Context // what is compiled stops when it ends; nil: never
+	turn     *turn           // of a Cache
 	longest  int             // bytes of the longest token
 	spreads  *spreads        // of rules that many grammars have, such as strings
 	size     int
@@ -105,12 +106,16 @@ func (v *Vocab) Size() int { return v.size }
 func (v *Vocab) Within(ctx context.Context) *Vocab {
 	w := *v
 	w.ctx = ctx
+	w.turn, _ = ctx.Value(turnKey{}).(*turn)
 	return &w
 }
 
 // cancelled is why a compilation must stop, nil if it need not.
 func (v *Vocab) cancelled() error {
-	if v.ctx == nil {
+	switch {
+	case v.turn != nil:
+		return v.turn.pause(v.ctx)
+	case v.ctx == nil:
 		return nil
 	}
 	return context.Cause(v.ctx)

@@ -117,6 +117,10 @@ func (s *schema) pieces(n []place) []*piece {
 		return nil
 	}
 	defer func() { s.depth-- }()
+	if err := s.b.v.cancelled(); err != nil && s.b.err == nil {
+		s.b.err = err
+		s.b.n = append(s.b.n, nstate{})
+	}
 	p := &piece{s: s, at: n[0].at, types: anything, length: counter{0, -1}, items: counter{0, -1}, members: counter{0, -1}}
 	var choices []choice
 	seen := map[any]bool{}
@@ -1038,7 +1042,10 @@ func ofWord(word string) string {
 	return "object"
 }
 
-func escape(step string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(step) }
+var escaper, unescaper = strings.NewReplacer("~", "~0", "/", "~1"), strings.NewReplacer("~1", "/", "~0", "~")
+
+// escape spells a step of a JSON pointer.
+func escape(step string) string { return escaper.Replace(step) }
 
 // ref finds the schema that a "$ref" in o names, inside the document.
 func (s *schema) ref(o *object, at string) (place, bool) {
@@ -1080,7 +1087,7 @@ func (s *schema) ref(o *object, at string) (place, bool) {
 		if i == 0 {
 			continue
 		}
-		step = strings.NewReplacer("~1", "/", "~0", "~").Replace(step)
+		step = unescaper.Replace(step)
 		switch x := target.(type) {
 		case *object:
 			target, ok = x.get(step)

@@ -397,6 +397,7 @@ func mask(dir string) error {
 		refused int
 		// by what should be
 		rejected, invalid, taken, valid int
+		why                             map[string]int
 		worst                           string
 		slow                            float64
 	}
@@ -478,6 +479,11 @@ func mask(dir string) error {
 			}
 			if r.Error != "" {
 				e.refused++
+				why := number.ReplaceAllString(r.Error, "N")
+				if e.why == nil {
+					e.why = map[string]int{}
+				}
+				e.why[why[:min(len(why), 110)]]++
 				continue
 			}
 			e.all = append(e.all, r)
@@ -514,6 +520,11 @@ func mask(dir string) error {
 		fmt.Printf("%s: %d of %d schemas refused; %d of %d invalid instances rejected, %d of %d valid ones taken\n",
 			e.name, e.refused, len(list), e.rejected, e.invalid, e.taken, e.valid)
 		fmt.Printf("  µs to the first mask: %s\n  µs a mask:            %s\n  slowest: %s\n", quantiles(first), quantiles(masks), e.worst)
+		for w, n := range e.why {
+			if n > 2 {
+				fmt.Printf("  %5d refused: %s\n", n, w)
+			}
+		}
 	}
 	return nil
 }

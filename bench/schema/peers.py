@@ -63,7 +63,7 @@ class Llguidance:
         fill_next_token_bitmask(self.matcher, self.mask, 0)
 
     def commit(self, t):
-        ok = (self.mask[0, t // 32] & (1 << (t % 32))) != 0
+        ok = (int(self.mask[0, t // 32]) >> (t % 32)) & 1
         if ok:
             self.matcher.consume_token(t)
         return bool(ok)
