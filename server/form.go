@@ -130,8 +130,9 @@ func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *f
 	if f == nil {
 		return nil, nil
 	}
-	vocab := func() *grammar.Vocab { return m.vocabulary(nil) }
-	g, _, err := s.grammar(ctx, client, &m.forms, vocab, f.kind+"\x00"+f.source, func(v *grammar.Vocab) (g *grammar.Grammar, _ []string, err error) {
+	key := m.ID + "\x00" + f.kind + "\x00" + f.source
+	g, _, err := s.grammars.Get(ctx, client, key, func(ctx context.Context) (g *grammar.Grammar, _ []string, err error) {
+		v := m.vocab().Within(ctx)
 		switch f.kind {
 		case "object":
 			g, err = grammar.JSONObject(v)
@@ -157,13 +158,12 @@ func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *f
 // the nearest superset that can, of which notes tell, unless it is strict.
 func (s *Server) callGrammar(ctx context.Context, client string, m *served, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
 	var key strings.Builder
-	fmt.Fprintf(&key, "%v %q", several, form)
+	fmt.Fprintf(&key, "%s\x00calls\x00%v %q", m.ID, several, form)
 	for _, t := range tools {
 		fmt.Fprintf(&key, "\x00%s\x00%s\x00%v", t.Function.Name, t.Function.schema, t.Function.strict())
 	}
-	vocab := func() *grammar.Vocab { return m.vocabulary(m.marks) }
-	return s.grammar(ctx, client, &m.called, vocab, key.String(), func(v *grammar.Vocab) (*grammar.Grammar, []string, error) {
-		return compileCalls(v, m.calls, tools, several, form)
+	return s.grammars.Get(ctx, client, key.String(), func(ctx context.Context) (*grammar.Grammar, []string, error) {
+		return compileCalls(m.callVocab().Within(ctx), m.calls, tools, several, form)
 	})
 }
 

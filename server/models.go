@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tritlm/trit/grammar"
@@ -31,8 +32,8 @@ type served struct {
 	fill    *fillMarks               // nil: it cannot write what stands between two texts
 	marks   []int32                  // control tokens that are part of calls or thoughts
 
-	forms  compiled // grammars of answers
-	called compiled // grammars of calls, which may have marks in them
+	vocab     func() *grammar.Vocab // of answers
+	callVocab func() *grammar.Vocab // of calls, which may have marks in them
 }
 
 func newServed(m Model, o Options, mm *modelMetrics) *served {
@@ -50,6 +51,8 @@ func newServed(m Model, o Options, mm *modelMetrics) *served {
 			v.marks = append(v.marks, id)
 		}
 	}
+	v.vocab = sync.OnceValue(func() *grammar.Vocab { return v.vocabulary(nil) })
+	v.callVocab = sync.OnceValue(func() *grammar.Vocab { return v.vocabulary(v.marks) })
 	v.sched = newScheduler(m, o, mm)
 	return v
 }

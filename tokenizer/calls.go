@@ -71,6 +71,29 @@ func (f *CallFormat) Triggers(names []string) (list []string, anywhere bool) {
 	return list, false
 }
 
+// Example is what calls look like: one, or two where there may be several.
+func (f *CallFormat) Example() string {
+	one := func(name string) string {
+		switch f.Style {
+		case CallNamed:
+			if f.AfterID != "" {
+				return name + f.Middle + "ID" + f.AfterID + `{"KEY": "VALUE"}`
+			}
+			return name + f.Middle + `{"KEY": "VALUE"}`
+		case CallXML:
+			return name + f.Middle + f.ParamOpen + "KEY" + f.ParamMiddle + "VALUE" + f.ParamClose
+		case CallPython:
+			return name + `(KEY="VALUE")`
+		}
+		return `{"` + f.NameKey + `": "` + name + `", "` + f.ArgumentsKey + `": {"KEY": "VALUE"}}`
+	}
+	text := f.Begin + f.Open + one("NAME") + f.Close
+	if f.Several {
+		text += f.Separator + f.Open + one("OTHER") + f.Close
+	}
+	return text + f.End
+}
+
 // What recognition writes into a template and looks for in its text. Mistral's templates want ids of nine characters.
 const (
 	probeFirst, probeSecond = "probe_first", "probe_second"
