@@ -54,6 +54,11 @@ var HermesCalls = CallFormat{
 // not, only a reply that begins with one is a call.
 func (f *CallFormat) Triggers(names []string) (list []string, anywhere bool) {
 	if t := strings.TrimSpace(f.Begin + f.Open); len(t) > 1 {
+		for mark, end := range map[byte]string{'<': ">", '[': "]"} { // the first mark is enough
+			if i := strings.Index(t, end); t[0] == mark && i > 0 {
+				t = t[:i+1]
+			}
+		}
 		return []string{t}, true
 	}
 	switch f.Style {
