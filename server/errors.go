@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/tritlm/trit/grammar"
@@ -81,18 +80,4 @@ func asAPIError(err error) *apiError {
 		return &apiError{status: 499, Type: "invalid_request_error", Code: "cancelled", Message: "the client went away"}
 	}
 	return errInternal
-}
-
-func orWord(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return strings.ToValidUTF8(s[:n], "") + "…"
-	}
-	return strings.ToValidUTF8(s, "?")
 }

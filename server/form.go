@@ -111,9 +111,6 @@ func (o *options) form() (*form, error) {
 	return &found[0], nil
 }
 
-// given reports that a field is there and not null.
-func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
-
 // schema is the form as a JSON schema, nil where it is none.
 func (f *form) schema() []byte {
 	switch {
@@ -126,12 +123,12 @@ func (f *form) schema() []byte {
 }
 
 // formGrammar compiles the form of an answer, nil for none.
-func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *form) (*grammar.Grammar, error) {
+func (m *served) formGrammar(ctx context.Context, client string, f *form) (*grammar.Grammar, error) {
 	if f == nil {
 		return nil, nil
 	}
 	key := m.ID + "\x00" + f.kind + "\x00" + f.source
-	g, _, err := s.grammars.Get(ctx, client, key, func(ctx context.Context) (g *grammar.Grammar, _ []string, err error) {
+	g, _, err := m.grammars.Get(ctx, client, key, func(ctx context.Context) (g *grammar.Grammar, _ []string, err error) {
 		v := m.vocab().Within(ctx)
 		switch f.kind {
 		case "object":
@@ -156,13 +153,13 @@ func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *f
 // callGrammar compiles the grammar of replies that call tools: calls, or, with form, a document that is valid by
 // that schema. Lazily it is asked only from a call's first letters on. A tool whose schema cannot be enforced gets
 // the nearest superset that can, of which notes tell, unless it is strict.
-func (s *Server) callGrammar(ctx context.Context, client string, m *served, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
+func (m *served) callGrammar(ctx context.Context, client string, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
 	var key strings.Builder
 	fmt.Fprintf(&key, "%s\x00calls\x00%v %q", m.ID, several, form)
 	for _, t := range tools {
 		fmt.Fprintf(&key, "\x00%s\x00%s\x00%v", t.Function.Name, t.Function.schema, t.Function.strict())
 	}
-	return s.grammars.Get(ctx, client, key.String(), func(ctx context.Context) (*grammar.Grammar, []string, error) {
+	return m.grammars.Get(ctx, client, key.String(), func(ctx context.Context) (*grammar.Grammar, []string, error) {
 		return compileCalls(m.callVocab().Within(ctx), m.calls, tools, several, form)
 	})
 }
@@ -276,11 +273,6 @@ func (t *tool) piece(schema []byte) grammar.Piece {
 		return grammar.Superset(name, schema)
 	}
 	return grammar.Schema(name, schema)
-}
-
-func quote(s string) string {
-	b, _ := json.Marshal(s) // names of tools and keys: no characters that are escaped
-	return string(b)
 }
 
 // paramPieces are a tool's arguments in tags, in the order of its schema.

@@ -84,12 +84,12 @@ func (m *modelMetrics) step(sequences, read, written int, took time.Duration) {
 	m.read.Add(read)
 }
 
-func (m *modelMetrics) finished(s *stream, err error) {
-	m.written.Add(s.written)
-	if !s.first.IsZero() {
-		m.ttft.Update(s.first.Sub(s.queued).Seconds())
-		if s.written > 1 {
-			m.itl.Update(s.last.Sub(s.first).Seconds() / float64(s.written-1))
+func (m *modelMetrics) finished(written int, queued, first, last time.Time, err error) {
+	m.written.Add(written)
+	if !first.IsZero() {
+		m.ttft.Update(first.Sub(queued).Seconds())
+		if written > 1 {
+			m.itl.Update(last.Sub(first).Seconds() / float64(written-1))
 		}
 	}
 	if err != nil {

@@ -11,13 +11,13 @@ import (
 	"testing"
 )
 
-// files is the order of the package: what a file uses of the others stands above it. Below engine.go are the parts that
-// compute tokens, then what a request is and how its answer is made; a protocol is one file at the end, which translates
+// files is the order of the package: what a file uses of the others stands above it. First the parts
+// that compute tokens, then what a request is and how its answer is made; a protocol is one file at the end, which translates
 // into the one and out of the other, and uses no other protocol.
 var order = strings.Fields(`
-	options.go queue.go prefix.go metrics.go guide.go scheduler.go
-	errors.go models.go request.go message.go form.go python.go reader.go answer.go chat.go ask.go embed.go
-	net.go http.go fields.go
+	options.go text.go queue.go prefix.go metrics.go guide.go scheduler.go
+	errors.go message.go request.go store.go models.go form.go python.go reader.go answer.go chat.go jobs.go core.go embed.go logprobs.go
+	net.go fields.go http.go
 	openai.go responses.go anthropic.go ollama.go llamacpp.go tokens.go page.go server.go
 `)
 

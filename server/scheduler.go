@@ -137,7 +137,7 @@ type scheduler struct {
 	m      *modelMetrics
 
 	mu       sync.Mutex
-	queue    fairQueue
+	queue    fairQueue[*sequence]
 	draining bool
 	wake     chan struct{}
 	pace     time.Duration // how often one of those that wait gets a place: a moving average
@@ -220,7 +220,7 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 		return nil, s.full()
 	}
 	for _, q := range seqs {
-		s.queue.push(q)
+		s.queue.push(q.client, q)
 	}
 	s.kick()
 	return streams, nil
@@ -316,7 +316,8 @@ func (s *scheduler) next() *sequence {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.queue.pop(func(*sequence) bool { return true })
+	q, _ := s.queue.pop(func(*sequence) bool { return true })
+	return q
 }
 
 // gone reports that nobody wants the sequence any more, and says so to whoever may still listen.
@@ -369,7 +370,7 @@ func (s *scheduler) admit() {
 		} else {
 			tries := 0
 			s.mu.Lock()
-			q = s.queue.pop(func(q *sequence) bool {
+			q, _ = s.queue.pop(func(q *sequence) bool {
 				tries++
 				return tries < 32 && s.ready(q) && s.fits(q)
 			})
@@ -489,7 +490,7 @@ func (s *scheduler) end(q *sequence, e event) {
 		q.cache = nil
 	}
 	s.release(q)
-	s.m.finished(q.out, e.err)
+	s.m.finished(q.out.written, q.out.queued, q.out.first, q.out.last, e.err)
 	q.out.push(e)
 }
 

@@ -18,11 +18,9 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,7 +31,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -41,71 +38,26 @@ import (
 	"github.com/tritlm/trit/grammar"
 )
 
-// Options for New. The zero value of a field is the default in brackets.
-type Options struct {
-	MaxBatch      int           // sequences computed at the same time [64]
-	MaxQueue      int           // sequences that may wait; beyond it requests get 429 [256]
-	CacheBytes    int64         // keys and values of all sequences and kept prefixes [1 GiB]
-	PrefillTokens int           // tokens of prompts in one step [512]
-	StepTime      time.Duration // what prompts may add to a step while others write [200 ms]
-	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time [64 MiB]
-
-	MaxTokens    int   // written for requests that do not say how many [2048]
-	MaxBody      int64 // bytes of a request [8 MiB]
-	MaxSequences int   // texts of one request: prompts × n [128]
-	KeepBytes    int   // responses kept for those that follow them [64 MiB]
-
-	QueueTimeout   time.Duration // in the queue [1 min]
-	RequestTimeout time.Duration // for the whole answer [15 min]
-	WriteTimeout   time.Duration // for a client to take what was written [30 s]
-
-	AnyModel bool // requests that name an unknown model get the first one instead of an error
-
-	Keys    []string // bearer keys; none: open to all
-	Origins []string // browser origins besides the server's own, such as https://example.org, or *
-	Hosts   []string // values of the Host header, without port, that are answered; none: all
-
-	Log        *slog.Logger // [slog.Default()]
-	LogPrompts bool         // texts too
-	Version    string       // of the program
-}
-
 // Server is an http.Handler. Close it when done.
 type Server struct {
-	o      Options
-	models []*served
-	mux    *http.ServeMux
-	set    *metrics.Set
-	keys   [][32]byte
-
-	draining atomic.Bool
-	panics   *metrics.Counter
-	grammars *grammar.Cache
-	kept     responseStore
-	started  time.Time
+	*core
+	mux     *http.ServeMux
+	set     *metrics.Set
+	keys    [][32]byte
+	panics  *metrics.Counter
+	started time.Time
 }
 
 // New starts a server for the models; requests that name none get the first.
 func New(o Options, models ...Model) (*Server, error) {
-	def(&o.MaxBatch, 64)
-	def(&o.MaxQueue, 256)
-	def(&o.CacheBytes, 1<<30)
-	def(&o.PrefillTokens, 512)
-	def(&o.StepTime, 200*time.Millisecond)
-	def(&o.EchoBytes, 64<<20)
-	def(&o.MaxTokens, 2048)
-	def(&o.MaxBody, 8<<20)
-	def(&o.MaxSequences, 128)
-	def(&o.KeepBytes, 64<<20)
-	def(&o.QueueTimeout, time.Minute)
-	def(&o.RequestTimeout, 15*time.Minute)
-	def(&o.WriteTimeout, 30*time.Second)
-	def(&o.Log, slog.Default())
-	def(&o.Version, "0.0.0")
+	o.complete()
 	if len(models) == 0 {
 		return nil, errors.New("server: no model")
 	}
-	s := &Server{o: o, set: metrics.NewSet(), started: time.Now(), grammars: grammar.NewCache(128 << 20), kept: responseStore{limit: o.KeepBytes}}
+	s := &Server{
+		core: &core{o: o, grammars: grammar.NewCache(128 << 20), kept: responseStore{limit: o.KeepBytes}},
+		set:  metrics.NewSet(), started: time.Now(),
+	}
 	s.panics = s.set.NewCounter("trit_http_panics_total")
 	for _, k := range o.Keys {
 		s.keys = append(s.keys, sha256.Sum256([]byte(k)))
@@ -121,18 +73,11 @@ func New(o Options, models ...Model) (*Server, error) {
 		if m.Created.IsZero() {
 			m.Created = s.started
 		}
-		v := newServed(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()))
+		v := newServed(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()), s.grammars)
 		s.models = append(s.models, v)
 	}
 	s.routes()
 	return s, nil
-}
-
-func def[T comparable](v *T, otherwise T) {
-	var zero T
-	if *v == zero {
-		*v = otherwise
-	}
 }
 
 // Drain refuses new requests and returns when those that were accepted are answered, or with ctx's error.
@@ -226,7 +171,7 @@ func (s *Server) routes() {
 		_, err := w.Write(openapi)
 		return ignore(err)
 	})
-	s.page(h)
+	page(h)
 	h("GET /{path...}", s.notFound)
 	h("/{path...}", s.notFound)
 }
@@ -365,12 +310,6 @@ func host(addr string) string {
 		return h
 	}
 	return addr
-}
-
-func newID() string {
-	var b [12]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
-	return hex.EncodeToString(b[:])
 }
 
 // HTTPServer is an http.Server for s with time-outs and size limits for what comes before a handler runs.

@@ -5,148 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"strings"
 
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/tokenizer"
 )
-
-// conversation is what a chat request reads: messages, tools, and what its template is told.
-type conversation struct {
-	messages []chatMessage
-	tools    []tool
-	choice   string // auto, none, required or, with only, one tool
-	only     string
-	one      bool // at most one call
-	extra    map[string]any
-	think    thinking
-
-	raw       bool // thoughts stay text of the answer
-	shorten   bool // the oldest messages are left out if they do not fit
-	continues bool // the last message is the assistant's, and is gone on with
-	bare      bool // no assistant's turn is begun
-}
-
-// thinking is what a request says about thoughts.
-type thinking struct {
-	enabled *bool
-	effort  string // none, minimal, low, medium, high, xhigh, max
-	budget  *int   // tokens; nil or below 0: as many as it takes
-}
-
-type chatMessage struct {
-	Role       string     `json:"role"`
-	Content    content    `json:"content"`
-	Refusal    *string    `json:"refusal"`
-	Reasoning  string     `json:"reasoning"` // OpenRouter's and vLLM's name for the next
-	Thought    string     `json:"reasoning_content"`
-	Name       string     `json:"name"`
-	ToolCalls  []toolCall `json:"tool_calls"`
-	ToolCallID string     `json:"tool_call_id"`
-	Call       *call      `json:"function_call"` // before there were tool_calls
-}
-
-// content is a string or a list of text parts.
-type content struct {
-	text    string
-	thought string // of parts that are thoughts
-}
-
-func (c *content) UnmarshalJSON(b []byte) error {
-	if string(b) == "null" {
-		return nil
-	}
-	if json.Unmarshal(b, &c.text) == nil {
-		return nil
-	}
-	var parts []struct {
-		Type     string          `json:"type"`
-		Text     string          `json:"text"`
-		Refusal  string          `json:"refusal"`
-		Thinking json.RawMessage `json:"thinking"`
-	}
-	if json.Unmarshal(b, &parts) != nil {
-		return invalid("messages", "a message's content is a string or a list of parts, found %s", clip(string(b), 40))
-	}
-	for _, p := range parts {
-		switch p.Type {
-		case "text", "input_text", "output_text":
-			c.text += p.Text
-		case "refusal":
-			c.text += p.Refusal
-		case "thinking": // text, or Mistral's parts of it
-			var text string
-			var inner content
-			if json.Unmarshal(p.Thinking, &text) == nil {
-				c.thought += text
-			} else if err := json.Unmarshal(p.Thinking, &inner); err != nil {
-				return err
-			}
-			c.thought += inner.text
-		default:
-			return invalid("messages", "content of type %q is not supported: only text", clip(p.Type, 40))
-		}
-	}
-	return nil
-}
-
-type tool struct {
-	Type     string       `json:"type"`
-	Function toolFunction `json:"function"`
-}
-
-type toolFunction struct {
-	Name        string          `json:"name"`
-	Description string          `json:"description,omitempty"`
-	Parameters  json.RawMessage `json:"parameters,omitempty"`
-	Strict      *bool           `json:"strict,omitempty"`
-
-	schema []byte // the parameters, made complete, for the grammar
-	loose  bool   // words of it that cannot be enforced are passed over
-}
-
-func (f *toolFunction) strict() bool { return f.Strict != nil && *f.Strict }
-
-// noParameters stands for those that are not given.
-const noParameters = `{"type":"object","properties":{}}`
-
-type call struct {
-	Name      string    `json:"name"`
-	Arguments arguments `json:"arguments"`
-}
-
-type toolCall struct {
-	Index    *int   `json:"index,omitempty"` // in streams
-	ID       string `json:"id,omitempty"`
-	Type     string `json:"type,omitempty"`
-	Function call   `json:"function"`
-}
-
-// MarshalJSON leaves out, in the middle of a stream, the name that was said before.
-func (c call) MarshalJSON() ([]byte, error) {
-	if c.Name == "" {
-		return json.Marshal(map[string]string{"arguments": string(c.Arguments)})
-	}
-	return json.Marshal(struct {
-		Name      string `json:"name"`
-		Arguments string `json:"arguments"`
-	}{c.Name, string(c.Arguments)})
-}
-
-// arguments are a JSON object as text; one that is not quoted will do as well.
-type arguments string
-
-func (a *arguments) UnmarshalJSON(b []byte) error {
-	var text string
-	if json.Unmarshal(b, &text) == nil {
-		*a = arguments(text)
-		return nil
-	}
-	*a = arguments(b)
-	return nil
-}
 
 var toolName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,128}$`)
 
@@ -267,7 +131,7 @@ func (c *conversation) chosen() (tools []tool, must bool, err error) {
 }
 
 // chatPlan gives the job the conversation's tokens and the plan of its reply, and the answer what reads it.
-func (s *Server) chatPlan(ctx context.Context, m *served, q *request, f *form, j *job, a *answer) error {
+func (m *served) chatPlan(ctx context.Context, q *request, f *form, j *job, a *answer) error {
 	c := q.chat
 	if err := checkTools(c.tools); err != nil {
 		return err
@@ -319,7 +183,7 @@ func (s *Server) chatPlan(ctx context.Context, m *served, q *request, f *form, j
 			f = nil
 		}
 		several := !c.one && c.only == ""
-		if p.grammar, a.notes, err = s.callGrammar(ctx, j.client, m, tools, several, f.schema()); err != nil {
+		if p.grammar, a.notes, err = m.callGrammar(ctx, j.client, tools, several, f.schema()); err != nil {
 			return about("tools", err)
 		}
 		a.reader.calls = newCallReader(m.calls, tools)
@@ -329,12 +193,9 @@ func (s *Server) chatPlan(ctx context.Context, m *served, q *request, f *form, j
 			p.triggers, p.anywhere = a.reader.calls.triggers, a.reader.calls.anywhere
 		}
 	default:
-		if p.grammar, err = s.formGrammar(ctx, j.client, m, f); err != nil {
+		if p.grammar, err = m.formGrammar(ctx, j.client, f); err != nil {
 			return err
 		}
-	}
-	if len(a.notes) > 0 {
-		s.o.Log.Warn("tools whose arguments are not enforced in full", "model", m.ID, "tools", len(a.notes), "first", slog.StringValue(clip(a.notes[0], 200)))
 	}
 	return m.fit(j, ids, "messages")
 }
@@ -530,15 +391,4 @@ func (m *served) render(messages []tokenizer.Message, o tokenizer.ChatOptions) (
 		err = invalid("messages", "the model's chat template refuses this conversation: %v", err)
 	}
 	return ids, plain, err
-}
-
-// marshal is json.Marshal that leaves <, > and & as they are.
-func marshal(v any) ([]byte, error) {
-	var b strings.Builder
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return nil, err
-	}
-	return []byte(strings.TrimSuffix(b.String(), "\n")), nil
 }
