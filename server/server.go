@@ -171,7 +171,7 @@ func (s *Server) routes() {
 		_, err := w.Write(openapi)
 		return ignore(err)
 	})
-	page(h)
+	pageRoutes(h)
 	h("GET /{path...}", s.notFound)
 	h("/{path...}", s.notFound)
 }
