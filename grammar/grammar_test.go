@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -120,6 +121,8 @@ num ::= "-"? [0-9]{1,3}`))}
 		for range 60 {
 			bits := m.Allowed()
 			var may []int32
+			c := g.NewMatcher() // reads from scratch, never through a mask
+			c.tops = slices.Clone(c.run(c.tops, text))
 			for id := range int32(v.size) {
 				on := bits[id/64]>>(id%64)&1 == 1
 				want := false
@@ -127,8 +130,7 @@ num ::= "-"? [0-9]{1,3}`))}
 				case id <= 1:
 					want = m.MayEnd()
 				case len(v.token[id]) > 0:
-					c := g.NewMatcher()
-					tops := c.run(c.tops, append(bytes.Clone(text), v.token[id]...))
+					tops := c.run(c.tops, v.token[id])
 					want = len(tops) > 0 || c.accept
 				}
 				if on != want {
@@ -168,7 +170,7 @@ func TestRandomSchemas(t *testing.T) {
 		src := randomSchema(rng)
 		g, err := JSONSchema(v, src)
 		if err != nil {
-			if !strings.Contains(err.Error(), "nothing matches") {
+			if !strings.Contains(err.Error(), "nothing matches") && !strings.Contains(err.Error(), "not supported") {
 				t.Fatalf("seed %d: %v\n%s", seed, err, src)
 			}
 			empty++
@@ -177,7 +179,7 @@ func TestRandomSchemas(t *testing.T) {
 		done++
 		check := validator(t, src)
 		for i := range 3 {
-			limit := []int{g.MinBytes(), g.MinBytes() + 1 + rng.IntN(30), 400}[i]
+			limit := []int{g.MinBytes(), g.MinBytes() + 1 + rng.IntN(30), g.MinBytes() + 300}[i]
 			text, ended := walk(t, g, rng, max(limit, 1))
 			if !ended && limit >= g.MinBytes() {
 				t.Fatalf("seed %d: no end within %d\n%s\n%s", seed, limit, src, text)
@@ -235,7 +237,8 @@ func randomSchema(rng *rand.Rand) []byte {
 	gen = func(depth int) string {
 		kinds := []string{"string", "integer", "number", "boolean", "null", "enum", "const", "pattern", "format", "length", "range", "irange"}
 		if depth > 0 {
-			kinds = append(kinds, "object", "object", "object", "array", "array", "anyOf", "ref", "ref", "types", "map", "tuple", "free", "multiple", "open")
+			kinds = append(kinds, "object", "object", "object", "array", "array", "anyOf", "ref", "ref", "types", "map", "tuple", "free", "multiple", "open",
+				"allOf", "oneOf", "tagged", "not", "if", "patterns", "names", "sizes", "depends", "contains", "set", "beside", "long", "many")
 		}
 		switch k := pick(kinds...); k {
 		case "enum":
@@ -283,6 +286,38 @@ func randomSchema(rng *rand.Rand) []byte {
 			return fmt.Sprintf(`{"anyOf":[%s,%s]}`, gen(depth-1), gen(depth-1))
 		case "types":
 			return `{"type":["string","null","integer"],"title":"passed over"}`
+		case "allOf":
+			return fmt.Sprintf(`{"allOf":[{"type":"object","properties":{"a":%s,"b":%s},"required":["a"]},{"properties":{"b":%s,"c":true},"required":[%s]}]}`, gen(depth-1), gen(0), gen(0), pick(``, `"b"`, `"c"`))
+		case "oneOf":
+			return fmt.Sprintf(`{"oneOf":[%s,%s,%s]}`, gen(0), gen(0), pick(`{"type":"object","required":["a"]}`, `{"type":"object","required":["b"]}`, gen(0)))
+		case "tagged":
+			return fmt.Sprintf(`{"oneOf":[{"type":"object","properties":{"t":{"const":"a"},"x":%s}%s},{"type":"object","properties":{"t":{"const":"b"},"y":%s}}]}`, gen(depth-1), pick("", `,"required":["t"]`), gen(depth-1))
+		case "not":
+			return fmt.Sprintf(`{"type":[%s],"not":%s}`, pick(`"string","integer"`, `"object"`, `"number","null"`, `"array","boolean"`), pick(
+				`{"const":"a"}`, `{"enum":["",0,null]}`, `{"minimum":3}`, `{"pattern":"^\\d"}`, `{"required":["a"]}`, `{"type":["null","string"]}`,
+				`{"properties":{"a":{"type":"string"}},"required":["a"]}`, `{"maxLength":2}`, `{"minItems":1}`, `{"items":{"type":"integer"}}`, `{"anyOf":[{"type":"integer"},{"maxLength":1}]}`, `{"multipleOf":2}`, `{"const":1.50}`))
+		case "if":
+			return fmt.Sprintf(`{"type":"object","properties":{"k":{"enum":["x","y"]},"v":%s},"if":{"properties":{"k":{"const":"x"}}%s},"then":{"required":["v"]},"else":{"properties":{"v":%s}}}`, gen(depth-1), pick("", `,"required":["k"]`), gen(0))
+		case "patterns":
+			return fmt.Sprintf(`{"type":"object","properties":{"x1":%s},"patternProperties":{"^x":%s,%q:%s}%s}`, gen(0), gen(0), pick("\\d$", "^[a-z]{2,3}$", "é"), gen(0), pick("", `,"additionalProperties":false`, `,"additionalProperties":{"type":"null"}`))
+		case "names":
+			return fmt.Sprintf(`{"type":"object","propertyNames":%s,"additionalProperties":%s}`, pick(`{"pattern":"^[a-c]+$"}`, `{"enum":["one","two"]}`, `{"maxLength":3}`, `{"type":"string","not":{"const":"a"}}`), gen(0))
+		case "sizes":
+			return fmt.Sprintf(`{"type":"object","properties":{"a":%s,"b":true,"c":{"type":"null"}}%s,"minProperties":%d,"maxProperties":%d}`, gen(0), pick("", `,"required":["b"]`, `,"additionalProperties":{"type":"null"}`), rng.IntN(3), 2+rng.IntN(2))
+		case "depends":
+			return fmt.Sprintf(`{"type":"object","properties":{"a":%s,"b":true,"c":true},%s}`, gen(0), pick(`"dependentRequired":{"a":["c"]}`, `"dependentSchemas":{"b":{"required":["c"],"properties":{"a":{"type":"integer"}}}}`))
+		case "contains":
+			return fmt.Sprintf(`{"type":"array","items":%s,"contains":%s%s}`, pick("true", `{"type":["integer","string","null"]}`), pick(`{"type":"integer"}`, `{"const":null}`), pick("", `,"maxItems":3`))
+		case "set":
+			return fmt.Sprintf(`{"type":"array","uniqueItems":true,"items":{"enum":[1,1.0,"a",null,[2]%s]},"minItems":%d%s}`, pick("", `,3,4,5,6,7,8,9,10,11`), rng.IntN(3), pick("", `,"maxItems":3`))
+		case "beside":
+			return fmt.Sprintf(`{"type":"object","properties":{"a":{"type":"integer"},"b":%s},"anyOf":[{"required":["a"]},{"required":["b"]}]}`, gen(0))
+		case "long":
+			lo := rng.IntN(300)
+			return fmt.Sprintf(`{"type":"string","minLength":%d,"maxLength":%d%s}`, pick2(rng, 0, lo), lo+rng.IntN(2500), pick("", `,"pattern":"^[a-zé\\\\]*$"`, `,"pattern":"\\d"`, `,"format":"uri"`))
+		case "many":
+			lo := rng.IntN(40)
+			return fmt.Sprintf(`{"type":"array","items":{"type":%s},"minItems":%d,"maxItems":%d}`, pick(`"null"`, `["integer","string"]`), pick2(rng, 0, lo), lo+rng.IntN(4000))
 		case "free":
 			return pick("true", "{}")
 		case "ref":
@@ -304,6 +339,8 @@ func randomSchema(rng *rand.Rand) []byte {
 	}
 	return []byte(`{` + defs + `,` + top[1:])
 }
+
+func pick2(rng *rand.Rand, x ...int) int { return x[rng.IntN(len(x))] }
 
 func TestJSONObject(t *testing.T) {
 	g := must(JSONObject(testVocab()))

@@ -37,6 +37,8 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tritlm/trit/grammar"
 )
 
 // Options for New. The zero value of a field is the default in brackets.
@@ -78,7 +80,7 @@ type Server struct {
 
 	draining atomic.Bool
 	panics   *metrics.Counter
-	compile  gate
+	grammars *grammar.Cache
 	kept     responseStore
 	started  time.Time
 }
@@ -103,7 +105,7 @@ func New(o Options, models ...Model) (*Server, error) {
 	if len(models) == 0 {
 		return nil, errors.New("server: no model")
 	}
-	s := &Server{o: o, set: metrics.NewSet(), started: time.Now(), kept: responseStore{limit: o.KeepBytes}}
+	s := &Server{o: o, grammars: grammar.NewCache(maxGrammars), set: metrics.NewSet(), started: time.Now(), kept: responseStore{limit: o.KeepBytes}}
 	s.panics = s.set.NewCounter("trit_http_panics_total")
 	for _, k := range o.Keys {
 		s.keys = append(s.keys, sha256.Sum256([]byte(k)))
