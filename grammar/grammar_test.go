@@ -2,6 +2,7 @@ package grammar
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -460,29 +462,57 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-func FuzzCompile(f *testing.F) {
-	f.Add("schema", `{"type":"object","properties":{"a":{"type":"integer"}}}`)
-	f.Add("gbnf", "root ::= \"a\" [b-c]* (root | \"d\"){2,3}")
-	f.Add("regex", `(a|b)*[^c]{2}`)
+// fuzz compiles a source within a bound on time and writes a text of it.
+func fuzz(f *testing.F, compile func(*Vocab, string) (*Grammar, error)) {
 	v := testVocab()
-	f.Fuzz(func(t *testing.T, kind, src string) {
-		if len(src) > 300 {
+	f.Fuzz(func(t *testing.T, src string) {
+		if len(src) > 400 {
 			return
 		}
-		var g *Grammar
-		var err error
-		switch kind {
-		case "schema":
-			g, err = JSONSchema(v, []byte(src))
-		case "gbnf":
-			g, err = GBNF(v, src)
-		default:
-			g, err = Regex(v, src)
-		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		g, err := compile(v.Within(ctx), src)
 		if err == nil {
 			walk(t, g, rand.New(rand.NewPCG(1, 2)), 40)
+		} else if !errors.Is(err, ErrGrammar) {
+			t.Fatal(err)
 		}
 	})
+}
+
+func FuzzSchema(f *testing.F) {
+	f.Add(`{"type":"object","properties":{"a":{"type":"integer"}}}`)
+	f.Add(`{"type":"string","pattern":"^(?!a)[^\\s]{2,300}$","maxLength":9}`)
+	for seed := range uint64(40) {
+		f.Add(string(randomSchema(rand.New(rand.NewPCG(seed, 3)))))
+	}
+	fuzz(f, func(v *Vocab, src string) (*Grammar, error) {
+		if g, err := JSONSchema(v, []byte(src)); err == nil {
+			return g, nil
+		}
+		return JSONSchemaSuperset(v, []byte(src))
+	})
+}
+
+func FuzzPattern(f *testing.F) {
+	for _, p := range []string{`^a{2,300}$`, `(?=.*\d)[^\W_]+`, `^(?!x)(?=y|z).*$`, `[\w-.]+@\p{L}`, `(a|b){3}\u00e9`, `[^]\cA[]`} {
+		f.Add(p)
+	}
+	fuzz(f, func(v *Vocab, src string) (*Grammar, error) {
+		return JSONSchema(v, encode(nil, &object{[]string{"type", "pattern"}, map[string]any{"type": "string", "pattern": strings.ToValidUTF8(src, "")}}))
+	})
+}
+
+func FuzzRegex(f *testing.F) {
+	f.Add(`(a|b)*[^c]{2}`)
+	f.Add(`x[a-z]{10,300}(?i)é`)
+	fuzz(f, Regex)
+}
+
+func FuzzGBNF(f *testing.F) {
+	f.Add("root ::= \"a\" [b-c]* (root | \"d\"){2,3}")
+	f.Add("root ::= <[65]> !<[66]>* a{3,400} [x-z]{20}\na ::= <the> | .")
+	fuzz(f, GBNF)
 }
 
 // bigVocab is shaped like a 128 k byte-level vocabulary.
