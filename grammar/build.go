@@ -14,6 +14,7 @@ type builder struct {
 	count    []*counter // [rule], nil where nothing is counted
 	names    []string
 	patterns map[pattern]automaton
+	shared   *jsonRules
 	counts   bool  // long repetitions of a character may become rules
 	err      error // the first one; building goes on with rubbish
 	mark     []int32

@@ -11,7 +11,7 @@ import (
 // JSONObject is any JSON object, nested at most 24 deep.
 func JSONObject(v *Vocab) (*Grammar, error) {
 	b := &builder{v: v}
-	j := &jsonRules{b: b}
+	j := b.json()
 	top := b.addRule("object")
 	b.rules[top] = b.call(j.any(24).object)
 	return compile(v, b)
@@ -26,7 +26,16 @@ type jsonRules struct {
 	word    [3]int32 // null, true, false
 	space   int32
 	values  []anyRules
+	leaf    map[string]int32 // of strings and numbers, by what restricts them
 	made    bool
+}
+
+// json is the rules that all schemas of a grammar share.
+func (b *builder) json() *jsonRules {
+	if b.shared == nil {
+		b.shared = &jsonRules{b: b, leaf: map[string]int32{}}
+	}
+	return b.shared
 }
 
 // anyRules are values nested at most some depth.

@@ -89,7 +89,7 @@ func plainer(doc any) any {
 type schema struct {
 	b     *builder
 	doc   any
-	json  jsonRules
+	json  *jsonRules
 	rules map[string]int32 // of conjunctions of schemas
 	leaf  map[string]int32 // of strings and numbers, by what restricts them
 	made  map[[2]any]*object
@@ -112,7 +112,7 @@ func newSchema(b *builder, src []byte) *schema {
 
 func schemaOf(b *builder, doc any) *schema {
 	return &schema{
-		b: b, doc: doc, json: jsonRules{b: b}, rules: map[string]int32{}, leaf: map[string]int32{},
+		b: b, doc: doc, json: b.json(), rules: map[string]int32{}, leaf: b.json().leaf,
 		made: map[[2]any]*object{}, match: map[string]func(string) bool{},
 	}
 }

@@ -368,3 +368,15 @@ func (s *syncBuffer) waitFor(t testing.TB, text string, n int) {
 	}
 	t.Fatalf("the log does not say %q %d times", text, n)
 }
+
+// postRaw posts and returns the answer without its body.
+func postRaw(t testing.TB, url, body string) *http.Response {
+	t.Helper()
+	r, err := http.Post(url, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, r.Body)
+	r.Body.Close()
+	return r
+}
