@@ -313,23 +313,18 @@ func keywordPieces(t *tool) grammar.Piece {
 	if open {
 		return grammar.Literal("")
 	}
-	var build func(i int, first bool) grammar.Piece
-	build = func(i int, first bool) grammar.Piece {
-		if i == len(list) {
-			return grammar.Literal("")
+	// From the last argument on: what follows when one was written, and when none was.
+	after, before := grammar.Literal(""), grammar.Literal("")
+	for _, p := range slices.Backward(list) {
+		value := t.piece(p.schema)
+		next := grammar.Sequence(grammar.Literal(", "+p.name+"="), value, after)
+		first := grammar.Sequence(grammar.Literal(p.name+"="), value, after)
+		if !p.required {
+			next, first = grammar.Either(next, after), grammar.Either(first, before)
 		}
-		p := list[i]
-		head := p.name + "="
-		if !first {
-			head = ", " + head
-		}
-		with := grammar.Sequence(grammar.Literal(head), t.piece(p.schema), grammar.Named("arguments", build(i+1, false)))
-		if p.required {
-			return with
-		}
-		return grammar.Either(with, build(i+1, first))
+		after, before = grammar.Named("arguments", next), grammar.Named("arguments", first)
 	}
-	return build(0, true)
+	return before
 }
 
 // param is one argument of a tool.
