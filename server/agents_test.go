@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +87,106 @@ func TestManyTools(t *testing.T) {
 		if d := first.Sub(start); d > 10*time.Second { // however slow this machine is
 			t.Errorf("%v", d)
 		}
+	}
+}
+
+// What clients send that was refused, dropped or answered wrongly once.
+func TestClientsRequests(t *testing.T) {
+	f := newFake(t)
+	s, h := serve(t, f, Options{Keys: []string{"secret-key"}})
+	ask := func(path, body string) (int, map[string]any) {
+		t.Helper()
+		r, err := http.NewRequest("POST", h.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "bearer secret-key") // a scheme's name has no case
+		a, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		var v map[string]any
+		if err := json.NewDecoder(a.Body).Decode(&v); err != nil {
+			t.Fatal(err)
+		}
+		return a.StatusCode, v
+	}
+	chat := func(more string) string {
+		code, v := ask("/v1/chat/completions", `{`+hi+`,"max_tokens":40,`+more+`}`)
+		if code != 200 {
+			t.Errorf("%s: %d %v", more, code, v)
+		}
+		text, _ := at(v, "choices", 0, "message", "content").(string)
+		return text
+	}
+	for more, want := range map[string]string{
+		`"response_format":{"type":"json_object","schema":{"const":"42"}}`:                      `"42"`,
+		`"json_schema":{"const":"42"}`:                                                          `"42"`,
+		`"response_format":{"type":"json_schema","schema":{"const":"42"}}`:                      `"42"`,
+		`"guided_grammar":"root ::= \"abc\""`:                                                   "abc",
+		`"structured_outputs":{"choice":["yes"]}`:                                               "yes",
+		`"structured_outputs":{"regex":"ab+c{3}"}, "seed":5, "bad_words":["bbb"]`:               "ab",
+		`"structured_outputs":{"json":{"enum":["x"]}}`:                                          `"x"`,
+		`"structured_outputs":{"grammar":"root ::= \"g\""}`:                                     "g",
+		`"allowed_token_ids":[65],"max_tokens":3`:                                               strings.Repeat(f.tok.Decode([]int32{65}), 3),
+		`"tool_choice":"none","tools":[{"type":"function","function":{"name":"f"}}],"stop":"x"`: "",
+	} {
+		if text := chat(more); !strings.HasPrefix(text, want) {
+			t.Errorf("%s: %q", more, text)
+		}
+	}
+	for _, body := range []string{
+		`{` + hi + `,"max_tokens":-1,"stop":["a"]}`,
+		`{` + hi + `,"max_tokens":30,"tool_choice":"required","tools":[{"type":"function","function":{"name":"f","parameters":null}}]}`,
+		`{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":[{"type":"refusal","refusal":"no"}]},{"role":"assistant","content":null,"refusal":"no"},{"role":"user","content":"hi"}],"max_tokens":2}`,
+		`{"messages":[{"role":"user","content":"hi"},{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":""}}]},{"role":"tool","tool_call_id":"1","content":[{"type":"text","text":"x"}]}],"max_tokens":2}`,
+	} {
+		if code, v := ask("/v1/chat/completions", body); code != 200 {
+			t.Error(body, code, v)
+		}
+	}
+	// A call that is cut ends as length and leaves nothing of its marks.
+	code, v := ask("/v1/chat/completions", `{`+hi+`,"max_tokens":30,"tool_choice":"required","tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"city":{"type":"string","minLength":200}},"required":["city"]}}}]}`)
+	if code != 200 || at(v, "choices", 0, "finish_reason") != "length" || at(v, "choices", 0, "message", "content") != "" || at(v, "choices", 0, "message", "tool_calls") != nil {
+		t.Error(code, v)
+	}
+	// The last message is gone on with.
+	f.reply = "Whillow tree"
+	code, v = ask("/v1/chat/completions", `{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"Whill"}],"temperature":0,"continue_final_message":true,"add_generation_prompt":false}`)
+	if code != 200 || at(v, "choices", 0, "message", "content") != "ow tree" {
+		t.Error(code, v)
+	}
+	for _, body := range []string{`{` + hi + `,"continue_final_message":true}`, `{` + hi + `,"continue_final_message":true,"add_generation_prompt":true}`, `{` + hi + `,"guided_grammar":"root ::= \"a\"","grammar":"root ::= \"b\""}`} {
+		if code, v := ask("/v1/chat/completions", body); code != 400 {
+			t.Error(body, code, v)
+		}
+	}
+	// As many inputs as OpenAI takes, and Ollama's cut.
+	inputs := strings.TrimSuffix(strings.Repeat(`"a",`, 2048), ",")
+	if code, v := ask("/v1/embeddings", `{"input":[`+inputs+`]}`); code != 200 || len(v["data"].([]any)) != 2048 {
+		t.Error(code, len(fmt.Sprint(v)))
+	}
+	if code, _ := ask("/v1/embeddings", `{"input":[`+inputs+`,"a"]}`); code != 400 {
+		t.Error(code)
+	}
+	long := strings.Repeat("a ", s.models[0].MaxContext)
+	if code, v := ask("/api/embed", `{"input":"`+long+`"}`); code != 200 {
+		t.Error(code, v)
+	}
+	if code, _ := ask("/api/embed", `{"input":"`+long+`","truncate":false}`); code != 400 {
+		t.Error(code)
+	}
+	if code, v := ask("/api/chat", `{`+hi+`,"stream":false,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{}}}}],"format":{"type":"object"}}`); code != 200 {
+		t.Error(code, v)
+	}
+	// The oldest turns are left out where that is asked for.
+	old := `{"role":"user","content":"` + strings.Repeat("old ", 1500) + `"},{"role":"assistant","content":"yes"},`
+	turns := `"messages":[{"role":"system","content":"s"},` + strings.Repeat(old, 3) + `{"role":"user","content":"hi"}],"stream":false,"options":{"num_predict":3}`
+	if code, _ := ask("/api/chat", `{`+turns+`}`); code != 400 {
+		t.Error(code)
+	}
+	if code, v := ask("/api/chat", `{"truncate":true,`+turns+`}`); code != 200 {
+		t.Error(code, v)
 	}
 }
