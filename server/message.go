@@ -39,7 +39,7 @@ type chatMessage struct {
 	Call       *call      `json:"function_call"` // before there were tool_calls
 }
 
-// content is a string or a list of text parts.
+// content is a string or a list of text parts, which a newline joins.
 type content struct {
 	text    string
 	thought string // of parts that are thoughts
@@ -61,9 +61,12 @@ func (c *content) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &parts) != nil {
 		return invalid("messages", "a message's content is a string or a list of parts, found %s", clip(string(b), 40))
 	}
-	for _, p := range parts {
+	for i, p := range parts {
 		switch p.Type {
 		case "text", "input_text", "output_text":
+			if i > 0 && parts[i-1].Text != "" {
+				c.text += "\n"
+			}
 			c.text += p.Text
 		case "refusal":
 			c.text += p.Refusal
