@@ -104,6 +104,9 @@ func plainChat(messages []tokenizer.Message, o tokenizer.ChatOptions) string {
 	if o.AddGenerationPrompt {
 		line("assistant", "")
 	}
+	if o.Continue {
+		return strings.TrimSuffix(b.String(), "\n")
+	}
 	return b.String()
 }
 
@@ -118,4 +121,13 @@ func RenderChat(t *tokenizer.Tokenizer, messages []tokenizer.Message, o tokenize
 		return t.Encode(plainChat(messages, o), tokenizer.EncodeOptions{AddSpecial: true}), true, nil
 	}
 	return ids, false, err
+}
+
+// ChatText is the text that RenderChat encodes.
+func ChatText(t *tokenizer.Tokenizer, messages []tokenizer.Message, o tokenizer.ChatOptions) (string, error) {
+	text, err := t.Chat(messages, o)
+	if errors.Is(err, tokenizer.ErrNoTemplate) {
+		return plainChat(messages, o), nil
+	}
+	return text, err
 }

@@ -8,12 +8,17 @@ import (
 
 // builder makes the nondeterministic automata of all rules, which determinise then reads.
 type builder struct {
-	n     []nstate
-	rules []frag
-	names []string
-	err   error // the first one; building goes on with rubbish
-	mark  []int32
-	stamp int32
+	n        []nstate
+	v        *Vocab
+	rules    []frag
+	count    []*counter // [rule], nil where nothing is counted
+	names    []string
+	patterns map[pattern]automaton
+	shared   *jsonRules
+	counts   bool  // long repetitions of a character may become rules
+	err      error // the first one; building goes on with rubbish
+	mark     []int32
+	stamp    int32
 }
 
 type nstate struct {
@@ -21,6 +26,7 @@ type nstate struct {
 	begin, end []int32 // crossed only at the text's first, or after its last byte
 	edges      []edge
 	calls      []call
+	tokens     []tokenEdge
 }
 
 // frag is a piece of automaton with one way in and one way out.
@@ -39,6 +45,11 @@ func (b *builder) state() int32 {
 		b.fail("needs more than %d states: shorten its repetitions", maxNFA)
 		return 0
 	}
+	if len(b.n)%4096 == 4095 && b.err == nil {
+		if b.err = b.v.cancelled(); b.err != nil {
+			return 0
+		}
+	}
 	b.n = append(b.n, nstate{})
 	return int32(len(b.n) - 1)
 }
@@ -46,6 +57,7 @@ func (b *builder) state() int32 {
 func (b *builder) link(from, to int32) { b.n[from].eps = append(b.n[from].eps, to) }
 func (b *builder) addRule(name string) int32 {
 	b.rules = append(b.rules, frag{})
+	b.count = append(b.count, nil)
 	b.names = append(b.names, name)
 	return int32(len(b.rules) - 1)
 }
@@ -60,7 +72,7 @@ func (b *builder) nothing() frag { return frag{b.state(), b.state()} }
 
 func (b *builder) bytes(lo, hi byte) frag {
 	f := frag{b.state(), b.state()}
-	b.n[f.in].edges = append(b.n[f.in].edges, edge{lo, hi, f.out})
+	b.n[f.in].edges = append(b.n[f.in].edges, edge{lo: lo, hi: hi, to: f.out})
 	return f
 }
 
@@ -68,7 +80,7 @@ func (b *builder) lit(s string) frag {
 	f := b.empty()
 	for i := range len(s) {
 		to := b.state()
-		b.n[f.out].edges = append(b.n[f.out].edges, edge{s[i], s[i], to})
+		b.n[f.out].edges = append(b.n[f.out].edges, edge{lo: s[i], hi: s[i], to: to})
 		f.out = to
 	}
 	return f
@@ -76,7 +88,21 @@ func (b *builder) lit(s string) frag {
 
 func (b *builder) call(rule int32) frag {
 	f := frag{b.state(), b.state()}
-	b.n[f.in].calls = append(b.n[f.in].calls, call{rule, f.out})
+	b.n[f.in].calls = append(b.n[f.in].calls, call{rule: rule, to: f.out})
+	return f
+}
+
+// tick is a call that the rule's counter counts.
+func (b *builder) tick(rule int32) frag {
+	f := b.call(rule)
+	b.n[f.in].calls[0].tick = true
+	return f
+}
+
+// token is one token of the vocabulary: one of ids, or with not any that adds to the text and is not among them.
+func (b *builder) token(ids []int32, not bool) frag {
+	f := frag{b.state(), b.state()}
+	b.n[f.in].tokens = append(b.n[f.in].tokens, tokenEdge{ids, not, f.out})
 	return f
 }
 
@@ -133,6 +159,25 @@ func (b *builder) repeat(make func() frag, min, max int) frag {
 	return frag{f.in, out}
 }
 
+// counted is x from c.min to c.max times, as a rule that counts. char says that x is one character, of which the first
+// byte can count; anything else becomes a rule that is called.
+func (b *builder) counted(x frag, c counter, char bool) frag {
+	r := b.addRule("repetition")
+	b.count[r] = &c
+	if char {
+		edges := b.n[x.in].edges
+		for i := range edges {
+			edges[i].tick = true
+		}
+	} else {
+		sub := b.addRule("repeated")
+		b.rules[sub] = x
+		x = b.tick(sub)
+	}
+	b.rules[r] = b.star(x)
+	return b.call(r)
+}
+
 type runeRange struct{ lo, hi rune }
 
 // runes matches one character of the ranges, in UTF-8; surrogates never.
@@ -146,7 +191,7 @@ func (b *builder) runes(rs []runeRange) frag {
 				if i < len(seq)-1 {
 					to = b.state()
 				}
-				b.n[at].edges = append(b.n[at].edges, edge{x[0], x[1], to})
+				b.n[at].edges = append(b.n[at].edges, edge{lo: x[0], hi: x[1], to: to})
 				at = to
 			}
 		})
@@ -216,7 +261,7 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 	// closure follows what needs no byte; with first or last also what needs the text's edge.
 	closure := func(set []int32, first, last bool) []int32 {
 		b.stamp++
-		c := set[:0:0]
+		c := make([]int32, 0, 2*len(set)+4)
 		add := func(i int32) {
 			if b.mark[i] != b.stamp {
 				b.mark[i] = b.stamp
@@ -273,24 +318,43 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 		return id
 	}
 	intern([]int32{r.in}, true)
+	var edges []edge
+	var set []int32
 	for k := 0; k < len(out); k++ {
 		if len(out) > maxStates || total > maxSubset {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
 		}
+		if k%1024 == 0 {
+			if err := b.v.cancelled(); err != nil {
+				return nil, err
+			}
+		}
 		var cuts [257]bool
-		var edges []edge
-		calls := map[int32][]int32{}
-		var order []int32
+		edges = edges[:0]
+		type symbol struct {
+			rule int32
+			tick bool
+		}
+		var calls map[symbol][]int32
+		var order []symbol
 		for _, i := range sets[k] {
 			for _, e := range b.n[i].edges {
 				edges = append(edges, e)
 				cuts[e.lo], cuts[int(e.hi)+1] = true, true
 			}
 			for _, c := range b.n[i].calls {
-				if calls[c.rule] == nil {
-					order = append(order, c.rule)
+				y := symbol{c.rule, c.tick}
+				if calls == nil {
+					calls = map[symbol][]int32{}
 				}
-				calls[c.rule] = append(calls[c.rule], c.to)
+				if calls[y] == nil {
+					order = append(order, y)
+				}
+				calls[y] = append(calls[y], c.to)
+			}
+			for _, t := range b.n[i].tokens {
+				t.to = intern([]int32{t.to}, false)
+				out[k].tokens = append(out[k].tokens, t)
 			}
 		}
 		for x := range 256 {
@@ -299,33 +363,37 @@ func (b *builder) subsets(r frag, alphabet *[256]bool) ([]state, error) {
 			}
 		}
 		if len(edges) > 0 {
-			var set []int32
 			for lo := 0; lo < 256; {
 				hi := lo
 				for hi < 255 && !cuts[hi+1] {
 					hi++
 				}
 				set = set[:0]
+				tick := false
 				for _, e := range edges {
 					if int(e.lo) <= lo && hi <= int(e.hi) {
+						if len(set) > 0 && e.tick != tick {
+							panic("grammar: one byte both counts and does not")
+						}
+						tick = e.tick
 						set = append(set, e.to)
 					}
 				}
 				if len(set) > 0 && alphabet[lo] {
 					to := intern(set, false)
 					es := out[k].edges
-					if n := len(es); n > 0 && es[n-1].to == to && int(es[n-1].hi)+1 == lo {
+					if n := len(es); n > 0 && es[n-1].to == to && es[n-1].tick == tick && int(es[n-1].hi)+1 == lo {
 						es[n-1].hi = byte(hi)
 					} else {
-						out[k].edges = append(es, edge{byte(lo), byte(hi), to})
+						out[k].edges = append(es, edge{byte(lo), byte(hi), tick, to})
 					}
 				}
 				lo = hi + 1
 			}
 		}
-		for _, rule := range order {
-			to := intern(calls[rule], false)
-			out[k].calls = append(out[k].calls, call{rule, to})
+		for _, y := range order {
+			to := intern(calls[y], false)
+			out[k].calls = append(out[k].calls, call{y.rule, to, y.tick})
 		}
 	}
 	return out, nil
@@ -345,7 +413,7 @@ func (b *builder) embed(d []state) frag {
 	for i, s := range d {
 		at := base + int32(i)
 		for _, e := range s.edges {
-			b.n[at].edges = append(b.n[at].edges, edge{e.lo, e.hi, base + e.to})
+			b.n[at].edges = append(b.n[at].edges, edge{e.lo, e.hi, e.tick, base + e.to})
 		}
 		if s.final {
 			b.link(at, f.out)
@@ -355,13 +423,18 @@ func (b *builder) embed(d []state) frag {
 }
 
 // intersect is the product of two determinised automata without calls.
-func intersect(x, y []state) ([]state, error) {
+func (b *builder) intersect(x, y []state) ([]state, error) {
 	ids := map[[2]int32]int32{{0, 0}: 0}
 	pairs := [][2]int32{{0, 0}}
 	var out []state
 	for k := 0; k < len(pairs); k++ {
 		if len(pairs) > maxStates {
 			return nil, errorf("needs more than %d states: shorten its repetitions", maxStates)
+		}
+		if k%1024 == 1023 {
+			if err := b.v.cancelled(); err != nil {
+				return nil, err
+			}
 		}
 		p, q := &x[pairs[k][0]], &y[pairs[k][1]]
 		s := state{final: p.final && q.final}
@@ -378,7 +451,7 @@ func intersect(x, y []state) ([]state, error) {
 					ids[pair] = id
 					pairs = append(pairs, pair)
 				}
-				s.edges = append(s.edges, edge{lo, hi, id})
+				s.edges = append(s.edges, edge{lo: lo, hi: hi, to: id})
 			}
 		}
 		out = append(out, s)

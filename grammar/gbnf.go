@@ -11,11 +11,12 @@ import (
 //	root  ::= "yes" | "no" | list
 //	list  ::= item ("," item)*       # ( ) groups; * + ? {2} {2,} {2,5} repeat
 //	item  ::= [a-z0-9_]+ | [^\n"]    # a set of characters, or all but those; . is any
+//	think ::= <[10]> !<[11]>* <[11]> # tokens by number, <name> by text; with ! any that adds text but this
 //
 // Escapes: \n \r \t \\ \" \[ \] \- \^ \xNN \uNNNN \UNNNNNNNN. A rule must not refer to itself before it
 // reads something.
 func GBNF(v *Vocab, src string) (*Grammar, error) {
-	p := &gbnf{src: src, b: &builder{}, rules: map[string]int32{}, defined: map[string]bool{}}
+	p := &gbnf{src: src, b: &builder{v: v}, rules: map[string]int32{}, defined: map[string]bool{}}
 	p.rule("root")
 	for p.space(true); p.at < len(p.src) && p.b.err == nil; p.space(true) {
 		p.definition()
@@ -174,7 +175,11 @@ func (p *gbnf) sequence() frag {
 				return f
 			}
 			end := p.at
-			x = p.b.repeat(again, lo, hi)
+			if max(lo, hi) <= 16 {
+				x = p.b.repeat(again, lo, hi)
+			} else {
+				x = p.b.counted(item(), counter{int32(lo), int32(hi)}, p.src[from] == '[' || p.src[from] == '.')
+			}
 			p.at = end
 		default:
 			x = item()
@@ -201,8 +206,8 @@ func (p *gbnf) counts() (lo, hi int) {
 			p.at++
 		}
 		n, err := strconv.Atoi(p.src[from:p.at])
-		if err != nil || n > 10_000 {
-			p.fail("a repetition needs a number up to 10000")
+		if err != nil || n > maxCount {
+			p.fail("a repetition needs a number up to %d", maxCount)
 		}
 		p.space(false)
 		return n
@@ -258,6 +263,13 @@ func (p *gbnf) item() func() frag {
 			p.fail("expected )")
 		}
 		return func() frag { return f }
+	case c == '<', c == '!':
+		not := p.take("!")
+		id, ok := p.token()
+		if !ok {
+			return b.empty
+		}
+		return func() frag { return b.token([]int32{id}, not) }
 	case nameByte(c):
 		at := p.at
 		name := p.name()
@@ -272,6 +284,46 @@ func (p *gbnf) item() func() frag {
 		return func() frag { return b.call(r) }
 	}
 	return nil
+}
+
+// token parses <[number]> or <name>.
+func (p *gbnf) token() (int32, bool) {
+	v := p.b.v
+	end := strings.IndexByte(p.src[p.at:], '>')
+	if p.peek() != '<' || end < 0 {
+		p.fail("a token is written <[number]> or <name>")
+		return 0, false
+	}
+	name := p.src[p.at : p.at+end+1]
+	p.at += end + 1
+	id := int32(-1)
+	if n, ok := strings.CutPrefix(name, "<["); ok {
+		i, err := strconv.Atoi(strings.TrimSuffix(n, "]>"))
+		if err != nil || !strings.HasSuffix(n, "]>") || i < 0 || i >= v.size {
+			p.fail("%s is not one of the vocabulary's %d tokens", name, v.size)
+			return 0, false
+		}
+		id = int32(i)
+	} else {
+		ok := false
+		if v.Named != nil {
+			id, ok = v.Named(name)
+		}
+		for i := int32(0); !ok && i < int32(v.size); i++ {
+			if string(v.token[i]) == name {
+				id, ok = i, true
+			}
+		}
+		if !ok || id < 0 || int(id) >= v.size {
+			p.fail("the vocabulary has no token %s", name)
+			return 0, false
+		}
+	}
+	if v.stops[id/64]>>(id%64)&1 == 1 {
+		p.fail("%s ends a text: it comes by itself where the grammar ends", name)
+		return 0, false
+	}
+	return id, true
 }
 
 // set parses the rest of a [set].

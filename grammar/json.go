@@ -10,8 +10,8 @@ import (
 
 // JSONObject is any JSON object, nested at most 24 deep.
 func JSONObject(v *Vocab) (*Grammar, error) {
-	b := &builder{}
-	j := &jsonRules{b: b}
+	b := &builder{v: v}
+	j := b.json()
 	top := b.addRule("object")
 	b.rules[top] = b.call(j.any(24).object)
 	return compile(v, b)
@@ -24,8 +24,18 @@ type jsonRules struct {
 	number  int32
 	integer int32
 	word    [3]int32 // null, true, false
+	space   int32
 	values  []anyRules
+	leaf    map[string]int32 // of strings and numbers, by what restricts them
 	made    bool
+}
+
+// json is the rules that all schemas of a grammar share.
+func (b *builder) json() *jsonRules {
+	if b.shared == nil {
+		b.shared = &jsonRules{b: b, leaf: map[string]int32{}}
+	}
+	return b.shared
 }
 
 // anyRules are values nested at most some depth.
@@ -42,6 +52,7 @@ func (j *jsonRules) init() {
 		b.rules[r] = f
 		return r
 	}
+	j.space = rule("space", b.space())
 	j.str = rule("string", b.quoted(b.star(b.jsonChar())))
 	j.integer = rule("integer", b.cat(b.opt(b.lit("-")), b.digits(15)))
 	j.number = rule("number", b.cat(
@@ -67,9 +78,9 @@ func (j *jsonRules) any(depth int) anyRules {
 		if d > 0 {
 			below := j.values[d-1].value
 			r.object, r.array = b.addRule("object"), b.addRule("array")
-			member := func() frag { return b.cat(b.call(j.str), b.lit(":"), b.space(), b.call(below)) }
-			b.rules[r.object] = b.list("{", "}", member, 0, -1)
-			b.rules[r.array] = b.list("[", "]", func() frag { return b.call(below) }, 0, -1)
+			member := func() frag { return b.cat(b.call(j.str), b.lit(":"), b.call(j.space), b.call(below)) }
+			b.rules[r.object] = j.list("{", "}", member)
+			b.rules[r.array] = j.list("[", "]", func() frag { return b.call(below) })
 			scalars = append(scalars, b.call(r.object), b.call(r.array))
 		}
 		b.rules[r.value] = b.alt(scalars...)
@@ -93,25 +104,12 @@ func (b *builder) space() frag {
 	}, 0, 24))))
 }
 
-// list is open, from min to max items between commas (max < 0: without end), close.
-func (b *builder) list(open, close string, item func() frag, min, max int) frag {
-	if max == 0 {
-		return b.lit(open + close)
-	}
-	next := func() frag { return b.cat(b.lit(","), b.space(), item()) }
-	rest := max
-	if max > 0 {
-		rest = max - 1
-	}
-	lo := min - 1
-	if lo < 0 {
-		lo = 0
-	}
-	f := b.cat(b.space(), item(), b.repeat(next, lo, rest), b.space())
-	if min == 0 {
-		f = b.opt(f)
-	}
-	return b.cat(b.lit(open), f, b.lit(close))
+// list is open, items between commas, close.
+func (j *jsonRules) list(open, close string, item func() frag) frag {
+	b := j.b
+	space := func() frag { return b.call(j.space) }
+	next := b.cat(b.lit(","), space(), item())
+	return b.cat(b.lit(open), space(), b.opt(b.cat(item(), b.star(next), space())), b.lit(close))
 }
 
 func (b *builder) quoted(body frag) frag { return b.cat(b.lit(`"`), body, b.lit(`"`)) }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 )
 
@@ -13,43 +14,42 @@ type bound struct {
 	open bool // the value itself is outside
 }
 
-// numeric is a number within a schema's bounds: up to 15 digits before the point and, unless
+// numeric is a number within the bounds of a piece: up to 15 digits before the point and, unless
 // only whole numbers will do, 15 after it. An exponent is written only where nothing bounds it.
-func (s *schema) numeric(o *object, whole bool, at string) frag {
+func (s *schema) numeric(p *piece) frag {
 	b := s.b
-	var lo, hi *bound
-	key := fmt.Sprint(whole)
-	read := func(word string) *big.Rat {
-		v, ok := o.get(word)
-		if !ok {
-			return nil
+	only := p.types&numbers == whole
+	key := fmt.Sprint(only)
+	for i, x := range []*bound{p.lo, p.hi} {
+		if x != nil {
+			key += fmt.Sprint(" ", i, x.v.RatString(), x.open)
 		}
-		n, ok := v.(json.Number)
-		if ok {
+	}
+	var multiple *big.Rat
+	for _, m := range p.multiples { // least common: lcm of numerators over gcd of denominators
+		if multiple == nil {
+			multiple = m
+			continue
+		}
+		gcd := new(big.Int).GCD(nil, nil, multiple.Num(), m.Num())
+		num := new(big.Int).Div(new(big.Int).Mul(multiple.Num(), m.Num()), gcd)
+		multiple = new(big.Rat).SetFrac(num, new(big.Int).GCD(nil, nil, multiple.Denom(), m.Denom()))
+	}
+	if multiple != nil {
+		key += " of " + multiple.RatString()
+	}
+	var except []*big.Rat
+	for _, v := range p.except {
+		if n, ok := v.(json.Number); ok {
 			if r, ok := rational(n); ok {
-				key += " " + word + " " + r.RatString()
-				return r
+				except = append(except, r)
+				key += " not " + r.RatString()
 			}
 		}
-		s.fail(at, "%s must be a number, not beyond 1e60", word)
-		return nil
 	}
-	tighten := func(old *bound, v *big.Rat, open bool, sign int) *bound {
-		if v == nil || old != nil && (old.v.Cmp(v)*sign > 0 || old.v.Cmp(v) == 0 && old.open) {
-			return old
-		}
-		return &bound{v, open}
-	}
-	lo = tighten(lo, read("minimum"), false, 1)
-	lo = tighten(lo, read("exclusiveMinimum"), true, 1)
-	hi = tighten(hi, read("maximum"), false, -1)
-	hi = tighten(hi, read("exclusiveMaximum"), true, -1)
-	multiple := read("multipleOf")
-	if b.err != nil {
-		return b.empty()
-	}
-	if lo == nil && hi == nil && multiple == nil {
-		if whole {
+	slices.SortFunc(except, (*big.Rat).Cmp)
+	if p.lo == nil && p.hi == nil && multiple == nil && except == nil {
+		if only {
 			return b.call(s.json.integer)
 		}
 		return b.call(s.json.number)
@@ -57,29 +57,43 @@ func (s *schema) numeric(o *object, whole bool, at string) frag {
 	if r, ok := s.leaf[key]; ok {
 		return b.call(r)
 	}
-	r := b.addRule(at)
+	r := b.addRule(p.at)
 	s.leaf[key] = r
-	if multiple != nil {
-		if multiple.Sign() <= 0 {
-			return s.fail(at, "multipleOf must be above 0")
+	// Around the values that are excluded there are ranges.
+	var fs []frag
+	lo := p.lo
+	for _, x := range except {
+		if p.lo != nil && x.Cmp(p.lo.v) < 0 || p.hi != nil && x.Cmp(p.hi.v) > 0 {
+			continue
 		}
-		// Whole multiples of p/q in lowest terms are the multiples of p.
-		p := multiple.Num()
-		if !p.IsInt64() || p.Int64() > 5000 {
-			return s.fail(at, "multipleOf %s is not supported: too large", multiple.RatString())
+		if lo == nil || lo.v.Cmp(x) < 0 {
+			fs = append(fs, b.bounded(lo, &bound{x, true}, only || multiple != nil))
 		}
-		whole = true
-		d, err := b.subsets(b.bounded(lo, hi, true), everyByte)
-		if err == nil {
-			d, err = intersect(d, multiples(int(p.Int64())))
-		}
-		if err != nil {
-			return s.fail(at, "%v", err)
-		}
-		b.rules[r] = b.embed(d)
-		return b.call(r)
+		lo = &bound{x, true}
 	}
-	b.rules[r] = b.bounded(lo, hi, whole)
+	if p.hi == nil || lo == nil || lo.v.Cmp(p.hi.v) < 0 || lo.v.Cmp(p.hi.v) == 0 && !lo.open && !p.hi.open {
+		fs = append(fs, b.bounded(lo, p.hi, only || multiple != nil))
+	}
+	f := b.alt(fs...)
+	if multiple != nil {
+		// Whole multiples of p/q in lowest terms are the multiples of p.
+		n := multiple.Num()
+		if !n.IsInt64() || n.Int64() > 5000 {
+			if !s.drop(p.at, "multipleOf", multiple.RatString()+" is too large") {
+				return b.empty()
+			}
+		} else {
+			d, err := b.subsets(f, everyByte)
+			if err == nil {
+				d, err = b.intersect(d, multiples(int(n.Int64())))
+			}
+			if err != nil {
+				return s.fail(p.at, "%v", err)
+			}
+			f = b.embed(d)
+		}
+	}
+	b.rules[r] = f
 	return b.call(r)
 }
 
@@ -92,10 +106,10 @@ func multiples(n int) []state {
 	for i := range d {
 		m := max(i-2, 0)
 		for c := byte('0'); c <= '9'; c++ {
-			d[i].edges = append(d[i].edges, edge{c, c, int32(2 + (10*m+int(c-'0'))%n)})
+			d[i].edges = append(d[i].edges, edge{lo: c, hi: c, to: int32(2 + (10*m+int(c-'0'))%n)})
 		}
 	}
-	d[0].edges = append([]edge{{'-', '-', 1}}, d[0].edges...)
+	d[0].edges = append([]edge{{lo: '-', hi: '-', to: 1}}, d[0].edges...)
 	return d
 }
 
@@ -162,7 +176,7 @@ func (b *builder) magnitude(lo, hi *bound, whole bool) frag {
 		if err1 != nil || err2 != nil {
 			return b.empty()
 		}
-		d, _ := intersect(d1, d2)
+		d, _ := b.intersect(d1, d2)
 		return b.cat(b.lit(a.String()), b.embed(d))
 	}
 	if a.Cmp(z) > 0 {

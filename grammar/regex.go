@@ -9,8 +9,9 @@ import (
 // Regex compiles a regular expression that the whole text must match: Go's syntax without word
 // boundaries and multi-line mode. Any character is any but a line end (\n, \r, U+2028, U+2029).
 func Regex(v *Vocab, expr string) (*Grammar, error) {
-	b := &builder{}
+	b := &builder{v: v}
 	r := b.addRule("regex")
+	b.counts = true
 	b.rules[r] = b.regex(expr, false, (*builder).runes)
 	return compile(v, b)
 }
@@ -26,10 +27,15 @@ func (b *builder) regex(expr string, search bool, c class) frag {
 	}
 	f := b.regexNode(re, expr, c)
 	if search {
-		anything := func() frag { return b.star(c(b, []runeRange{{0, utf8.MaxRune}})) }
-		f = b.cat(anything(), f, anything())
+		f = b.anywhere(f, c)
 	}
 	return f
+}
+
+// anywhere is f with any text before and after it.
+func (b *builder) anywhere(f frag, c class) frag {
+	anything := func() frag { return b.star(c(b, []runeRange{{0, utf8.MaxRune}})) }
+	return b.cat(anything(), f, anything())
 }
 
 func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
@@ -80,6 +86,9 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 		b.n[f.in].end = append(b.n[f.in].end, f.out)
 		return f
 	case syntax.OpCapture:
+		if c, big := repetition(re.Name); big {
+			return b.repeat(again, int(c.min), int(c.max))
+		}
 		return again()
 	case syntax.OpStar:
 		return b.star(again())
@@ -88,6 +97,11 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 	case syntax.OpQuest:
 		return b.opt(again())
 	case syntax.OpRepeat:
+		if w, ok := width(re.Sub[0]); b.counts && ok && w == 1 && max(re.Min, re.Max) > 16 && re.Sub[0].Op != syntax.OpConcat {
+			if x := again(); len(b.n[x.in].eps) == 0 {
+				return b.counted(x, counter{int32(re.Min), int32(re.Max)}, true)
+			}
+		}
 		return b.repeat(again, re.Min, re.Max)
 	case syntax.OpConcat:
 		return b.cat(subs()...)
@@ -99,7 +113,7 @@ func (b *builder) regexNode(re *syntax.Regexp, expr string, c class) frag {
 
 // Choice compiles a grammar of exactly these texts.
 func Choice(v *Vocab, texts []string) (*Grammar, error) {
-	b := &builder{}
+	b := &builder{v: v}
 	r := b.addRule("choice")
 	var fs []frag
 	for _, t := range texts {

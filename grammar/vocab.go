@@ -2,11 +2,20 @@ package grammar
 
 import (
 	"bytes"
+	"context"
 	"slices"
+	"sync"
 )
 
-// A Vocab is a model's tokens as a trie of their bytes. It is immutable.
+// A Vocab is a model's tokens as a trie of their bytes. It is safe for concurrent use.
 type Vocab struct {
+	// Named finds the token that a grammar names by its text, such as <think>. It may be nil.
+	Named func(text string) (id int32, ok bool)
+
+	ctx      context.Context // what is compiled stops when it ends; nil: never
+	turn     *turn           // of a Cache
+	longest  int             // bytes of the longest token
+	spreads  *spreads        // of rules that many grammars have, such as strings
 	size     int
 	stop     []int32
 	stops    []uint64 // bit set of stop
@@ -29,7 +38,7 @@ type Vocab struct {
 func NewVocab(size int, spell func(id int32) []byte, stop []int32) *Vocab {
 	v := &Vocab{
 		size: size, token: make([][]byte, size), alphabet: new([256]bool),
-		stops: make([]uint64, (size+63)/64),
+		stops: make([]uint64, (size+63)/64), spreads: &spreads{of: map[string]*spread{}},
 	}
 	for _, id := range stop {
 		if id >= 0 && int(id) < size {
@@ -45,6 +54,7 @@ func NewVocab(size int, spell func(id int32) []byte, stop []int32) *Vocab {
 		}
 		v.token[id] = bytes.Clone(b)
 		order = append(order, id)
+		v.longest = max(v.longest, len(b))
 		if len(b) == 1 {
 			v.alphabet[b[0]] = true
 		}
@@ -91,3 +101,46 @@ func NewVocab(size int, spell func(id int32) []byte, stop []int32) *Vocab {
 
 // Size is the number of tokens.
 func (v *Vocab) Size() int { return v.size }
+
+// Within returns the vocabulary for compilations that stop, with the context's error, when ctx ends.
+func (v *Vocab) Within(ctx context.Context) *Vocab {
+	w := *v
+	w.ctx = ctx
+	w.turn, _ = ctx.Value(turnKey{}).(*turn)
+	return &w
+}
+
+// cancelled is why a compilation must stop, nil if it need not.
+func (v *Vocab) cancelled() error {
+	switch {
+	case v.turn != nil:
+		return v.turn.pause(v.ctx)
+	case v.ctx == nil:
+		return nil
+	}
+	return context.Cause(v.ctx)
+}
+
+// spreads are shared by the grammars of a vocabulary, by what a rule reads and in which of its states.
+type spreads struct {
+	mu    sync.Mutex
+	of    map[string]*spread
+	bytes int
+}
+
+func (s *spreads) get(key string) *spread {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.of[key]
+}
+
+func (s *spreads) put(key string, x *spread) {
+	n := x.size() + len(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes += n; s.bytes > maxMasks {
+		clear(s.of)
+		s.bytes = n
+	}
+	s.of[key] = x
+}

@@ -132,6 +132,9 @@ func New(o Options) *Sampler {
 // Options returns what the sampler was made with.
 func (s *Sampler) Options() Options { return s.o }
 
+// SetMask replaces the mask: what may come next is restricted from here on, or, with nil, no longer.
+func (s *Sampler) SetMask(m Mask) { s.o.Mask = m }
+
 // TopNeeded returns how many of the largest logits decide the next token, so that an engine may
 // skip computing the others: NextTop on that many returns what Next on all of them would. 0 means
 // that all logits are needed, because a penalty, a bias, a mask or an unbounded draw looks at them.

@@ -62,3 +62,29 @@ func TestContractGo(t *testing.T) {
 	}
 	runClient(t, "contract/go", "go", "test", "-count=1", ".", "-url", contractServer(t))
 }
+
+// agentsServer has a model that thinks and calls tools, as the scripts expect it.
+func agentsServer(t *testing.T) string {
+	f := thinker(t)
+	f.cfg.MaxContext = 8192
+	_, h := serve(t, f, Options{})
+	return h.URL
+}
+
+func TestContractAgentsPython(t *testing.T) {
+	python := os.Getenv("TRIT_TEST_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	if exec.Command(python, "-c", "import openai, anthropic").Run() != nil {
+		t.Skip("no Python with contract/python/requirements.txt (TRIT_TEST_PYTHON names one): agents are not tested")
+	}
+	runClient(t, "contract/python", python, "frameworks.py", agentsServer(t))
+}
+
+func TestContractAgentsNode(t *testing.T) {
+	if _, err := os.Stat("contract/node/node_modules/@anthropic-ai/sdk"); err != nil {
+		t.Skip("agents in Node are not tested: run npm ci in server/contract/node first")
+	}
+	runClient(t, "contract/node", "node", "frameworks.mjs", agentsServer(t))
+}

@@ -1,22 +1,18 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/tritlm/trit/grammar"
 	"github.com/tritlm/trit/sample"
 )
 
-// apiError is an error as OpenAI's clients expect it.
+// apiError is an error that a client is told, in OpenAI's terms; each protocol writes it in its own shape.
 type apiError struct {
 	status  int
 	retry   int // seconds, for Retry-After
@@ -48,6 +44,13 @@ const ModelOutOfService = "model_out_of_service"
 
 func invalid(param, format string, a ...any) error {
 	return &apiError{status: 400, Type: "invalid_request_error", Param: param, Code: "invalid_value", Message: fmt.Sprintf(format, a...)}
+}
+
+// about is err, said of a field of the request.
+func about(param string, err error) error {
+	api := *asAPIError(err)
+	api.Param = param
+	return &api
 }
 
 // asAPIError finds the status and shape for any error.
@@ -83,96 +86,4 @@ func asAPIError(err error) *apiError {
 		return &apiError{status: 499, Type: "invalid_request_error", Code: "cancelled", Message: "the client went away"}
 	}
 	return errInternal
-}
-
-// fail answers with an error, if nothing was written yet.
-func (s *Server) fail(rw http.ResponseWriter, r *http.Request, err error) {
-	w := rw.(*response)
-	api := asAPIError(err)
-	if api == errInternal {
-		s.o.Log.Error("request failed", "request", w.id, "error", err)
-	}
-	if w.status != 0 {
-		return
-	}
-	if api.retry > 0 {
-		w.Header().Set("Retry-After", fmt.Sprint(api.retry))
-	}
-	if strings.HasPrefix(r.URL.Path, "/api/") {
-		_ = writeJSON(w, api.status, map[string]string{"error": api.Message}) // Ollama's shape
-		return
-	}
-	_ = writeJSON(w, api.status, map[string]any{"error": api})
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) error {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return fmt.Errorf("encoding the answer: %w", err)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, err := w.Write(b.Bytes())
-	return ignore(err)
-}
-
-// read decodes a request's JSON. Unknown fields are passed over.
-func (s *Server) read(w http.ResponseWriter, r *http.Request, v any) error {
-	if s.draining.Load() {
-		return errUnavailable
-	}
-	if n := r.ContentLength; n > s.o.MaxBody {
-		return &http.MaxBytesError{Limit: s.o.MaxBody}
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.o.MaxBody))
-	if err != nil {
-		var size *http.MaxBytesError
-		if errors.As(err, &size) {
-			return err
-		}
-		return invalid("", "the request's body ends early: %v", err)
-	}
-	if !utf8.Valid(body) {
-		return invalid("", "the request is not valid UTF-8")
-	}
-	err = json.Unmarshal(body, v)
-	var typ *json.UnmarshalTypeError
-	var api *apiError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &api):
-		return api
-	case errors.As(err, &typ):
-		field := strings.TrimPrefix(typ.Field, "generate.") // an embedded struct
-		return invalid(field, "%s must be %s, is a %s", orWord(field, "the request"), kindName(typ.Type.String()), clip(typ.Value, 40))
-	default:
-		return invalid("", "the request is not valid JSON: %s", clip(err.Error(), 200))
-	}
-}
-
-func orWord(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-func kindName(t string) string {
-	t = strings.TrimPrefix(t, "*")
-	switch {
-	case strings.HasPrefix(t, "int"), strings.HasPrefix(t, "uint"):
-		return "a whole number"
-	case strings.HasPrefix(t, "float"):
-		return "a number"
-	case t == "string":
-		return "a string"
-	case t == "bool":
-		return "true or false"
-	case strings.HasPrefix(t, "[]"):
-		return "a list"
-	}
-	return "an object"
 }

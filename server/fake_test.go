@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -22,7 +23,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/model"
-	"github.com/tritlm/trit/model/part"
+	modelpart "github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/tokenizer"
 )
 
@@ -57,12 +58,12 @@ var testTokOnce = sync.OnceValues(func() (*tokenizer.Tokenizer, error) { return 
 
 const testTemplate = `{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
-func makeTestTokenizer(template string) (*tokenizer.Tokenizer, error) {
+func makeTestTokenizer(template string, more ...string) (*tokenizer.Tokenizer, error) {
 	var texts []string
 	for range 3 {
 		texts = append(texts, `{"name": "value", "arguments": {"a": 1, "b": [true, false, null]}} The quick brown fox jumps over the lazy dog. hello world größe 世界 🙂 <tool_call> </tool_call>`)
 	}
-	t, err := tokenizer.TrainBPE(texts, 480, "<|begin|>", "<|im_start|>", "<|im_end|>")
+	t, err := tokenizer.TrainBPE(texts, 480+len(more), append(more, "<|begin|>", "<|im_start|>", "<|im_end|>")...)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func newFake(t testing.TB) *fake {
 	}
 	return &fake{tok: tok, cfg: model.Config{
 		Family: "fake", VocabSize: tok.VocabSize() + 3, MaxContext: 4096, HiddenSize: 16,
-		Layers: []part.Layer{{Mixer: &part.Attention{Heads: 1, KVHeads: 1, HeadDim: 8}, FeedForward: &part.Plain{}}},
+		Layers: []modelpart.Layer{{Mixer: &modelpart.Attention{Heads: 1, KVHeads: 1, HeadDim: 8}, FeedForward: &modelpart.Plain{}}},
 	}}
 }
 
@@ -161,7 +162,9 @@ func (f *fake) scores(l []float32, tokens []int32) {
 	}
 	var all []byte
 	for _, t := range tokens {
-		if !f.tok.IsSpecial(t) {
+		if name := f.tok.Token(t); strings.Contains(name, "think") {
+			all = append(all, name...)
+		} else if !f.tok.IsSpecial(t) {
 			all = append(all, f.tok.Bytes(t)...)
 		}
 	}
@@ -184,8 +187,14 @@ func (f *fake) scores(l []float32, tokens []int32) {
 		return
 	}
 	next := eos
+	if rest, ok := strings.CutPrefix(said, "<think>\n\n</think>\n\n"); ok { // the template's, where no thought is wanted
+		said = rest
+		if _, answer, ok := strings.Cut(reply, "</think>\n\n"); ok {
+			reply = answer
+		}
+	}
 	if rest, ok := strings.CutPrefix(reply, said); ok && rest != "" {
-		next = f.tok.Encode(rest, tokenizer.EncodeOptions{})[0]
+		next = f.tok.Encode(rest, tokenizer.EncodeOptions{ParseSpecial: true})[0]
 	}
 	l[next] = 50
 }
@@ -326,4 +335,59 @@ func newTestServer(t testing.TB, s *Server) string {
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return h.URL
+}
+
+var encodeAll = tokenizer.EncodeOptions{ParseSpecial: true}
+
+func unmarshal(text string, v any) error { return json.Unmarshal([]byte(text), v) }
+
+func decode(t testing.TB, text string) (v any) {
+	if text != "[DONE]" {
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			t.Fatalf("%v: %.200s", err, text)
+		}
+	}
+	return v
+}
+
+// syncBuffer is a log that a test reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (s *syncBuffer) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(s, nil)) }
+
+func (s *syncBuffer) waitFor(t testing.TB, text string, n int) {
+	for range 2000 {
+		if strings.Count(s.String(), text) >= n {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("the log does not say %q %d times", text, n)
+}
+
+// postRaw posts and returns the answer without its body.
+func postRaw(t testing.TB, url, body string) *http.Response {
+	t.Helper()
+	r, err := http.Post(url, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, r.Body)
+	r.Body.Close()
+	return r
 }

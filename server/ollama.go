@@ -2,16 +2,23 @@ package server
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
+	"text/template"
+	"text/template/parse"
 	"time"
 )
 
-// Ollama's protocol, for the tools that speak only that. Answers are lines of JSON unless stream is false.
+// Ollama's protocol. Answers are lines of JSON unless stream is false.
 
+// ollamaVersion is the version of Ollama whose protocol this is: clients compare it.
+const ollamaVersion = "0.13.0"
+
+// ollamaOptions are the options of a request, with Ollama's names.
 type ollamaOptions struct {
 	NumPredict       *int      `json:"num_predict"`
 	Temperature      *float32  `json:"temperature"`
@@ -26,29 +33,74 @@ type ollamaOptions struct {
 	FrequencyPenalty float32   `json:"frequency_penalty"`
 }
 
+var ollamaOptionFields = fields{
+	honoured: "num_predict temperature top_k top_p min_p seed stop repeat_penalty repeat_last_n presence_penalty frequency_penalty",
+	harmless: "num_ctx num_keep num_batch num_gpu main_gpu num_gqa low_vram f16_kv logits_all vocab_only use_mmap use_mlock num_thread numa penalize_newline",
+	refused: map[string]refusal{
+		"typical_p": {"the server has no such sampler", []string{"1", "0"}}, "tfs_z": {"the server has no such sampler", []string{"1"}},
+		"mirostat": {"the server has no such sampler", []string{"0"}}, "mirostat_tau": {"the server has no such sampler", []string{"5"}},
+		"mirostat_eta": {"the server has no such sampler", []string{"0.1"}}, "embedding_only": {"use /api/embed", []string{"false"}},
+	},
+}
+
+func (o *ollamaOptions) UnmarshalJSON(b []byte) error {
+	type plain ollamaOptions
+	if err := json.Unmarshal(b, (*plain)(o)); err != nil {
+		return err
+	}
+	_, err := ollamaOptionFields.check(b)
+	return err
+}
+
+var ollamaChatFields = fields{
+	honoured: "model messages tools format options stream think logprobs top_logprobs truncate",
+	harmless: "keep_alive shift",
+	refused:  map[string]refusal{"template": {"the model's own is used", []string{`""`}}},
+}
+
+var ollamaGenerateFields = fields{
+	honoured: "model prompt suffix system template raw context format options stream think logprobs top_logprobs",
+	harmless: "keep_alive shift truncate",
+	refused: map[string]refusal{
+		"images": {"the model reads text", []string{"[]"}}, "width": {"the model writes text", []string{"0"}}, "height": {"the model writes text", []string{"0"}}, "steps": {"the model writes text", []string{"0"}},
+	},
+}
+
+var ollamaEmbedFields = fields{honoured: "model input dimensions truncate prompt", harmless: "keep_alive options", refused: map[string]refusal{}}
+
 type ollamaRequest struct {
-	Model    string          `json:"model"`
-	Messages []ollamaMessage `json:"messages"`
-	Prompt   string          `json:"prompt"`
-	System   string          `json:"system"`
-	Raw      bool            `json:"raw"`
-	Stream   *bool           `json:"stream"`
-	Format   json.RawMessage `json:"format"` // "json" or a schema
-	Options  ollamaOptions   `json:"options"`
-	Tools    []tool          `json:"tools"`
-	Images   []string        `json:"images"`
+	Model       string          `json:"model"`
+	Messages    []ollamaMessage `json:"messages"`
+	Prompt      string          `json:"prompt"`
+	Suffix      string          `json:"suffix"`
+	System      string          `json:"system"`
+	Template    string          `json:"template"`
+	Context     []int32         `json:"context"`
+	Raw         bool            `json:"raw"`
+	Stream      *bool           `json:"stream"`
+	Format      json.RawMessage `json:"format"` // "json" or a schema
+	Options     ollamaOptions   `json:"options"`
+	Tools       []tool          `json:"tools"`
+	Think       json.RawMessage `json:"think"` // true, false, or an effort
+	Logprobs    bool            `json:"logprobs"`
+	TopLogprobs int             `json:"top_logprobs"`
+	Truncate    bool            `json:"truncate"`
 }
 
 type ollamaMessage struct {
-	Role      string           `json:"role"`
-	Content   string           `json:"content"`
-	Images    []string         `json:"images,omitempty"`
-	ToolName  string           `json:"tool_name,omitempty"`
-	ToolCalls []ollamaToolCall `json:"tool_calls,omitempty"`
+	Role       string           `json:"role"`
+	Content    string           `json:"content"`
+	Thinking   string           `json:"thinking,omitempty"`
+	Images     []string         `json:"images,omitempty"`
+	ToolName   string           `json:"tool_name,omitempty"`
+	ToolCallID string           `json:"tool_call_id,omitempty"`
+	ToolCalls  []ollamaToolCall `json:"tool_calls,omitempty"`
 }
 
 type ollamaToolCall struct {
+	ID       string `json:"id,omitempty"`
 	Function struct {
+		Index     int             `json:"index,omitempty"`
 		Name      string          `json:"name"`
 		Arguments json.RawMessage `json:"arguments"`
 	} `json:"function"`
@@ -59,8 +111,11 @@ type ollamaAnswer struct {
 	CreatedAt          string         `json:"created_at"`
 	Message            *ollamaMessage `json:"message,omitempty"`
 	Response           *string        `json:"response,omitempty"`
+	Thinking           string         `json:"thinking,omitempty"`
+	Logprobs           []chatLogprob  `json:"logprobs,omitempty"`
 	Done               bool           `json:"done"`
 	DoneReason         string         `json:"done_reason,omitempty"`
+	Context            []int32        `json:"context,omitempty"`
 	TotalDuration      int64          `json:"total_duration,omitempty"` // nanoseconds
 	LoadDuration       int64          `json:"load_duration,omitempty"`
 	PromptEvalCount    int            `json:"prompt_eval_count,omitempty"`
@@ -69,249 +124,381 @@ type ollamaAnswer struct {
 	EvalDuration       int64          `json:"eval_duration,omitempty"`
 }
 
-// generate translates the options, with Ollama's defaults.
-func (q *ollamaRequest) generate() (generate, error) {
+// request translates what chat and generate share, with Ollama's defaults.
+func (q *ollamaRequest) request() (*request, error) {
 	o := q.Options
-	g := generate{
+	req := &request{logprobs: -1, options: options{
 		Model: q.Model, Temperature: o.Temperature, TopP: o.TopP, MinP: o.MinP, Seed: o.Seed, Stop: o.Stop,
 		PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty, TopK: 40, RepetitionPenalty: 1.1, RepeatLastN: 64,
-	}
+	}}
 	defaults := func(p **float32, v float32) {
 		if *p == nil {
 			*p = &v
 		}
 	}
-	defaults(&g.Temperature, 0.8)
-	defaults(&g.TopP, 0.9)
+	defaults(&req.Temperature, 0.8)
+	defaults(&req.TopP, 0.9)
 	if o.TopK != nil {
-		g.TopK = *o.TopK
+		req.TopK = *o.TopK
 	}
 	if o.RepeatPenalty != nil {
-		g.RepetitionPenalty = *o.RepeatPenalty
+		req.RepetitionPenalty = *o.RepeatPenalty
 	}
 	if o.RepeatLastN != nil {
-		if g.RepeatLastN = *o.RepeatLastN; g.RepeatLastN == 0 {
-			g.RepetitionPenalty = 1 // look at nothing
+		if req.RepeatLastN = *o.RepeatLastN; req.RepeatLastN == 0 {
+			req.RepetitionPenalty = 1 // look at nothing
 		}
-		g.RepeatLastN = max(g.RepeatLastN, 0) // −1: all
+		req.RepeatLastN = max(req.RepeatLastN, 0) // −1: all
 	}
-	if o.NumPredict != nil && *o.NumPredict >= 0 { // −1: as many as fit
-		g.MaxTokens = o.NumPredict
+	if n := o.NumPredict; n != nil {
+		all := -1 // −1: as many as fit, −2: until the context is full
+		if req.MaxTokens = n; *n < 0 {
+			req.MaxTokens = &all
+		}
+	}
+	if q.Logprobs {
+		if req.logprobs = q.TopLogprobs; req.logprobs < 0 {
+			return nil, invalid("top_logprobs", "top_logprobs must be from 0 to 20, is %d", q.TopLogprobs)
+		}
 	}
 	if f := bytes.TrimSpace(q.Format); len(f) > 0 && string(f) != "null" && string(f) != `""` {
-		if string(f) == `"json"` {
-			g.ResponseFormat = &responseFormat{Type: "json_object"}
-		} else if f[0] == '{' {
-			g.JSONSchema = json.RawMessage(f)
-		} else {
-			return g, invalid("format", `format is "json" or a JSON schema`)
+		switch {
+		case string(f) == `"json"`:
+			req.ResponseFormat = &responseFormat{Type: "json_object"}
+		case f[0] == '{':
+			req.ResponseFormat = &responseFormat{Type: "json_schema", Schema: json.RawMessage(f)}
+		default:
+			return nil, invalid("format", `format is "json" or a JSON schema`)
 		}
 	}
-	return g, nil
+	return req, nil
 }
 
-func (s *Server) ollamaChat(w http.ResponseWriter, r *http.Request) error {
-	var q ollamaRequest
-	if err := s.read(w, r, &q); err != nil {
-		return err
+// thinking is what think says: true, false or an effort.
+func (q *ollamaRequest) thinking() (t thinking, err error) {
+	var on bool
+	if !given(q.Think) {
+		return t, nil
 	}
-	m, err := s.model(q.Model)
+	if json.Unmarshal(q.Think, &on) == nil {
+		t.enabled = &on
+	} else if json.Unmarshal(q.Think, &t.effort) != nil || t.effort != "high" && t.effort != "medium" && t.effort != "low" && t.effort != "max" {
+		return t, invalid("think", "think is true, false, high, medium or low, not %s", clip(string(q.Think), 40))
+	}
+	return t, nil
+}
+
+func (q *ollamaRequest) chat() (*request, error) {
+	req, err := q.request()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(q.Messages) == 0 { // Ollama loads the model then; ours is loaded
-		return writeJSON(w, 200, ollamaAnswer{Model: m.ID, CreatedAt: stamp(), Message: &ollamaMessage{Role: "assistant"}, Done: true, DoneReason: "load"})
-	}
-	c := chatRequest{Tools: q.Tools}
-	if c.generate, err = q.generate(); err != nil {
-		return err
-	}
-	if len(q.Tools) > 0 && len(q.Format) > 0 {
-		return invalid("format", "tools and format cannot be used together")
+	c := &conversation{tools: q.Tools, shorten: q.Truncate}
+	if c.think, err = q.thinking(); err != nil {
+		return nil, err
 	}
 	for i, x := range q.Messages {
 		if len(x.Images) > 0 {
-			return invalid("images", "messages[%d]: images are not supported", i)
+			return nil, invalid("images", "messages[%d]: images are not supported", i)
 		}
-		msg := chatMessage{Role: x.Role, Content: content(x.Content), Name: x.ToolName}
+		msg := chatMessage{Role: x.Role, Content: content{text: x.Content}, Thought: x.Thinking, Name: x.ToolName, ToolCallID: x.ToolCallID}
 		for _, t := range x.ToolCalls {
-			call := toolCall{Type: "function"}
-			call.Function.Name, call.Function.Arguments = t.Function.Name, string(t.Function.Arguments)
-			if call.Function.Arguments == "" {
-				call.Function.Arguments = "{}"
-			}
-			msg.ToolCalls = append(msg.ToolCalls, call)
+			msg.ToolCalls = append(msg.ToolCalls, toolCall{ID: t.ID, Type: "function", Function: call{t.Function.Name, arguments(t.Function.Arguments)}})
 		}
-		c.Messages = append(c.Messages, msg)
+		c.messages = append(c.messages, msg)
 	}
-	j, reader, err := s.chatJob(r.Context(), m, &c)
+	last := c.messages[len(c.messages)-1]
+	c.continues = last.Role == "assistant" && len(last.ToolCalls) == 0
+	req.chat = c
+	return req, nil
+}
+
+// prompt translates a request to generate: a prompt as it is, by a template, or as one turn of a chat.
+func (q *ollamaRequest) prompt(m *served) (*request, error) {
+	req, err := q.request()
+	if err != nil {
+		return nil, err
+	}
+	off := false
+	req.special = &off
+	switch {
+	case q.Suffix != "":
+		req.prompts.texts, req.suffix = []string{q.Prompt}, &q.Suffix
+	case q.Raw:
+		req.prompts.texts, req.special = []string{q.Prompt}, nil
+	case q.Template != "":
+		text, err := ollamaTemplate(q.Template, q.System, q.Prompt)
+		if err != nil {
+			return nil, err
+		}
+		req.prompts.texts, req.special = []string{text}, nil
+	default:
+		c := &conversation{}
+		if c.think, err = q.thinking(); err != nil {
+			return nil, err
+		}
+		if q.System != "" {
+			c.messages = append(c.messages, chatMessage{Role: "system", Content: content{text: q.System}})
+		}
+		c.messages = append(c.messages, chatMessage{Role: "user", Content: content{text: q.Prompt}})
+		if len(q.Context) == 0 {
+			req.chat = c
+			return req, nil
+		}
+		ids, err := m.read(c)
+		if err != nil {
+			return nil, err
+		}
+		req.prompts.tokens = [][]int32{append(append([]int32{}, q.Context...), ids...)}
+		return req, nil
+	}
+	if len(q.Context) > 0 {
+		ids, err := m.encode(req.prompts.texts[0], "prompt", false)
+		if err != nil {
+			return nil, err
+		}
+		req.prompts = prompts{tokens: [][]int32{append(append([]int32{}, q.Context...), ids...)}}
+	}
+	return req, nil
+}
+
+// ollamaTemplate fills a template in the language of Go, as far as it is fields and conditions on them: nothing in it
+// may take long. The text ends where the response begins.
+func ollamaTemplate(src, system, prompt string) (string, error) {
+	t, err := template.New("template").Parse(src)
+	if err != nil {
+		return "", invalid("template", "%v", err)
+	}
+	if err := plainTemplate(t.Root); err != nil || len(t.Templates()) > 1 {
+		return "", invalid("template", "a template has .System, .Prompt, .Response and conditions on them; others are not supported")
+	}
+	const mark = "\uFDD2"
+	var b strings.Builder
+	if err := t.Execute(&b, map[string]string{"System": system, "Prompt": prompt, "Response": mark}); err != nil {
+		return "", invalid("template", "%v", err)
+	}
+	text, _, _ := strings.Cut(b.String(), mark)
+	return text, nil
+}
+
+func plainTemplate(n parse.Node) error {
+	var nodes []parse.Node
+	pipe := func(p *parse.PipeNode) {
+		if p != nil && len(p.Decl) > 0 {
+			nodes = append(nodes, &parse.RangeNode{}) // a variable
+		}
+		if p != nil {
+			for _, c := range p.Cmds {
+				nodes = append(nodes, c.Args...)
+			}
+		}
+	}
+	switch n := n.(type) {
+	case nil, *parse.TextNode, *parse.CommentNode, *parse.StringNode:
+	case *parse.FieldNode:
+		if len(n.Ident) != 1 || n.Ident[0] != "System" && n.Ident[0] != "Prompt" && n.Ident[0] != "Response" {
+			return fmt.Errorf("field %v", n.Ident)
+		}
+	case *parse.IdentifierNode:
+		if n.Ident != "and" && n.Ident != "or" && n.Ident != "not" && n.Ident != "eq" && n.Ident != "ne" {
+			return fmt.Errorf("function %s", n.Ident)
+		}
+	case *parse.PipeNode:
+		pipe(n)
+	case *parse.ActionNode:
+		pipe(n.Pipe)
+	case *parse.ListNode:
+		if n != nil {
+			nodes = n.Nodes
+		}
+	case *parse.IfNode:
+		pipe(n.Pipe)
+		nodes = append(nodes, n.List)
+		if n.ElseList != nil {
+			nodes = append(nodes, n.ElseList)
+		}
+	default:
+		return fmt.Errorf("%T", n)
+	}
+	for _, x := range nodes {
+		if err := plainTemplate(x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *core) ollamaChat(w *response, r *http.Request) error {
+	var q ollamaRequest
+	if err := s.read(w, r, ollamaChatFields, &q); err != nil {
+		return err
+	}
+	if len(q.Messages) == 0 { // Ollama loads the model then; ours is loaded
+		m, err := s.model(q.Model)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, 200, ollamaAnswer{Model: m.ID, CreatedAt: stamp(), Message: &ollamaMessage{Role: "assistant"}, Done: true, DoneReason: "load"})
+	}
+	req, err := q.chat()
 	if err != nil {
 		return err
 	}
-	return s.ollamaAnswer(w, r, m, &q, j, func(a *ollamaAnswer, text string, end bool) bool {
-		text, calls := reader.push(text, end)
-		a.Message = &ollamaMessage{Role: "assistant", Content: text}
-		for _, t := range calls {
-			var o ollamaToolCall
-			o.Function.Name, o.Function.Arguments = t.Function.Name, json.RawMessage(t.Function.Arguments)
-			a.Message.ToolCalls = append(a.Message.ToolCalls, o)
-		}
-		return text != "" || len(calls) > 0
-	}, func(a *ollamaAnswer, b ollamaAnswer) {
-		a.Message.Content += b.Message.Content
-		a.Message.ToolCalls = append(a.Message.ToolCalls, b.Message.ToolCalls...)
+	return s.ollamaAnswer(w, r, &q, req, func(a *ollamaAnswer, x ollamaMessage) {
+		x.Role = "assistant"
+		a.Message = &x
 	})
 }
 
-func (s *Server) ollamaGenerate(w http.ResponseWriter, r *http.Request) error {
+func (s *core) ollamaGenerate(w *response, r *http.Request) error {
 	var q ollamaRequest
-	if err := s.read(w, r, &q); err != nil {
+	if err := s.read(w, r, ollamaGenerateFields, &q); err != nil {
 		return err
 	}
 	m, err := s.model(q.Model)
 	if err != nil {
 		return err
 	}
-	empty := ""
-	if q.Prompt == "" {
-		return writeJSON(w, 200, ollamaAnswer{Model: m.ID, CreatedAt: stamp(), Response: &empty, Done: true, DoneReason: "load"})
+	if q.Prompt == "" && q.Suffix == "" {
+		return writeJSON(w, 200, ollamaAnswer{Model: m.ID, CreatedAt: stamp(), Response: new(string), Done: true, DoneReason: "load"})
 	}
-	if len(q.Images) > 0 {
-		return invalid("images", "images are not supported")
-	}
-	g, err := q.generate()
+	req, err := q.prompt(m)
 	if err != nil {
 		return err
 	}
-	var j *job
-	if q.Raw {
-		if j, err = s.job(r.Context(), m, &g); err != nil {
-			return err
-		}
-		ids, err := m.encode(q.Prompt, "prompt", true)
-		if err != nil {
-			return err
-		}
-		if err := m.fit(j, ids, "prompt"); err != nil {
-			return err
-		}
-	} else {
-		c := chatRequest{generate: g}
-		if q.System != "" {
-			c.Messages = append(c.Messages, chatMessage{Role: "system", Content: content(q.System)})
-		}
-		c.Messages = append(c.Messages, chatMessage{Role: "user", Content: content(q.Prompt)})
-		if j, _, err = s.chatJob(r.Context(), m, &c); err != nil {
-			return err
-		}
-	}
-	return s.ollamaAnswer(w, r, m, &q, j, func(a *ollamaAnswer, text string, _ bool) bool {
-		a.Response = &text
-		return text != ""
-	}, func(a *ollamaAnswer, b ollamaAnswer) { *a.Response += *b.Response })
+	return s.ollamaAnswer(w, r, &q, req, func(a *ollamaAnswer, x ollamaMessage) { a.Response, a.Thinking = &x.Content, x.Thinking })
 }
 
 func stamp() string { return time.Now().UTC().Format(time.RFC3339Nano) }
 
-// ollamaAnswer runs the job and writes lines, or one answer. put says whether there is something to show.
-func (s *Server) ollamaAnswer(w http.ResponseWriter, r *http.Request, m *served, q *ollamaRequest, j *job, put func(a *ollamaAnswer, text string, end bool) bool, join func(a *ollamaAnswer, b ollamaAnswer)) error {
-	ctx, cancel := s.deadline(r)
-	defer cancel()
-	j.ctx, j.client = ctx, w.(*response).client
-	start := time.Now()
-	streams, err := m.sched.submit(j)
+// ollamaAnswer runs the request and writes lines, or one answer. put puts what is said into an answer.
+func (s *core) ollamaAnswer(w *response, r *http.Request, q *ollamaRequest, req *request, put func(a *ollamaAnswer, x ollamaMessage)) error {
+	a, err := s.ask(r.Context(), w, req)
 	if err != nil {
 		return err
 	}
-	whole := ollamaAnswer{Model: m.ID}
-	put(&whole, "", false)
-	rw := w.(*response)
+	defer a.close()
+	generates := q.Messages == nil
+	if generates {
+		a.ids = make([][]int32, 1)
+	}
 	streaming := q.Stream == nil || *q.Stream
-	var lines bytes.Buffer
-	encoder := json.NewEncoder(&lines)
-	encoder.SetEscapeHTML(false)
-	flush := func() error {
-		if lines.Len() == 0 {
-			return nil
-		}
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		_, err := w.Write(lines.Bytes())
-		lines.Reset()
-		if err != nil {
-			return err
-		}
-		return rw.flush()
+	e := s.lines(w)
+	var whole, more ollamaMessage
+	var scores, moreScores []chatLogprob
+	say := func() error {
+		out := ollamaAnswer{Model: a.m.ID, CreatedAt: stamp(), Logprobs: moreScores}
+		put(&out, more)
+		more, moreScores = ollamaMessage{}, nil
+		return e.send("", out)
 	}
+	var open ollamaToolCall
+	var args strings.Builder
 	finish := ""
-	err = follow(ctx, streams, func(_ int, e event) error {
-		finish = e.finish
-		a := ollamaAnswer{Model: m.ID, CreatedAt: stamp()}
-		if put(&a, e.text, e.finish != "") {
-			if streaming {
-				return encoder.Encode(a)
-			}
-			join(&whole, a)
+	err = a.follow(func(p part) error {
+		x := &more
+		if !streaming {
+			x = &whole
+		}
+		if q.Logprobs && len(p.tokens) > 0 {
+			list := a.m.chatLogprobs(p.tokens).Content
+			scores, moreScores = append(scores, list...), append(moreScores, list...)
+		}
+		switch p.kind {
+		case partText:
+			x.Content += p.text
+		case partThought:
+			x.Thinking += p.text
+		case partCall:
+			open = ollamaToolCall{ID: p.id}
+			open.Function.Index, open.Function.Name = p.call, p.name
+			args.Reset()
+		case partArguments:
+			args.WriteString(p.text)
+		case partCallEnd:
+			open.Function.Arguments = json.RawMessage(args.String())
+			x.ToolCalls = append(x.ToolCalls, open)
+		case partFinish:
+			finish = p.finish
+		}
+		if streaming && (x.Content != "" || x.Thinking != "" || len(x.ToolCalls) > 0) {
+			return say()
 		}
 		return nil
-	}, flush, nothing)
+	}, func() error {
+		if streaming {
+			return e.flush()
+		}
+		return nil
+	}, nothing)
+	fail := func(api *apiError) error { return e.send("", map[string]string{"error": api.Message}) }
 	if err != nil {
-		if rw.status == 0 {
-			return err
-		}
-		rw.attrs = append(rw.attrs, slog.String("error", asAPIError(err).Code))
-		if encoder.Encode(map[string]string{"error": asAPIError(err).Message}) == nil {
-			_ = flush()
-		}
-		return nil
+		return e.end(err, "", fail)
 	}
-	out := streams[0]
-	note(w, m, usage{Prompt: len(j.prompt), Completion: out.written})
-	whole.CreatedAt, whole.Done, whole.DoneReason = stamp(), true, finish
-	whole.TotalDuration = time.Since(start).Nanoseconds()
-	whole.PromptEvalCount, whole.EvalCount = len(j.prompt), out.written
-	if !out.first.IsZero() {
-		whole.PromptEvalDuration = out.first.Sub(out.started).Nanoseconds()
-		whole.EvalDuration = out.last.Sub(out.first).Nanoseconds()
+	if finish == "calls" {
+		finish = "stop"
 	}
-	if streaming {
-		if err := encoder.Encode(whole); err != nil {
-			return err
-		}
-		return ignore(flush())
+	u, stream := a.usage(), a.streams[0]
+	out := ollamaAnswer{Model: a.m.ID, CreatedAt: stamp(), Done: true, DoneReason: finish, PromptEvalCount: u.prompt, EvalCount: u.written, TotalDuration: time.Since(a.started).Nanoseconds()}
+	if put(&out, whole); !streaming {
+		out.Logprobs = scores
+	} else {
+		out.Logprobs = moreScores
 	}
-	return writeJSON(w, 200, whole)
+	if generates && !q.Raw {
+		out.Context = append(append([]int32{}, a.jobs[0].prompt...), a.ids[0]...)
+	}
+	if !stream.first.IsZero() {
+		out.PromptEvalDuration = stream.first.Sub(stream.started).Nanoseconds()
+		out.EvalDuration = stream.last.Sub(stream.first).Nanoseconds()
+	}
+	if !streaming {
+		return writeJSON(w, 200, out)
+	}
+	return e.end(e.send("", out), "", fail)
 }
 
-func (s *Server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
+func (s *core) ollamaEmbed(w *response, r *http.Request) error {
 	var q struct {
 		Model      string  `json:"model"`
 		Input      prompts `json:"input"`
 		Dimensions int     `json:"dimensions"`
+		Truncate   *bool   `json:"truncate"`
 	}
-	if err := s.read(w, r, &q); err != nil {
+	if err := s.read(w, r, ollamaEmbedFields, &q); err != nil {
 		return err
 	}
+	truncate := -1 // unless it says otherwise
+	if q.Truncate != nil && !*q.Truncate {
+		truncate = 0
+	}
 	start := time.Now()
-	m, vectors, n, err := s.embed(w, r, q.Model, q.Input, q.Dimensions)
+	v, err := s.embed(r.Context(), w, q.Model, q.Input, q.Dimensions, truncate)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, 200, map[string]any{"model": m.ID, "embeddings": vectors, "total_duration": time.Since(start).Nanoseconds(), "load_duration": 0, "prompt_eval_count": n})
+	return writeJSON(w, 200, map[string]any{"model": v.m.ID, "embeddings": v.vectors, "total_duration": time.Since(start).Nanoseconds(), "load_duration": 0, "prompt_eval_count": v.tokens})
 }
 
-func (s *Server) ollamaEmbeddings(w http.ResponseWriter, r *http.Request) error {
+func (s *core) ollamaEmbeddings(w *response, r *http.Request) error {
 	var q struct {
 		Model  string `json:"model"`
 		Prompt string `json:"prompt"`
 	}
-	if err := s.read(w, r, &q); err != nil {
+	if err := s.read(w, r, ollamaEmbedFields, &q); err != nil {
 		return err
 	}
-	_, vectors, _, err := s.embed(w, r, q.Model, prompts{texts: []string{q.Prompt}}, 0)
+	v, err := s.embed(r.Context(), w, q.Model, prompts{texts: []string{q.Prompt}}, 0, -1)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, 200, map[string]any{"embedding": vectors[0]})
+	return writeJSON(w, 200, map[string]any{"embedding": v.vectors[0]})
+}
+
+// digest tells one model from another, and from the same after its file changed. It is not the file's.
+func (m *served) digest() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", m.ID, m.Bytes, m.Created.UnixNano()))
+	return hex.EncodeToString(sum[:])
 }
 
 func (m *served) ollamaDetails() map[string]any {
@@ -341,11 +528,11 @@ func parameters(count int64) string {
 func (m *served) ollamaEntry() map[string]any {
 	return map[string]any{
 		"name": m.ID, "model": m.ID, "modified_at": m.Created.UTC().Format(time.RFC3339Nano), "size": m.Bytes,
-		"digest": "", "details": m.ollamaDetails(),
+		"digest": m.digest(), "details": m.ollamaDetails(),
 	}
 }
 
-func (s *Server) ollamaTags(w http.ResponseWriter, r *http.Request) error {
+func (s *core) ollamaTags(w *response, r *http.Request) error {
 	list := []any{}
 	for _, m := range s.models {
 		list = append(list, m.ollamaEntry())
@@ -353,7 +540,7 @@ func (s *Server) ollamaTags(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"models": list})
 }
 
-func (s *Server) ollamaPs(w http.ResponseWriter, r *http.Request) error {
+func (s *core) ollamaPs(w *response, r *http.Request) error {
 	list := []any{}
 	for _, m := range s.models {
 		e := m.ollamaEntry()
@@ -363,12 +550,12 @@ func (s *Server) ollamaPs(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"models": list})
 }
 
-func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
+func (s *core) ollamaShow(w *response, r *http.Request) error {
 	var q struct {
 		Model string `json:"model"`
 		Name  string `json:"name"`
 	}
-	if err := s.read(w, r, &q); err != nil {
+	if err := s.read(w, r, fields{}, &q); err != nil {
 		return err
 	}
 	m, err := s.model(orWord(q.Model, q.Name))
@@ -377,10 +564,18 @@ func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
 	}
 	c := m.Engine.Config()
 	family := orWord(c.Family, "llama")
-	can := []string{"completion", "tools"}
+	can := []string{"completion"}
 	template, ok := m.Tokenizer.Template("")
-	if !ok {
-		can = can[:1]
+	if c.Pooling != "" {
+		can = []string{"embedding"}
+	} else if ok {
+		can = append(can, "tools")
+	}
+	if m.thought != nil {
+		can = append(can, "thinking")
+	}
+	if m.fill != nil {
+		can = append(can, "insert")
 	}
 	heads, kvHeads := c.Heads()
 	return writeJSON(w, 200, map[string]any{
@@ -392,4 +587,8 @@ func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
 			family + ".attention.head_count": heads, family + ".attention.head_count_kv": kvHeads, family + ".vocab_size": c.VocabSize,
 		},
 	})
+}
+
+func (s *core) ollamaVersion(w *response, r *http.Request) error {
+	return writeJSON(w, 200, map[string]string{"version": ollamaVersion, "trit": s.o.Version})
 }

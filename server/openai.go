@@ -1,23 +1,16 @@
 package server
 
 import (
-	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"log/slog"
 	"math"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/tritlm/trit"
-	"github.com/tritlm/trit/model"
-	"github.com/tritlm/trit/sample"
 )
+
+// OpenAI's protocol: chat completions, completions, embeddings, models. With the fields that vLLM and llama.cpp add.
 
 type usage struct {
 	Prompt     int `json:"prompt_tokens"`
@@ -26,150 +19,318 @@ type usage struct {
 	Details    struct {
 		Cached int `json:"cached_tokens"`
 	} `json:"prompt_tokens_details"`
+	Written *writtenDetails `json:"completion_tokens_details,omitempty"`
 }
 
-func (u *usage) add(prompt int, streams []*stream) {
-	u.Prompt += prompt
-	for _, s := range streams {
-		u.Completion += s.written
+type writtenDetails struct {
+	Reasoning int `json:"reasoning_tokens"`
+}
+
+func openaiUsage(c counts) *usage {
+	u := &usage{Prompt: c.prompt, Completion: c.written, Total: c.prompt + c.written}
+	u.Details.Cached = c.cached
+	if c.thought > 0 {
+		u.Written = &writtenDetails{c.thought}
 	}
-	u.Details.Cached += streams[0].cached
-	u.Total = u.Prompt + u.Completion
+	return u
 }
 
-// follow hands the streams' events to each until all have ended, then calls flush; in between it calls
-// flush whenever it has to wait, and idle when that takes long. All streams are cancelled when it returns.
-func follow(ctx context.Context, streams []*stream, each func(i int, e event) error, flush, idle func() error) error {
-	defer func() {
-		for _, s := range streams {
-			s.cancel()
+type streamOptions struct {
+	IncludeUsage    bool `json:"include_usage"`
+	ContinuousUsage bool `json:"continuous_usage_stats"`
+}
+
+// ---- chat completions
+
+type chatRequest struct {
+	options
+	Stream              bool            `json:"stream"`
+	StreamOptions       *streamOptions  `json:"stream_options"`
+	Messages            []chatMessage   `json:"messages"`
+	MaxCompletionTokens *int            `json:"max_completion_tokens"`
+	NPredict            *int            `json:"n_predict"`
+	Logprobs            bool            `json:"logprobs"`
+	TopLogprobs         *int            `json:"top_logprobs"`
+	Tools               []tool          `json:"tools"`
+	ToolChoice          json.RawMessage `json:"tool_choice"`
+	Parallel            *bool           `json:"parallel_tool_calls"`
+	Extra               map[string]any  `json:"chat_template_kwargs"`
+	Continue            bool            `json:"continue_final_message"`
+	Generate            *bool           `json:"add_generation_prompt"`
+	thoughtFields
+}
+
+// thoughtFields are the names under which servers take what is said about thoughts.
+type thoughtFields struct {
+	Effort         string `json:"reasoning_effort"`
+	Enable         *bool  `json:"enable_thinking"`
+	Budget         *int   `json:"thinking_budget"`
+	BudgetTokens   *int   `json:"thinking_budget_tokens"`
+	TokenBudget    *int   `json:"thinking_token_budget"`
+	IncludeThought *bool  `json:"include_reasoning"`
+	Format         string `json:"reasoning_format"`
+	Reasoning      *struct {
+		Effort  string `json:"effort"`
+		Max     *int   `json:"max_tokens"`
+		Exclude bool   `json:"exclude"`
+		Enabled *bool  `json:"enabled"`
+	} `json:"reasoning"`
+	Thinking *struct {
+		Type   string `json:"type"`
+		Budget *int   `json:"budget_tokens"`
+	} `json:"thinking"`
+}
+
+// thinking translates the fields; hide says that thoughts are not to be shown, raw that they are to stay text.
+func (q *thoughtFields) thinking() (t thinking, hide, raw bool, err error) {
+	t = thinking{enabled: q.Enable, effort: q.Effort, budget: q.Budget}
+	for _, b := range []*int{q.BudgetTokens, q.TokenBudget} {
+		if b != nil {
+			t.budget = b
 		}
-	}()
-	ping := time.NewTicker(10 * time.Second)
-	defer ping.Stop()
-	for left := len(streams); left > 0; {
-		select {
-		case <-streams[0].wake:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-ping.C:
-			if err := idle(); err != nil {
+	}
+	if r := q.Reasoning; r != nil {
+		t.effort = orWord(t.effort, r.Effort)
+		hide = r.Exclude
+		if r.Max != nil {
+			t.budget = r.Max
+		}
+		if r.Enabled != nil {
+			t.enabled = r.Enabled
+		}
+	}
+	if h := q.Thinking; h != nil {
+		on := h.Type != "disabled"
+		t.enabled = &on
+		if h.Budget != nil {
+			t.budget = h.Budget
+		}
+	}
+	switch t.effort {
+	case "", "none", "minimal", "low", "medium", "high", "xhigh", "max":
+	default:
+		return t, hide, raw, invalid("reasoning_effort", "reasoning_effort is none, minimal, low, medium, high, xhigh or max, not %q", clip(t.effort, 40))
+	}
+	switch q.Format {
+	case "", "auto", "deepseek":
+	case "none":
+		raw = true
+	default:
+		return t, hide, raw, invalid("reasoning_format", "reasoning_format is auto, deepseek or none, not %q", clip(q.Format, 40))
+	}
+	return t, hide || q.IncludeThought != nil && !*q.IncludeThought, raw, nil
+}
+
+// request translates a chat; hide says that thoughts are not part of the answer.
+func (q *chatRequest) request() (req *request, hide bool, err error) {
+	c := &conversation{messages: q.Messages, tools: q.Tools, one: q.Parallel != nil && !*q.Parallel, extra: q.Extra, continues: q.Continue}
+	if q.Continue && q.Generate != nil && *q.Generate {
+		return nil, false, invalid("continue_final_message", "continue_final_message and add_generation_prompt cannot both be true")
+	}
+	c.bare = !q.Continue && q.Generate != nil && !*q.Generate
+	if c.choice, c.only, err = toolChoice(q.ToolChoice); err != nil {
+		return nil, false, err
+	}
+	var raw bool
+	if c.think, hide, raw, err = q.thinking(); err != nil {
+		return nil, false, err
+	}
+	c.raw = raw
+	if q.MaxTokens == nil {
+		q.MaxTokens = q.NPredict
+	}
+	if q.MaxCompletionTokens != nil {
+		q.MaxTokens = q.MaxCompletionTokens
+	}
+	req = &request{options: q.options, chat: c, logprobs: -1}
+	if q.TopLogprobs != nil && (*q.TopLogprobs < 0 || *q.TopLogprobs > 20) {
+		return nil, false, invalid("top_logprobs", "top_logprobs must be from 0 to 20, is %d", *q.TopLogprobs)
+	}
+	if q.TopLogprobs != nil && *q.TopLogprobs > 0 && !q.Logprobs {
+		return nil, false, invalid("top_logprobs", "top_logprobs needs logprobs to be true")
+	}
+	if q.Logprobs {
+		req.logprobs = 0
+		if q.TopLogprobs != nil {
+			req.logprobs = *q.TopLogprobs
+		}
+	}
+	return req, hide, nil
+}
+
+type chatDelta struct {
+	Role      string     `json:"role,omitempty"`
+	Content   *string    `json:"content,omitempty"`
+	Thought   string     `json:"reasoning_content,omitempty"`
+	ToolCalls []toolCall `json:"tool_calls,omitempty"`
+}
+
+type chatMessageOut struct {
+	Role      string     `json:"role"`
+	Content   *string    `json:"content"`
+	Refusal   *string    `json:"refusal"`
+	Thought   string     `json:"reasoning_content,omitempty"`
+	ToolCalls []toolCall `json:"tool_calls,omitempty"`
+}
+
+type chatChoice struct {
+	Index    int             `json:"index"`
+	Delta    *chatDelta      `json:"delta,omitempty"`
+	Message  *chatMessageOut `json:"message,omitempty"`
+	Logprobs *chatLogprobs   `json:"logprobs"`
+	Finish   *string         `json:"finish_reason"`
+}
+
+type chatCompletion struct {
+	ID          string       `json:"id"`
+	Object      string       `json:"object"`
+	Created     int64        `json:"created"`
+	Model       string       `json:"model"`
+	Fingerprint string       `json:"system_fingerprint"`
+	Choices     []chatChoice `json:"choices"`
+	Usage       *usage       `json:"usage,omitempty"`
+}
+
+// openaiFinish is a finish in OpenAI's words.
+func openaiFinish(finish string) *string {
+	if finish == "calls" {
+		finish = "tool_calls"
+	}
+	return &finish
+}
+
+func (s *core) chatCompletions(w *response, r *http.Request) error {
+	var q chatRequest
+	if err := s.read(w, r, chatFields, &q); err != nil {
+		return err
+	}
+	req, hide, err := q.request()
+	if err != nil {
+		return err
+	}
+	a, err := s.ask(r.Context(), w, req)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	out := chatCompletion{ID: "chatcmpl-" + w.id, Object: "chat.completion", Created: time.Now().Unix(), Model: a.m.ID, Fingerprint: "trit-" + s.o.Version}
+	if q.Stream {
+		return s.chatStream(w, a, &out, q.StreamOptions, hide, q.Logprobs)
+	}
+	replies, err := a.whole()
+	if err != nil {
+		return err
+	}
+	for i, x := range replies {
+		c := chatChoice{Index: i, Message: &chatMessageOut{Role: "assistant", Thought: x.thought}, Finish: openaiFinish(x.finish)}
+		if hide {
+			c.Message.Thought = ""
+		}
+		if text := x.text; text != "" || len(x.calls) == 0 {
+			c.Message.Content = &text
+		}
+		for _, t := range x.calls {
+			c.Message.ToolCalls = append(c.Message.ToolCalls, toolCall{ID: t.id, Type: "function", Function: call{t.name, arguments(t.arguments)}})
+		}
+		if q.Logprobs {
+			c.Logprobs = a.m.chatLogprobs(x.tokens)
+		}
+		out.Choices = append(out.Choices, c)
+	}
+	out.Usage = openaiUsage(a.usage())
+	return writeJSON(w, 200, out)
+}
+
+// chatStream writes the answer's parts as chunks.
+func (s *core) chatStream(w *response, a *answer, out *chatCompletion, o *streamOptions, hide, logprobs bool) error {
+	out.Object = "chat.completion.chunk"
+	e := s.events(w)
+	started := make([]bool, len(a.jobs))
+	send := func(c chatChoice) error {
+		if !started[c.Index] {
+			started[c.Index] = true
+			out.Choices = []chatChoice{{Index: c.Index, Delta: &chatDelta{Role: "assistant", Content: new(string)}}}
+			if err := e.send("", out); err != nil {
 				return err
 			}
-			continue
 		}
-		for i, s := range streams {
-			for _, e := range s.take() {
-				if e.err != nil {
-					return e.err
-				}
-				if err := each(i, e); err != nil {
-					return err
-				}
-				if e.finish != "" {
-					left--
+		out.Choices = []chatChoice{c}
+		return e.send("", out)
+	}
+	err := a.follow(func(p part) error {
+		c := chatChoice{Index: p.index, Delta: &chatDelta{}}
+		if logprobs && len(p.tokens) > 0 {
+			c.Logprobs = a.m.chatLogprobs(p.tokens)
+		}
+		switch p.kind {
+		case partText:
+			if p.text == "" && c.Logprobs == nil {
+				return nil
+			}
+			c.Delta.Content = &p.text
+		case partThought:
+			if c.Delta.Thought = p.text; hide {
+				if c.Delta.Thought = ""; c.Logprobs == nil {
+					return nil
 				}
 			}
+		case partCall:
+			c.Delta.ToolCalls = []toolCall{{Index: &p.call, ID: p.id, Type: "function", Function: call{Name: p.name}}}
+		case partArguments:
+			c.Delta.ToolCalls = []toolCall{{Index: &p.call, Function: call{Arguments: arguments(p.text)}}}
+		case partFinish:
+			c.Finish = openaiFinish(p.finish)
+		default:
+			return nil
 		}
-		if err := flush(); err != nil {
-			return err
-		}
+		return send(c)
+	}, e.flush, e.ping)
+	if err == nil && o != nil && o.IncludeUsage {
+		out.Choices, out.Usage = []chatChoice{}, openaiUsage(a.usage())
+		err = e.send("", out)
 	}
-	return nil
-}
-
-func nothing() error { return nil }
-
-// sse writes server-sent events. What is written reaches the client with flush.
-type sse struct {
-	w   *response
-	buf bytes.Buffer
-}
-
-func newSSE(w http.ResponseWriter) *sse {
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream; charset=utf-8")
-	h.Set("Cache-Control", "no-cache")
-	h.Set("X-Accel-Buffering", "no") // nginx
-	return &sse{w: w.(*response)}
-}
-
-func (s *sse) send(v any) error {
-	s.buf.WriteString("data: ")
-	e := json.NewEncoder(&s.buf)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return err
-	}
-	s.buf.WriteByte('\n')
-	return nil
-}
-
-func (s *sse) flush() error {
-	if s.buf.Len() == 0 {
-		return nil
-	}
-	_, err := s.w.Write(s.buf.Bytes())
-	s.buf.Reset()
-	if err != nil {
-		return err
-	}
-	return s.w.flush()
-}
-
-// ping keeps proxies from closing a stream that waits for its first token.
-func (s *sse) ping() error {
-	s.buf.WriteString(": waiting\n\n")
-	return s.flush()
-}
-
-// end closes the stream: with [DONE], or with the error that cut it short.
-func (s *sse) end(srv *Server, err error) error {
-	if err != nil && s.w.status == 0 {
-		return err // nothing is written yet: it can still be a status
-	}
-	if err != nil {
-		api := asAPIError(err)
-		if api == errInternal {
-			srv.o.Log.Error("request failed", "request", s.w.id, "error", err)
-		}
-		s.w.attrs = append(s.w.attrs, slog.String("error", api.Code))
-		if s.send(map[string]any{"error": api}) == nil {
-			_ = s.flush()
-		}
-		return nil
-	}
-	s.buf.WriteString("data: [DONE]\n\n")
-	return ignore(s.flush())
-}
-
-// deadline is the context of a request's work.
-func (s *Server) deadline(r *http.Request) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(r.Context(), s.o.RequestTimeout)
-}
-
-// note adds what a request cost to its log line.
-func note(w http.ResponseWriter, m *served, u usage) {
-	rw := w.(*response)
-	rw.attrs = append(rw.attrs, slog.String("model", m.ID), slog.Int("prompt_tokens", u.Prompt), slog.Int("cached_tokens", u.Details.Cached), slog.Int("tokens", u.Completion))
-}
-
-func (s *Server) logText(w http.ResponseWriter, what, text string) {
-	if s.o.LogPrompts {
-		s.o.Log.Info(what, "request", w.(*response).id, "text", text)
-	}
+	return e.end(err, done, openaiError(e))
 }
 
 // ---- completions
 
 type completionRequest struct {
-	generate
-	Prompt           prompts `json:"prompt"`
-	Suffix           string  `json:"suffix"`
-	Echo             bool    `json:"echo"`
-	Logprobs         *int    `json:"logprobs"`
-	BestOf           *int    `json:"best_of"`
-	AddSpecialTokens *bool   `json:"add_special_tokens"`
+	options
+	Stream           bool           `json:"stream"`
+	StreamOptions    *streamOptions `json:"stream_options"`
+	Prompt           prompts        `json:"prompt"`
+	Suffix           string         `json:"suffix"`
+	Echo             bool           `json:"echo"`
+	Logprobs         *int           `json:"logprobs"`
+	BestOf           *int           `json:"best_of"`
+	AddSpecialTokens *bool          `json:"add_special_tokens"`
+	NPredict         *int           `json:"n_predict"`
+}
+
+func (q *completionRequest) request() (*request, error) {
+	if q.MaxTokens == nil {
+		q.MaxTokens = q.NPredict
+	}
+	if q.MaxTokens == nil {
+		q.MaxTokens = new(int)
+		*q.MaxTokens = 16 // as OpenAI's
+	}
+	req := &request{options: q.options, prompts: q.Prompt, special: q.AddSpecialTokens, echo: q.Echo, logprobs: -1}
+	if q.Suffix != "" {
+		req.suffix = &q.Suffix
+	}
+	if q.Logprobs != nil {
+		if req.logprobs = *q.Logprobs; req.logprobs < 0 {
+			req.logprobs = -2 // refused
+		}
+	}
+	if q.BestOf != nil {
+		n := q.n()
+		if req.best = *q.BestOf; req.best < n || req.best > 20 && req.best > n || req.best > n && q.Stream {
+			return nil, invalid("best_of", "best_of must be from n (%d) to 20, without stream, is %d", n, req.best)
+		}
+	}
+	return req, nil
 }
 
 type completionLogprobs struct {
@@ -218,195 +379,96 @@ func (l *completionLogprobs) add(m *served, tokens []token, offset *int) {
 	}
 }
 
-func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
+func (s *core) completions(w *response, r *http.Request) error {
 	var q completionRequest
-	if err := s.read(w, r, &q); err != nil {
+	if err := s.read(w, r, completionFields, &q); err != nil {
 		return err
 	}
-	m, err := s.model(q.Model)
+	req, err := q.request()
 	if err != nil {
 		return err
 	}
-	if q.Suffix != "" {
-		return invalid("suffix", "suffix is not supported")
-	}
-	if q.MaxTokens == nil {
-		q.MaxTokens = new(int)
-		*q.MaxTokens = 16 // as OpenAI's
-	}
-	base, err := s.job(r.Context(), m, &q.generate)
+	a, err := s.ask(r.Context(), w, req)
 	if err != nil {
 		return err
 	}
-	if q.Logprobs != nil {
-		if base.logprobs = *q.Logprobs; base.logprobs < 0 || base.logprobs > 20 {
-			return invalid("logprobs", "logprobs must be from 0 to 20, is %d", base.logprobs)
-		}
-	}
-	n := 1
-	if q.N != nil {
-		n = *q.N
-	}
-	best := n
-	if q.BestOf != nil {
-		if best = *q.BestOf; best < n || best > 20 && best > n || best > n && q.Stream {
-			return invalid("best_of", "best_of must be from n (%d) to 20, without stream, is %d", n, best)
-		}
-	}
-	if best > n {
-		base.logprobs = max(base.logprobs, 0)
-	}
-	if q.Prompt.len() == 0 {
-		return invalid("prompt", "prompt is missing")
-	}
-	if q.Prompt.len()*best > s.o.MaxSequences {
-		return invalid("prompt", "%d prompts × %d texts are more than %d", q.Prompt.len(), best, s.o.MaxSequences)
-	}
-	ctx, cancel := s.deadline(r)
-	defer cancel()
-	base.ctx, base.client = ctx, w.(*response).client
-	var jobs []*job
-	var heads []string                                          // what echo puts in front
-	scored := q.Echo && base.logprobs >= 0 && q.Logprobs != nil // the prompt comes back token by token
-	for i := range q.Prompt.len() {
-		var ids []int32
-		var text string
-		if i < len(q.Prompt.texts) {
-			text = q.Prompt.texts[i]
-			if ids, err = m.encode(text, "prompt", q.AddSpecialTokens == nil || *q.AddSpecialTokens); err != nil {
-				return err
+	defer a.close()
+	out := completion{ID: "cmpl-" + w.id, Object: "text_completion", Created: time.Now().Unix(), Model: a.m.ID}
+	scored := q.Echo && q.Logprobs != nil // the prompt comes back token by token
+	offsets := make([]int, len(a.jobs))
+	logprobs := func(c *completionChoice, at int, lists ...[]token) {
+		for _, tokens := range lists {
+			if q.Logprobs != nil && len(tokens) > 0 {
+				if c.Logprobs == nil {
+					c.Logprobs = &completionLogprobs{}
+				}
+				c.Logprobs.add(a.m, tokens, &offsets[at])
 			}
-		} else {
-			ids = q.Prompt.tokens[i-len(q.Prompt.texts)]
-		}
-		shape := *base
-		if err := m.fit(&shape, ids, "prompt"); err != nil {
-			return err
-		}
-		if q.Echo && i >= len(q.Prompt.texts) {
-			text = m.Tokenizer.Decode(ids)
-		}
-		s.logText(w, "prompt", text)
-		heads = append(heads, text)
-		for k := range best {
-			j := shape
-			j.sampling.Seed += uint64(k)
-			j.echo = scored
-			jobs = append(jobs, &j)
 		}
 	}
-	streams, err := m.sched.submit(jobs...)
-	if err != nil {
-		return err
+	head := func(reply, perPrompt int) string { // what echo puts in front
+		if !q.Echo {
+			return ""
+		}
+		return a.prompts[reply/perPrompt]
 	}
-	out := completion{ID: "cmpl-" + w.(*response).id, Object: "text_completion", Created: time.Now().Unix(), Model: m.ID}
-	choices := make([]completionChoice, len(jobs))
-	offsets := make([]int, len(jobs))
-	for i := range choices {
-		choices[i].Index = i
-		if q.Echo {
-			choices[i].Text = heads[i/best]
+	for i := range offsets {
+		if q.Echo && !scored {
+			offsets[i] = utf8.RuneCountInString(head(i, a.best))
 		}
-		if !scored && q.Echo {
-			offsets[i] = utf8.RuneCountInString(heads[i/best])
-		}
-	}
-	add := func(i int, e event) {
-		c := &choices[i]
-		c.Text += e.text
-		if q.Logprobs != nil && len(e.tokens)+len(e.prompt) > 0 {
-			if c.Logprobs == nil {
-				c.Logprobs = &completionLogprobs{}
-			}
-			c.Logprobs.add(m, e.prompt, &offsets[i])
-			c.Logprobs.add(m, e.tokens, &offsets[i])
-		}
-		if e.finish != "" {
-			c.Finish = &e.finish
-		}
-	}
-	var u usage
-	total := func() {
-		for i := 0; i < len(streams); i += best {
-			u.add(len(jobs[i].prompt), streams[i:i+best])
-		}
-		note(w, m, u)
 	}
 	if !q.Stream {
-		err := follow(ctx, streams, func(i int, e event) error { add(i, e); return nil }, nothing, nothing)
+		replies, err := a.whole()
 		if err != nil {
 			return err
 		}
-		total()
-		out.Usage = &u
-		out.Choices = pickBest(choices, streams, n, best)
-		for _, c := range out.Choices {
-			s.logText(w, "answer", c.Text)
+		for i, x := range replies {
+			c := completionChoice{Text: head(i, a.n) + x.text, Index: i, Finish: openaiFinish(x.finish)}
+			logprobs(&c, i, x.prompt, x.tokens)
+			out.Choices = append(out.Choices, c)
 		}
+		out.Usage = openaiUsage(a.usage())
 		return writeJSON(w, 200, out)
 	}
-	events := newSSE(w)
-	err = follow(ctx, streams, func(i int, e event) error {
-		add(i, e)
-		out.Choices = choices[i : i+1]
-		err := events.send(out)
-		choices[i] = completionChoice{Index: i}
-		return err
-	}, events.flush, events.ping)
+	e := s.events(w)
+	started := make([]bool, len(a.jobs))
+	err = a.follow(func(p part) error {
+		c := completionChoice{Text: p.text, Index: p.index}
+		if !started[p.index] {
+			started[p.index] = true
+			c.Text = head(p.index, a.best) + c.Text
+		}
+		logprobs(&c, p.index, p.prompt, p.tokens)
+		if p.kind == partFinish {
+			c.Finish = openaiFinish(p.finish)
+		}
+		out.Choices = []completionChoice{c}
+		return e.send("", out)
+	}, e.flush, e.ping)
 	if err == nil && q.StreamOptions != nil && q.StreamOptions.IncludeUsage {
-		total()
-		out.Choices, out.Usage = []completionChoice{}, &u
-		err = events.send(out)
+		out.Choices, out.Usage = []completionChoice{}, openaiUsage(a.usage())
+		err = e.send("", out)
 	}
-	return events.end(s, err)
-}
-
-// pickBest keeps, of best texts for each prompt, the n with the highest mean log-probability.
-func pickBest(choices []completionChoice, streams []*stream, n, best int) []completionChoice {
-	if best == n {
-		return choices
-	}
-	var out []completionChoice
-	for at := 0; at < len(choices); at += best {
-		order := make([]int, best)
-		for i := range order {
-			order[i] = at + i
-		}
-		mean := func(i int) float64 { return streams[i].sum / float64(max(streams[i].written, 1)) }
-		slices.SortStableFunc(order, func(a, b int) int {
-			if mean(a) > mean(b) {
-				return -1
-			}
-			if mean(a) < mean(b) {
-				return 1
-			}
-			return 0
-		})
-		for _, i := range order[:n] {
-			c := choices[i]
-			c.Index = len(out)
-			out = append(out, c)
-		}
-	}
-	return out
+	return e.end(err, done, openaiError(e))
 }
 
 // ---- embeddings
 
-func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
+func (s *core) embeddings(w *response, r *http.Request) error {
 	var q struct {
 		Model      string  `json:"model"`
 		Input      prompts `json:"input"`
 		Format     string  `json:"encoding_format"`
 		Dimensions int     `json:"dimensions"`
+		Truncate   int     `json:"truncate_prompt_tokens"`
 	}
-	if err := s.read(w, r, &q); err != nil {
+	if err := s.read(w, r, embeddingFields, &q); err != nil {
 		return err
 	}
 	if q.Format != "" && q.Format != "float" && q.Format != "base64" {
 		return invalid("encoding_format", "encoding_format is float or base64, not %q", clip(q.Format, 40))
 	}
-	m, vectors, n, err := s.embed(w, r, q.Model, q.Input, q.Dimensions)
+	v, err := s.embed(r.Context(), w, q.Model, q.Input, q.Dimensions, q.Truncate)
 	if err != nil {
 		return err
 	}
@@ -416,70 +478,24 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 		Embedding any    `json:"embedding"`
 	}
 	data := []item{}
-	for i, v := range vectors {
-		it := item{"embedding", i, v}
+	for i, x := range v.vectors {
+		it := item{"embedding", i, x}
 		if q.Format == "base64" {
 			var b []byte
-			for _, x := range v {
-				b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
+			for _, f := range x {
+				b = binary.LittleEndian.AppendUint32(b, math.Float32bits(f))
 			}
 			it.Embedding = base64.StdEncoding.EncodeToString(b)
 		}
 		data = append(data, it)
 	}
 	return writeJSON(w, 200, map[string]any{
-		"object": "list", "data": data, "model": m.ID,
-		"usage": map[string]int{"prompt_tokens": n, "total_tokens": n},
+		"object": "list", "data": data, "model": v.m.ID,
+		"usage": map[string]int{"prompt_tokens": v.tokens, "total_tokens": v.tokens},
 	})
 }
 
-// embed computes a unit vector for each input, as the model makes it: see trit.Model.Embed.
-func (s *Server) embed(w http.ResponseWriter, r *http.Request, id string, in prompts, dims int) (m *served, vectors [][]float32, tokens int, err error) {
-	if m, err = s.model(id); err != nil {
-		return m, nil, 0, err
-	}
-	d := m.Engine.Config().HiddenSize
-	switch {
-	case in.len() == 0:
-		return m, nil, 0, invalid("input", "input is missing")
-	case in.len() > s.o.MaxSequences:
-		return m, nil, 0, invalid("input", "%d inputs are more than %d", in.len(), s.o.MaxSequences)
-	case dims < 0 || dims > d:
-		return m, nil, 0, invalid("dimensions", "dimensions must be from 1 to %d, is %d", d, dims)
-	}
-	ctx, cancel := s.deadline(r)
-	defer cancel()
-	var jobs []*job
-	for i := range in.len() {
-		var ids []int32
-		if i < len(in.texts) {
-			if ids, err = trit.EmbedTokens(m.Tokenizer, m.Engine.Config(), in.texts[i]); err != nil {
-				return m, nil, 0, invalid("input", "input %d: %v", i, err)
-			}
-		} else {
-			ids = in.tokens[i-len(in.texts)]
-		}
-		j := &job{ctx: ctx, client: w.(*response).client, pool: model.NewPool(m.Engine.Config()), logprobs: -1}
-		if err = m.fit(j, ids, "input"); err != nil {
-			return m, nil, 0, err
-		}
-		tokens += len(ids)
-		jobs = append(jobs, j)
-	}
-	streams, err := m.sched.submit(jobs...)
-	if err != nil {
-		return m, nil, 0, err
-	}
-	vectors = make([][]float32, len(jobs))
-	err = follow(ctx, streams, func(i int, _ event) error {
-		vectors[i] = jobs[i].pool.Vector(dims)
-		return nil
-	}, nothing, nothing)
-	note(w, m, usage{Prompt: tokens})
-	return m, vectors, tokens, err
-}
-
-// ---- models and tokens
+// ---- models
 
 type modelInfo struct {
 	ID      string `json:"id"`
@@ -493,7 +509,7 @@ func (m *served) info() modelInfo {
 	return modelInfo{m.ID, "model", m.Created.Unix(), "trit", m.MaxContext}
 }
 
-func (s *Server) listModels(w http.ResponseWriter, r *http.Request) error {
+func (s *core) listModels(w *response, r *http.Request) error {
 	list := []modelInfo{}
 	for _, m := range s.models {
 		list = append(list, m.info())
@@ -501,147 +517,10 @@ func (s *Server) listModels(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"object": "list", "data": list})
 }
 
-func (s *Server) getModel(w http.ResponseWriter, r *http.Request) error {
-	m, err := s.model(r.PathValue("id"))
-	if err != nil {
-		return err
+func (s *core) getModel(w *response, r *http.Request) error {
+	m := s.find(r.PathValue("id"))
+	if m == nil {
+		return &apiError{status: 404, Type: "invalid_request_error", Param: "model", Code: "model_not_found", Message: "there is no model " + clip(r.PathValue("id"), 100) + " here"}
 	}
 	return writeJSON(w, 200, m.info())
-}
-
-func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) error {
-	var q struct {
-		Model    string        `json:"model"`
-		Prompt   *string       `json:"prompt"`
-		Content  *string       `json:"content"` // as llama.cpp calls it
-		Messages []chatMessage `json:"messages"`
-		Special  *bool         `json:"add_special_tokens"`
-		Generate *bool         `json:"add_generation_prompt"`
-		Strings  bool          `json:"return_token_strs"`
-	}
-	if err := s.read(w, r, &q); err != nil {
-		return err
-	}
-	m, err := s.model(q.Model)
-	if err != nil {
-		return err
-	}
-	if q.Prompt == nil {
-		q.Prompt = q.Content
-	}
-	var ids []int32
-	switch {
-	case q.Prompt != nil:
-		ids, err = m.encode(*q.Prompt, "prompt", q.Special == nil || *q.Special)
-	case len(q.Messages) > 0:
-		var c conversation
-		if c, err = m.conversation(q.Messages, nil, nil); err == nil {
-			ids, _, err = m.render(c, q.Generate == nil || *q.Generate)
-		}
-	default:
-		err = invalid("prompt", "prompt or messages is missing")
-	}
-	if err != nil {
-		return err
-	}
-	out := map[string]any{"tokens": nonNil(ids), "count": len(ids), "max_model_len": m.MaxContext}
-	if q.Strings {
-		texts := []string{}
-		for _, id := range ids {
-			texts = append(texts, m.tokenText(id))
-		}
-		out["token_strs"] = texts
-	}
-	return writeJSON(w, 200, out)
-}
-
-func nonNil(ids []int32) []int32 {
-	if ids == nil {
-		return []int32{}
-	}
-	return ids
-}
-
-func (s *Server) detokenize(w http.ResponseWriter, r *http.Request) error {
-	var q struct {
-		Model  string  `json:"model"`
-		Tokens []int32 `json:"tokens"`
-	}
-	if err := s.read(w, r, &q); err != nil {
-		return err
-	}
-	m, err := s.model(q.Model)
-	if err != nil {
-		return err
-	}
-	for _, id := range q.Tokens {
-		if id < 0 || int(id) >= m.sched.vocab {
-			return invalid("tokens", "token %d is not one of the model's %d", id, m.sched.vocab)
-		}
-	}
-	text := m.Tokenizer.Decode(q.Tokens)
-	return writeJSON(w, 200, map[string]string{"prompt": text, "content": text})
-}
-
-func (s *Server) tokenizerInfo(w http.ResponseWriter, r *http.Request) error {
-	m, err := s.model(r.URL.Query().Get("model"))
-	if err != nil {
-		return err
-	}
-	name := func(id int32, ok bool) any {
-		if !ok {
-			return nil
-		}
-		return m.Tokenizer.Token(id)
-	}
-	out := map[string]any{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": m.MaxContext, "vocab_size": m.Tokenizer.VocabSize(), "eos_token": nil}
-	out["bos_token"] = name(m.Tokenizer.BOS())
-	out["pad_token"] = name(m.Tokenizer.Pad())
-	out["unk_token"] = name(m.Tokenizer.Unknown())
-	if src, ok := m.Tokenizer.Template(""); ok {
-		out["chat_template"] = src
-	}
-	if eos := m.Tokenizer.EOS(); len(eos) > 0 {
-		out["eos_token"] = m.Tokenizer.Token(eos[0])
-		out["eos_token_ids"] = eos
-	}
-	return writeJSON(w, 200, out)
-}
-
-// chatLogprobs are log-probabilities as chat completions show them.
-type chatLogprobs struct {
-	Content []chatLogprob `json:"content"`
-}
-
-type chatLogprob struct {
-	Token   string       `json:"token"`
-	Logprob float64      `json:"logprob"`
-	Bytes   []int        `json:"bytes"`
-	Top     []topLogprob `json:"top_logprobs"`
-}
-
-type topLogprob struct {
-	Token   string  `json:"token"`
-	Logprob float64 `json:"logprob"`
-	Bytes   []int   `json:"bytes"`
-}
-
-func (m *served) chatLogprobs(tokens []token) []chatLogprob {
-	var out []chatLogprob
-	one := func(x sample.Logprob) topLogprob {
-		t := topLogprob{Token: strings.TrimPrefix(m.tokenText(x.ID), "bytes:"), Logprob: x.Logprob, Bytes: []int{}}
-		for _, c := range m.Tokenizer.Bytes(x.ID) {
-			t.Bytes = append(t.Bytes, int(c))
-		}
-		return t
-	}
-	for _, t := range tokens {
-		x := one(sample.Logprob{ID: t.id, Logprob: t.logprob})
-		l := chatLogprob{x.Token, x.Logprob, x.Bytes, []topLogprob{}}
-		for _, y := range t.top {
-			l.Top = append(l.Top, one(y))
-		}
-		out = append(out, l)
-	}
-	return out
 }

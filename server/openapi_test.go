@@ -87,7 +87,7 @@ func TestAnswersMatchOpenAPI(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.Body.Close()
-			if a.StatusCode == 404 || a.StatusCode >= 500 {
+			if a.StatusCode == 404 && !strings.HasPrefix(path, "/v1/responses/") || a.StatusCode >= 500 {
 				t.Errorf("%s %s: %s", method, path, a.Status)
 			}
 		}

@@ -71,13 +71,14 @@ func isPage(path string) bool {
 // inline script, no other origin, no plug-ins, no frames.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types trit dompurify"
 
-func (s *Server) page(h func(string, func(http.ResponseWriter, *http.Request) error)) {
+// pageRoutes serves the files of the chat page.
+func pageRoutes(h func(string, func(*response, *http.Request) error)) {
 	for name, f := range pageFiles() {
 		pattern := "GET " + name
 		if name == "/" {
 			pattern = "GET /{$}"
 		}
-		h(pattern, func(w http.ResponseWriter, r *http.Request) error {
+		h(pattern, func(w *response, r *http.Request) error {
 			head := w.Header()
 			head.Set("Content-Type", f.mime)
 			head.Set("Content-Security-Policy", contentPolicy)

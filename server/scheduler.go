@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tritlm/trit/grammar"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/sample"
 	"github.com/tritlm/trit/tokenizer"
@@ -44,7 +43,7 @@ type job struct {
 	max    int // tokens to write; 0: only read the prompt
 
 	sampling   sample.Options
-	grammar    *grammar.Grammar
+	plan       *plan // of the text's form; nil: any text
 	stop       []string
 	stopTokens []int32
 	ignoreEOS  bool
@@ -69,6 +68,7 @@ type event struct {
 	tokens []token // with logprobs: those whose text this is
 	prompt []token // with echo: all of the prompt, in the first event
 	finish string  // "stop" or "length" in the last event
+	stop   string  // the stop string that ended the text
 	err    error
 }
 
@@ -86,6 +86,7 @@ type stream struct {
 	first   time.Time // first token; these are read after the last event
 	last    time.Time
 	written int
+	thought int     // of these, in a thought
 	sum     float64 // log-probability of the written tokens, if asked for
 }
 
@@ -118,7 +119,7 @@ type sequence struct {
 	tokens  []int32 // prompt and what is written
 	cache   *cache  // holds a prefix of tokens
 	sampler *sample.Sampler
-	matcher *grammar.Matcher
+	guide   *guide // nil: anything may come
 	text    *tokenizer.Writer
 	left    int // tokens to write
 	shown   []token
@@ -148,7 +149,7 @@ type scheduler struct {
 	m      *modelMetrics
 
 	mu       sync.Mutex
-	queue    fairQueue
+	queue    fairQueue[*sequence]
 	draining bool
 	failed   *outOfService // set once
 	wake     chan struct{}
@@ -208,13 +209,13 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 	for _, j := range jobs {
 		out := &stream{wake: wake, queued: now}
 		q := &sequence{job: j, out: out, left: j.max, tokens: append(make([]int32, 0, len(j.prompt)+min(j.max, 512)), j.prompt...)}
-		o := j.sampling
-		if j.grammar != nil {
-			q.matcher = j.grammar.NewMatcher()
-			o.Mask = q.matcher
+		q.sampler = sample.New(j.sampling)
+		decoder := s.tok.NewDecoder(j.prompt...)
+		if j.plan != nil {
+			q.guide = newGuide(j.plan, s.tok, s.vocab)
+			decoder.Show, decoder.Special = j.plan.show, j.plan.special
 		}
-		q.sampler = sample.New(o)
-		q.text = tokenizer.NewWriter(s.tok.NewDecoder(j.prompt...), j.stop)
+		q.text = tokenizer.NewWriter(decoder, j.stop)
 		seqs, streams = append(seqs, q), append(streams, out)
 	}
 	if err := s.check(); err != nil {
@@ -238,7 +239,7 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 		return nil, s.full()
 	}
 	for _, q := range seqs {
-		s.queue.push(q)
+		s.queue.push(q.client, q)
 	}
 	s.kick()
 	return streams, nil
@@ -379,7 +380,8 @@ func (s *scheduler) next() *sequence {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.queue.pop(func(*sequence) bool { return true })
+	q, _ := s.queue.pop(func(*sequence) bool { return true })
+	return q
 }
 
 // gone reports that nobody wants the sequence any more, and says so to whoever may still listen.
@@ -432,7 +434,7 @@ func (s *scheduler) admit() {
 		} else {
 			tries := 0
 			s.mu.Lock()
-			q = s.queue.pop(func(q *sequence) bool {
+			q, _ = s.queue.pop(func(q *sequence) bool {
 				tries++
 				return tries < 32 && s.ready(q) && s.fits(q)
 			})
@@ -552,7 +554,7 @@ func (s *scheduler) end(q *sequence, e event) {
 		q.cache = nil
 	}
 	s.release(q)
-	s.m.finished(q.out, e.err)
+	s.m.finished(q.out.written, q.out.queued, q.out.first, q.out.last, e.err)
 	q.out.push(e)
 }
 
@@ -794,8 +796,17 @@ func (s *scheduler) each(f func(*sequence, *model.Input)) {
 
 // topNeeded is how many of the largest logits decide the next token, 0 for all.
 func (q *sequence) topNeeded() int {
-	if n := q.sampler.TopNeededAfter(q.tokens); n <= 256 {
-		return n
+	spare := 0
+	if q.guide != nil {
+		if q.guide.restricts() {
+			return 0
+		}
+		if q.guide.waits {
+			spare = 8 // tokens that hold a trigger and go on as no call does
+		}
+	}
+	if n := q.sampler.TopNeededAfter(q.tokens); n > 0 && n+spare <= 256 {
+		return n + spare
 	}
 	return 0
 }
@@ -829,13 +840,15 @@ func (s *scheduler) advance(q *sequence, in *model.Input) {
 		return
 	}
 	id, logits := int32(-1), in.Logits
-	if len(q.top) > 0 {
-		ids, best := make([]int32, len(q.top)), make([]float32, len(q.top))
-		for i, t := range q.top {
-			ids[i], best[i] = t.ID, t.Logit
+	switch {
+	case q.guide != nil && len(q.guide.forced) > 0:
+		id = q.guide.forced[0]
+		if logits != nil {
+			logits = logits[len(logits)-s.vocab:]
 		}
-		id = q.sampler.NextTopAfter(ids, best, q.tokens)
-	} else {
+	case len(q.top) > 0:
+		id = q.chooseTop()
+	default:
 		logits = logits[len(logits)-s.vocab:]
 		id = s.choose(q, logits)
 	}
@@ -849,6 +862,10 @@ func (s *scheduler) advance(q *sequence, in *model.Input) {
 		q.shown = append(q.shown, t)
 	}
 	q.sampler.Accept(id)
+	if q.guide != nil {
+		q.guide.Accept(id)
+		q.out.thought = q.guide.thought
+	}
 	q.tokens = append(q.tokens, id)
 	q.ids = append(q.ids, id)
 	q.left--
@@ -860,7 +877,7 @@ func (s *scheduler) advance(q *sequence, in *model.Input) {
 	switch {
 	case !q.ignoreEOS && s.tok.IsEOS(id), slices.Contains(q.stopTokens, id):
 		q.ended = true
-	case q.text.Push(id), q.matcher != nil && q.matcher.Done(), q.left == 0, len(q.tokens) >= s.limit:
+	case q.text.Push(id), q.guide != nil && q.guide.done(), q.left == 0, len(q.tokens) >= s.limit:
 		q.ended = true
 	default:
 		s.show(q)
@@ -869,20 +886,52 @@ func (s *scheduler) advance(q *sequence, in *model.Input) {
 
 // choose samples; with a grammar, among the tokens after which the text can still end in time.
 func (s *scheduler) choose(q *sequence, logits []float32) int32 {
-	if q.matcher == nil {
+	g := q.guide
+	if g == nil {
 		return q.sampler.Next(logits, q.tokens)
 	}
-	q.matcher.Limit(min(q.left, s.limit-len(q.tokens)))
-	for tries := 0; ; tries++ {
-		if tries == 16 {
-			q.matcher.Allowed()
-			q.matcher.Narrow()
-		}
-		id := q.sampler.Next(logits, q.tokens)
-		if id < 0 || q.matcher.Fits(id) {
+	if g.eager() && g.plan.thought.open >= 0 { // what the model would rather do: think first?
+		if id := q.sampler.Next(logits, q.tokens); g.begins(id) {
 			return id
 		}
-		q.matcher.Forbid(id)
+	}
+	defer q.sampler.SetMask(nil)
+	if g.restricts() {
+		g.Allowed()
+		q.sampler.SetMask(mask{g})
+	}
+	g.limit(min(q.left, s.limit-len(q.tokens)))
+	for tries := 0; ; tries++ {
+		if tries == 16 {
+			g.Narrow()
+		}
+		id := q.sampler.Next(logits, q.tokens)
+		if id < 0 || g.fits(id) {
+			return id
+		}
+		g.Allowed()
+		q.sampler.SetMask(mask{g})
+		g.Forbid(id)
+	}
+}
+
+// chooseTop samples among the best tokens, where they are enough.
+func (q *sequence) chooseTop() int32 {
+	var ids []int32
+	var best []float32
+	for _, t := range q.top {
+		ids, best = append(ids, t.ID), append(best, t.Logit)
+	}
+	for {
+		id := q.sampler.NextTopAfter(ids, best, q.tokens)
+		if id < 0 || q.guide == nil || q.guide.fits(id) {
+			return id
+		}
+		i := slices.Index(ids, id)
+		ids, best = slices.Delete(ids, i, i+1), slices.Delete(best, i, i+1)
+		if len(ids) == 0 {
+			return -1
+		}
 	}
 }
 
@@ -921,7 +970,7 @@ func (s *scheduler) last(q *sequence) event {
 		e.text, e.finish = q.text.End(), "stop"
 	case q.text.Stopped():
 		e.text, e.finish = q.text.Take(), "stop"
-	case q.matcher != nil && q.matcher.MayEnd():
+	case q.guide != nil && q.guide.mayEnd():
 		e.text, e.finish = q.text.End(), "stop"
 	default:
 		e.text = q.text.End()
@@ -929,5 +978,6 @@ func (s *scheduler) last(q *sequence) event {
 			e.finish = "stop"
 		}
 	}
+	e.stop = q.text.Stop()
 	return e
 }

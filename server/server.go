@@ -1,4 +1,4 @@
-// Package server serves models over HTTP: the OpenAI and Ollama protocols, a chat page, metrics.
+// Package server serves models over HTTP: the protocols of OpenAI, Anthropic, Ollama and llama.cpp, a chat page, metrics.
 //
 //	s, err := server.New(server.Options{}, server.Model{ID: "bitnet-2b4t", Engine: m.Engine(), Tokenizer: m.Tokenizer()})
 //	if err != nil {
@@ -18,14 +18,11 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -34,107 +31,33 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/tritlm/trit/grammar"
-	"github.com/tritlm/trit/model"
-	"github.com/tritlm/trit/tokenizer"
 )
-
-// Options for New. The zero value of a field is the default in brackets.
-type Options struct {
-	MaxBatch      int           // sequences computed at the same time [64]
-	MaxQueue      int           // sequences that may wait; beyond it requests get 429 [256]
-	CacheBytes    int64         // keys and values of all sequences and kept prefixes [1 GiB]
-	PrefillTokens int           // tokens of prompts in one step [512]
-	StepTime      time.Duration // what prompts may add to a step while others write [200 ms]
-	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time [64 MiB]
-
-	MaxTokens    int   // written for requests that do not say how many [2048]
-	MaxBody      int64 // bytes of a request [8 MiB]
-	MaxSequences int   // texts of one request: prompts × n [128]
-
-	QueueTimeout   time.Duration // in the queue [1 min]
-	RequestTimeout time.Duration // for the whole answer [15 min]
-	WriteTimeout   time.Duration // for a client to take what was written [30 s]
-
-	AnyModel bool // requests that name an unknown model get the first one instead of an error
-
-	Keys    []string // bearer keys; none: open to all
-	Origins []string // browser origins besides the server's own, such as https://example.org, or *
-	Hosts   []string // values of the Host header, without port, that are answered; none: all
-
-	Log        *slog.Logger // [slog.Default()]
-	LogPrompts bool         // texts too
-	Version    string       // of the program
-}
-
-// A Model to serve. The server does not close it.
-type Model struct {
-	ID         string // what requests call it
-	Engine     model.Engine
-	Tokenizer  *tokenizer.Tokenizer
-	MaxContext int       // tokens of a sequence; 0: what the engine's Config says
-	Created    time.Time // for listings
-	Bytes      int64     // size on disk, for listings
-	Format     string    // "gguf" or "safetensors", for listings
-}
 
 // Server is an http.Handler. Close it when done.
 type Server struct {
-	o      Options
-	models []*served
-	mux    *http.ServeMux
-	set    *metrics.Set
-	keys   [][32]byte
-
-	draining atomic.Bool
-	panics   *metrics.Counter
-	compile  chan struct{} // held by who compiles a grammar: it takes memory and time
-	started  time.Time
-}
-
-// served is a model with what the handlers need of it.
-type served struct {
-	Model
-	sched   *scheduler
-	special []string // the texts of control tokens
-
-	mu       sync.Mutex
-	vocab    *grammar.Vocab
-	grammars map[string]compiled // by kind and source
-}
-
-// compiled is a grammar, or why there is none.
-type compiled struct {
-	g   *grammar.Grammar
-	err error
+	*core
+	mux     *http.ServeMux
+	set     *metrics.Set
+	keys    [][32]byte
+	panics  *metrics.Counter
+	started time.Time
 }
 
 // New starts a server for the models; requests that name none get the first.
 func New(o Options, models ...Model) (*Server, error) {
-	def(&o.MaxBatch, 64)
-	def(&o.MaxQueue, 256)
-	def(&o.CacheBytes, 1<<30)
-	def(&o.PrefillTokens, 512)
-	def(&o.StepTime, 200*time.Millisecond)
-	def(&o.EchoBytes, 64<<20)
-	def(&o.MaxTokens, 2048)
-	def(&o.MaxBody, 8<<20)
-	def(&o.MaxSequences, 128)
-	def(&o.QueueTimeout, time.Minute)
-	def(&o.RequestTimeout, 15*time.Minute)
-	def(&o.WriteTimeout, 30*time.Second)
-	def(&o.Log, slog.Default())
-	def(&o.Version, "0.0.0")
+	o.complete()
 	if len(models) == 0 {
 		return nil, errors.New("server: no model")
 	}
-	s := &Server{o: o, set: metrics.NewSet(), started: time.Now(), compile: make(chan struct{}, 1)}
+	s := &Server{
+		core: &core{o: o, grammars: grammar.NewCache(128 << 20), kept: responseStore{limit: o.KeepBytes}},
+		set:  metrics.NewSet(), started: time.Now(),
+	}
 	s.panics = s.set.NewCounter("trit_http_panics_total")
 	for _, k := range o.Keys {
 		s.keys = append(s.keys, sha256.Sum256([]byte(k)))
@@ -150,33 +73,11 @@ func New(o Options, models ...Model) (*Server, error) {
 		if m.Created.IsZero() {
 			m.Created = s.started
 		}
-		v := &served{Model: m, grammars: map[string]compiled{}}
-		for id := range int32(m.Tokenizer.VocabSize()) {
-			if t := m.Tokenizer.Token(id); t != "" && m.Tokenizer.IsSpecial(id) {
-				v.special = append(v.special, t)
-			}
-		}
-		v.sched = newScheduler(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()))
+		v := newServed(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()), s.grammars)
 		s.models = append(s.models, v)
 	}
 	s.routes()
 	return s, nil
-}
-
-func def[T comparable](v *T, otherwise T) {
-	var zero T
-	if *v == zero {
-		*v = otherwise
-	}
-}
-
-func (s *Server) find(id string) *served {
-	for _, m := range s.models {
-		if m.ID == id || m.ID+":latest" == id {
-			return m
-		}
-	}
-	return nil
 }
 
 // Drain refuses new requests and returns when those that were accepted are answered, or with ctx's error.
@@ -204,26 +105,43 @@ var openapi []byte
 
 func (s *Server) routes() {
 	s.mux = http.NewServeMux()
-	h := func(pattern string, f func(http.ResponseWriter, *http.Request) error) {
+	h := func(pattern string, f func(*response, *http.Request) error) {
 		path := pattern[strings.IndexByte(pattern, ' ')+1:]
 		requests := func(code int) {
 			s.set.GetOrCreateCounter(fmt.Sprintf("trit_http_requests_total{path=%q,code=\"%d\"}", path, code)).Inc()
 		}
-		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		s.mux.HandleFunc(pattern, func(rw http.ResponseWriter, r *http.Request) {
+			w := rw.(*response)
 			if err := f(w, r); err != nil {
 				s.fail(w, r, err)
 			}
-			requests(w.(*response).code())
+			requests(w.code())
 		})
 	}
 	h("POST /v1/chat/completions", s.chatCompletions)
 	h("POST /v1/completions", s.completions)
 	h("POST /v1/embeddings", s.embeddings)
-	h("GET /v1/models", s.listModels)
+	h("GET /v1/models", func(w *response, r *http.Request) error {
+		if r.Header.Get("Anthropic-Version") != "" {
+			return s.anthropicModels(w)
+		}
+		return s.listModels(w, r)
+	})
 	h("GET /v1/models/{id...}", s.getModel)
+	h("POST /v1/responses", s.responses)
+	h("GET /v1/responses/{id}", s.getResponse)
+	h("DELETE /v1/responses/{id}", s.deleteResponse)
+	h("GET /v1/responses/{id}/input_items", s.responseInput)
+	h("POST /v1/messages", s.messages)
+	h("POST /v1/messages/count_tokens", s.countTokens)
 	h("POST /tokenize", s.tokenize)
 	h("POST /detokenize", s.detokenize)
 	h("GET /tokenizer_info", s.tokenizerInfo)
+	h("POST /completion", s.llamaCompletion)
+	h("POST /infill", s.llamaInfill)
+	h("POST /apply-template", s.llamaTemplate)
+	h("GET /props", s.llamaProps)
+	h("GET /slots", s.llamaSlots)
 	h("POST /api/chat", s.ollamaChat)
 	h("POST /api/generate", s.ollamaGenerate)
 	h("POST /api/embed", s.ollamaEmbed)
@@ -231,31 +149,49 @@ func (s *Server) routes() {
 	h("GET /api/tags", s.ollamaTags)
 	h("GET /api/ps", s.ollamaPs)
 	h("POST /api/show", s.ollamaShow)
-	h("GET /api/version", func(w http.ResponseWriter, r *http.Request) error {
-		return writeJSON(w, 200, map[string]string{"version": s.o.Version})
-	})
-	h("GET /health", func(w http.ResponseWriter, r *http.Request) error {
+	h("GET /api/version", s.ollamaVersion)
+	h("GET /health", func(w *response, r *http.Request) error {
 		if len(s.failures()) == len(s.models) {
 			return writeJSON(w, 503, map[string]string{"status": "failed"}) // a restart is what helps
 		}
 		return writeJSON(w, 200, map[string]string{"status": "ok"})
 	})
 	h("GET /ready", s.ready)
-	h("GET /metrics", func(w http.ResponseWriter, r *http.Request) error {
+	h("GET /metrics", func(w *response, r *http.Request) error {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.set.WritePrometheus(w)
 		metrics.WriteProcessMetrics(w)
 		return nil
 	})
 	h("GET /stats", s.stats)
-	h("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) error {
+	h("GET /openapi.json", func(w *response, r *http.Request) error {
 		w.Header().Set("Content-Type", "application/json")
 		_, err := w.Write(openapi)
 		return ignore(err)
 	})
-	s.page(h)
+	pageRoutes(h)
 	h("GET /{path...}", s.notFound)
 	h("/{path...}", s.notFound)
+}
+
+// fail answers with an error, in the shape of the protocol that the path belongs to, if nothing was written yet.
+func (s *Server) fail(w *response, r *http.Request, err error) {
+	api := asAPIError(err)
+	s.failed(w, err)
+	if w.status != 0 {
+		return
+	}
+	if api.retry > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(api.retry))
+	}
+	var body any = map[string]any{"error": api}
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/api/"):
+		body = map[string]string{"error": api.Message}
+	case strings.HasPrefix(r.URL.Path, "/v1/messages"):
+		body = map[string]any{"type": "error", "error": anthropicError(api), "request_id": w.id}
+	}
+	_ = writeJSON(w, api.status, body)
 }
 
 // failure is a model that is out of service.
@@ -276,7 +212,7 @@ func (s *Server) failures() []failure {
 }
 
 // ready says whether new requests are taken: by all models, by some, by none.
-func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) ready(w *response, r *http.Request) error {
 	if s.draining.Load() {
 		return errUnavailable
 	}
@@ -295,8 +231,8 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
 }
 
 // notFound answers for paths that are not there, and for methods that a path does not have.
-func (s *Server) notFound(w http.ResponseWriter, r *http.Request) error {
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
+func (s *Server) notFound(w *response, r *http.Request) error {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		other := r.Clone(r.Context())
 		other.Method = method
 		if _, pattern := s.mux.Handler(other); method != r.Method && !strings.HasSuffix(pattern, "/{path...}") {
@@ -363,9 +299,9 @@ func (s *Server) check(w *response, r *http.Request) error {
 		switch own := err == nil && u.Host == r.Host; {
 		case slices.Contains(s.o.Origins, origin), slices.Contains(s.o.Origins, "*"):
 			w.Header().Set("Access-Control-Allow-Origin", origin)
-			w.Header().Set("Access-Control-Expose-Headers", "X-Request-Id, Retry-After")
+			w.Header().Set("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, X-Unenforced-Tools")
 			if r.Method == http.MethodOptions {
-				w.Header().Set("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+				w.Header().Set("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
 				w.Header().Set("Access-Control-Allow-Headers", "*, Authorization, Content-Type, X-Request-Id")
 				w.Header().Set("Access-Control-Max-Age", "3600")
 				return nil
@@ -379,10 +315,11 @@ func (s *Server) check(w *response, r *http.Request) error {
 	if len(s.keys) == 0 || r.Method == http.MethodOptions || s.public(r.URL.Path) {
 		return nil
 	}
-	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") { // the name of a scheme has no case: RFC 9110 §11.1
 		key = r.Header.Get("X-Api-Key")
 	}
+	key = strings.TrimSpace(key)
 	sum, found := sha256.Sum256([]byte(key)), 0
 	for i := range s.keys {
 		if subtle.ConstantTimeCompare(sum[:], s.keys[i][:]) == 1 {
@@ -409,66 +346,6 @@ func host(addr string) string {
 	return addr
 }
 
-func newID() string {
-	var b [12]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
-	return hex.EncodeToString(b[:])
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return strings.ToValidUTF8(s[:n], "") + "…"
-	}
-	return strings.ToValidUTF8(s, "?")
-}
-
-// response notes what is written, and gives every write its time.
-type response struct {
-	http.ResponseWriter
-	id      string
-	client  string
-	status  int
-	bytes   int64
-	timeout time.Duration
-	attrs   []slog.Attr
-}
-
-func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *response) code() int {
-	if w.status == 0 {
-		return 200
-	}
-	return w.status
-}
-
-func (w *response) WriteHeader(code int) {
-	if w.status == 0 {
-		w.status = code
-	}
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.timeout))
-	w.ResponseWriter.WriteHeader(code)
-}
-
-func (w *response) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = 200
-	}
-	// A client that takes nothing for this long is gone. Not every ResponseWriter has deadlines.
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.timeout))
-	n, err := w.ResponseWriter.Write(b)
-	w.bytes += int64(n)
-	return n, err
-}
-
-func (w *response) flush() error {
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.timeout))
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-// ignore drops the error of a write: the client is gone, and there is nobody to tell.
-func ignore(error) error { return nil }
-
 // HTTPServer is an http.Server for s with time-outs and size limits for what comes before a handler runs.
 func (s *Server) HTTPServer() *http.Server {
 	return &http.Server{
@@ -481,51 +358,8 @@ func (s *Server) HTTPServer() *http.Server {
 	}
 }
 
-// LimitListener accepts at most n connections at a time; the others wait in the kernel's queue.
-func LimitListener(l net.Listener, n int) net.Listener {
-	return &limitListener{l, make(chan struct{}, n), make(chan struct{}), sync.Once{}}
-}
-
-type limitListener struct {
-	net.Listener
-	places chan struct{}
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (l *limitListener) Accept() (net.Conn, error) {
-	select {
-	case l.places <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.places
-		return nil, err
-	}
-	return &limitConn{Conn: c, l: l}, nil
-}
-
-func (l *limitListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type limitConn struct {
-	net.Conn
-	l    *limitListener
-	once sync.Once
-}
-
-func (c *limitConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() { <-c.l.places })
-	return err
-}
-
 // stats is what the page's live panel shows.
-func (s *Server) stats(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) stats(w *response, r *http.Request) error {
 	type stat struct {
 		Model         string  `json:"model"`
 		Running       int64   `json:"running"`
@@ -550,5 +384,3 @@ func (s *Server) stats(w http.ResponseWriter, r *http.Request) error {
 	}
 	return writeJSON(w, 200, map[string]any{"models": list, "uptime_seconds": int(time.Since(s.started).Seconds())})
 }
-
-var _ io.Writer = (*response)(nil)

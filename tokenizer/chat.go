@@ -39,6 +39,7 @@ type ToolCall struct {
 // ChatOptions says how to write a conversation.
 type ChatOptions struct {
 	AddGenerationPrompt bool           // end with the beginning of an assistant's turn
+	Continue            bool           // end inside the last message, which is gone on with
 	Tools               any            // JSON value: the tools the assistant may call
 	Template            string         // the name of one of several templates; "" is the usual one
 	Extra               map[string]any // further variables of the template
@@ -74,26 +75,57 @@ func (t *Tokenizer) Chat(messages []Message, o ChatOptions) (string, error) {
 	for name, v := range o.Extra {
 		vars[name] = v
 	}
-	list := &jinja.List{}
-	for i := range messages {
-		m, err := messages[i].value(parts)
-		if err != nil {
-			return "", fmt.Errorf("tokenizer: message %d: %w", i+1, err)
-		}
-		list.Items = append(list.Items, m)
-	}
-	vars["messages"] = list
 	vars["add_generation_prompt"] = o.AddGenerationPrompt
 	for name, id := range map[string]int32{"bos_token": t.bos, "eos_token": t.end, "unk_token": t.unk, "pad_token": t.pad} {
 		if s := t.Token(id); s != "" {
 			vars[name] = s
 		}
 	}
-	text, err := tmpl.Render(vars, &jinja.Options{Now: o.Now})
-	if err != nil {
-		return "", fmt.Errorf("tokenizer: chat template: %w", err)
+	if n := len(messages); o.Continue && n > 0 {
+		messages = slices.Clone(messages)
+		messages[n-1].Content += goesOn
 	}
-	return text, nil
+	render := func(textArguments bool) (string, error) {
+		list := &jinja.List{}
+		for i := range messages {
+			m, err := messages[i].value(parts, textArguments)
+			if err != nil {
+				return "", fmt.Errorf("tokenizer: message %d: %w", i+1, err)
+			}
+			list.Items = append(list.Items, m)
+		}
+		vars["messages"] = list
+		text, err := tmpl.Render(vars, &jinja.Options{Now: o.Now})
+		if err != nil {
+			return "", fmt.Errorf("tokenizer: chat template: %w", err)
+		}
+		return text, nil
+	}
+	text, err := render(false)
+	if err != nil && slices.ContainsFunc(messages, func(m Message) bool { return len(m.ToolCalls) > 0 }) {
+		if again, err := render(true); err == nil { // it wants the arguments of calls as text, as DeepSeek's
+			return o.cut(again)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return o.cut(text)
+}
+
+// goesOn marks where a message is gone on with: a noncharacter, which text does not contain.
+const goesOn = "\uFDD1"
+
+// cut ends the text inside the last message, if that is to be gone on with.
+func (o *ChatOptions) cut(text string) (string, error) {
+	if !o.Continue {
+		return text, nil
+	}
+	i := strings.LastIndex(text, goesOn)
+	if i < 0 {
+		return "", errors.New("tokenizer: chat template: the last message cannot be continued, as the template does not write it as it is")
+	}
+	return text[:i], nil
 }
 
 // shield stands inside the names of control tokens that a message quotes. It is a noncharacter,
@@ -106,7 +138,27 @@ const shield = "\uFDD0"
 func (t *Tokenizer) EncodeChat(messages []Message, o ChatOptions) ([]int32, error) {
 	quoted := slices.Clone(messages)
 	for i := range quoted {
-		quoted[i].Content = t.quoteSpecial(quoted[i].Content)
+		m := &quoted[i]
+		m.Content, m.Name, m.ToolCallID = t.quoteSpecial(m.Content), t.quoteSpecial(m.Name), t.quoteSpecial(m.ToolCallID)
+		m.ToolCalls = slices.Clone(m.ToolCalls)
+		for k := range m.ToolCalls {
+			c := &m.ToolCalls[k]
+			c.ID, c.Name, c.Arguments = t.quoteSpecial(c.ID), t.quoteSpecial(c.Name), t.quoteSpecial(c.Arguments)
+		}
+		extra := m.Extra
+		m.Extra = nil
+		for name, v := range extra {
+			if m.Extra == nil {
+				m.Extra = map[string]any{}
+			}
+			if text, ok := v.(string); ok {
+				v = t.quoteSpecial(text)
+			}
+			m.Extra[name] = v
+		}
+	}
+	if tools, ok := o.Tools.(json.RawMessage); ok {
+		o.Tools = json.RawMessage(t.quoteSpecial(string(tools)))
 	}
 	text, err := t.Chat(quoted, o)
 	if err != nil {
@@ -202,7 +254,7 @@ func (t *chatTemplate) wantsParts() bool {
 	t.asked.Do(func() {
 		const needle = "Zq7needle"
 		writes := func(parts bool) bool {
-			m, err := (&Message{Role: "user", Content: needle}).value(parts)
+			m, err := (&Message{Role: "user", Content: needle}).value(parts, false)
 			if err != nil {
 				return false
 			}
@@ -241,9 +293,9 @@ func parseTemplate(src string) (*chatTemplate, error) {
 	return c, nil
 }
 
-// value is the message as templates expect it: arguments of tool calls are objects, not text, and
+// value is the message as templates expect it: arguments of tool calls are objects, unless textArguments, and
 // parts says that the content is a list of one text.
-func (m *Message) value(parts bool) (*jinja.Map, error) {
+func (m *Message) value(parts, textArguments bool) (*jinja.Map, error) {
 	v := jinja.NewMap()
 	v.Set("role", m.Role)
 	if parts {
@@ -261,10 +313,12 @@ func (m *Message) value(parts bool) (*jinja.Map, error) {
 		calls := &jinja.List{}
 		for _, c := range m.ToolCalls {
 			var args any = c.Arguments
-			if strings.TrimSpace(c.Arguments) == "" {
-				args = jinja.NewMap()
-			} else if a, err := jinja.FromJSON([]byte(c.Arguments)); err == nil {
-				args = a
+			if !textArguments {
+				if strings.TrimSpace(c.Arguments) == "" {
+					args = jinja.NewMap()
+				} else if a, err := jinja.FromJSON([]byte(c.Arguments)); err == nil {
+					args = a
+				}
 			}
 			f := jinja.NewMap()
 			f.Set("name", c.Name)

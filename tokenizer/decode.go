@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -21,6 +22,8 @@ func (t *Tokenizer) Decode(ids []int32) string {
 type Decoder struct {
 	// Special writes special tokens as their names instead of leaving them out.
 	Special bool
+	// Show are special tokens that are written as their names all the same: the marks of thoughts and calls.
+	Show []int32
 
 	t     *Tokenizer
 	strip int  // spaces still to drop at the start of the text
@@ -50,7 +53,7 @@ func (d *Decoder) Push(id int32) string {
 		return ""
 	}
 	tok := &d.t.tokens[id]
-	if tok.kind == control && !d.Special || tok.kind == unused {
+	if tok.kind == control && !d.Special && !slices.Contains(d.Show, id) || tok.kind == unused {
 		return ""
 	}
 	s := tok.bytes

@@ -10,6 +10,7 @@ type Writer struct {
 	text    string // decoded and not shown
 	ready   int    // of text, that can no longer be part of a stop string
 	stopped bool   // a stop string was met; text ends before it
+	by      string // that one
 }
 
 // NewWriter writes what d decodes, up to the first of the stop strings; empty ones do not count.
@@ -25,7 +26,7 @@ func (w *Writer) scan() bool {
 	first := -1
 	for _, stop := range w.stop {
 		if i := strings.Index(w.text, stop); stop != "" && i >= 0 && (first < 0 || i < first) {
-			first = i
+			first, w.by = i, stop
 		}
 	}
 	if first >= 0 {
@@ -62,6 +63,9 @@ func (w *Writer) End() string {
 	}
 	return w.Take()
 }
+
+// Stop is the stop string that was met, "" if none was.
+func (w *Writer) Stop() string { return w.by }
 
 // Stopped reports whether a stop string was met.
 func (w *Writer) Stopped() bool { return w.stopped }

@@ -30,8 +30,8 @@ func newServeCmd() *cobra.Command {
 	var s serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve MODEL [MODEL ...]",
-		Short: "Serve models over HTTP: OpenAI's and Ollama's protocols, a chat page, metrics",
-		Long: `Answers OpenAI's and Ollama's protocols, many requests at once, and shows a chat page at /.
+		Short: "Serve models over HTTP: OpenAI's, Anthropic's and Ollama's protocols, a chat page, metrics",
+		Long: `Answers the protocols of OpenAI, Anthropic, Ollama and llama.cpp, many requests at once, and shows a chat page at /.
 
 It listens on this machine only, unless --addr says otherwise; then give it keys with --key-file. The first
 SIGTERM or Ctrl-C lets accepted requests finish, the second one stops at once.`,
