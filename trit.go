@@ -41,6 +41,9 @@ type Options struct {
 	// KV is how keys and values are kept: model.KVFloat32, exact, unless said otherwise. The others take a half or a
 	// quarter of the memory and of the reading, and round.
 	KV model.KVType
+	// Activations is how the inputs of projections of weights alone are rounded: to 16 bits, unless part.Activations8 says to 8,
+	// which is faster for prompts and another text. Models with activations of 8 bits of their own (W1.58A8) ignore it.
+	Activations part.Activations
 	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
 	MaxContext int
 	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See cpu.Backend.
@@ -126,7 +129,7 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if o.Quantize {
 		m.cfg.QuantizeMasters()
 	}
-	m.cfg.KV = o.KV
+	m.cfg.KV, m.cfg.Activations = o.KV, o.Activations
 	if err := m.pool(o.Pooling); err != nil {
 		return err
 	}

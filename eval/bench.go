@@ -30,12 +30,13 @@ type Memory struct {
 	KVToken   int64 `json:"kv_per_token"`
 }
 
-// Weights is everything but the KV cache.
+// Weights is everything but the KV cache. Rows of an embedding that is not the head as well stay in the file.
 func (m Memory) Weights() int64 {
-	if m.Screen > 0 {
-		return m.Ternary + m.Copies + m.Dense + m.Screen + m.Norms
+	head := m.Screen
+	if head == 0 {
+		head = m.HeadPerToken()
 	}
-	return m.Ternary + m.Copies + m.Dense + m.Embedding + m.Head + m.Norms
+	return m.Ternary + m.Copies + m.Dense + head + m.Norms
 }
 
 // Total is the memory with room for so many tokens.
@@ -74,6 +75,8 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 			if !c.TiedHead() {
 				m.Head += set.Bytes(name)
 			}
+		case len(shape) == 2 && set.IsGrouped(name) && c.Projection(strings.TrimSuffix(hf, ".weight")) != nil:
+			m.Ternary += set.Bytes(name) // as large in memory as in the file
 		case len(shape) == 2 && c.IsTernary(strings.TrimSuffix(hf, ".weight")):
 			rows, cols := shape[0], shape[1]
 			if set.GGUF() == nil && set.IsTernary(name) {

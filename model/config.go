@@ -23,6 +23,7 @@ type Config struct {
 	Embedding Embedding
 	Layers    []part.Layer
 	FinalNorm part.Norm
+	HeadScale float32         // of the states in front of the head; 0 is 1
 	Head      part.Projection // its Weights are the embedding's where it is tied to that
 
 	// Pooling is set for models whose output is a vector of a text: how it is made of the final states, L2-normalised
@@ -33,6 +34,8 @@ type Config struct {
 
 	// KV is how engines keep keys and values: not the model's but its user's choice, made before it is loaded.
 	KV KVType
+	// Activations is how engines round the inputs of projections of weights alone: their user's choice, too.
+	Activations part.Activations
 
 	Notes []string // what was guessed and may be wrong, a line each; for people
 }
@@ -42,6 +45,8 @@ type Embedding struct {
 	Name      string  // of the module
 	Scale     float32 // rows are multiplied by it; 0 is 1
 	Positions string  // module of learned positions, added to the rows; "" is none
+	// Rotation that the rows were folded with and that is undone behind them, nil for none.
+	Rotation *part.Rotation
 }
 
 // The names of modules outside of layers, as Hugging Face writes them in every family.
@@ -97,9 +102,14 @@ func (c *Config) Projection(module string) *part.Projection {
 	return nil
 }
 
-// Ternary says whether some projection is.
-func (c *Config) Ternary() bool {
-	return slices.ContainsFunc(c.Projections(), func(p *part.Projection) bool { return p.Arithmetic == part.Ternary8 })
+// Ternary says whether some projection is W1.58A8.
+func (c *Config) Ternary() bool { return c.has(part.Ternary8) }
+
+// WeightOnly says whether some projection is of weights alone.
+func (c *Config) WeightOnly() bool { return c.has(part.WeightOnly) }
+
+func (c *Config) has(a part.Arithmetic) bool {
+	return slices.ContainsFunc(c.Projections(), func(p *part.Projection) bool { return p.Arithmetic == a })
 }
 
 // Floats are the names of the projections that are dense in a model that is ternary.
@@ -275,7 +285,7 @@ func (c *Config) Check() error {
 		}
 	}
 	for i := range c.Layers {
-		if g, ok := c.Layers[i].FeedForward.(*part.Gated); ok && !slices.Contains(part.Activations, g.Activation) {
+		if g, ok := c.Layers[i].FeedForward.(*part.Gated); ok && !slices.Contains(part.Functions, g.Activation) {
 			return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", g.Activation)
 		}
 		a, ok := c.Layers[i].Mixer.(*part.Attention)

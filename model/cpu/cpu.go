@@ -109,6 +109,13 @@ type cpuProducts struct {
 	scratch [][]byte // one per worker
 	work    func(i, worker int)
 
+	// The same for products of weights alone.
+	weights      []kernel.GroupMatrix
+	weightJobs   []weightJob
+	planes       *kernel.Planes
+	groupScratch [][kernel.GroupScratch]byte // one per worker
+	weightWork   func(i, worker int)
+
 	// The same for a product by columns.
 	index     []int32
 	value     []int8
@@ -136,6 +143,54 @@ type cpuMatrix struct {
 	paid       int    // how many that were
 }
 
+// weightJob is one matrix of a MultiplyWeights and the number of its first panel among all.
+type weightJob struct {
+	m     *kernel.GroupMatrix
+	y     []float32
+	first int
+}
+
+// LoadWeights makes a matrix of weights alone resident.
+func (p *cpuProducts) LoadWeights(_ part.Matrix, read func() (*ternary.Groups, error)) (int, error) {
+	g, err := read()
+	if err != nil {
+		return 0, err
+	}
+	m := g.M
+	codes := p.arena.Alloc(len(m.Codes))[:len(m.Codes)]
+	copy(codes, m.Codes)
+	m.Codes = codes
+	p.weights = append(p.weights, m)
+	return len(p.weights) - 1, nil
+}
+
+// MultiplyWeights computes products of weights alone: see part.WeightProducts.
+func (p *cpuProducts) MultiplyWeights(_ context.Context, ids []int, y [][]float32, x *kernel.Planes) error {
+	p.weightJobs, p.planes = p.weightJobs[:0], x
+	panels := 0
+	for i, id := range ids {
+		m := &p.weights[id]
+		p.weightJobs = append(p.weightJobs, weightJob{m, y[i], panels})
+		panels += (m.Rows + part.PanelRows - 1) / part.PanelRows
+	}
+	if p.groupScratch == nil {
+		p.groupScratch = make([][kernel.GroupScratch]byte, p.pool.Threads())
+	}
+	p.pool.Run(panels, p.weightWork)
+	return nil
+}
+
+// weightPanel computes one panel of rows of one of the current matrices.
+func (p *cpuProducts) weightPanel(i, worker int) {
+	j := len(p.weightJobs) - 1
+	for p.weightJobs[j].first > i {
+		j--
+	}
+	job := &p.weightJobs[j]
+	lo := (i - job.first) * part.PanelRows
+	kernel.GroupMatMul(job.y, job.m.Rows, job.m, lo, min(lo+part.PanelRows, job.m.Rows), p.planes, p.groupScratch[worker][:])
+}
+
 // cpuJob is one matrix of a Multiply and the number of its first panel among all.
 type cpuJob struct {
 	m     *cpuMatrix
@@ -152,7 +207,7 @@ const (
 
 func newProducts(threads int) *cpuProducts {
 	p := &cpuProducts{store: &store{pool: par.New(threads)}}
-	p.work, p.columnWork, p.rowWork = p.panel, p.columns, p.rows
+	p.work, p.columnWork, p.rowWork, p.weightWork = p.panel, p.columns, p.rows, p.weightPanel
 	return p
 }
 
@@ -364,7 +419,7 @@ func (p *cpuProducts) BestTokens(_ context.Context, dst [][]model.Scored, x []fl
 // Close gives everything back.
 func (p *cpuProducts) Close() error {
 	p.pool.Close()
-	p.matrices, p.screen = nil, nil
+	p.matrices, p.weights, p.screen = nil, nil, nil
 	p.arena.Release()
 	return nil
 }

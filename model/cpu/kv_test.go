@@ -10,15 +10,20 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/cpu"
-	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/weights"
 )
 
 // loadWith loads a golden with its configuration changed.
 func loadWith(t testing.TB, b model.Backend, name string, change func(*model.Config)) model.Engine {
 	t.Helper()
-	set, err := weights.Open(filepath.Join(goldens, name), nil)
+	return loadChanged(t, b, filepath.Join(goldens, name), change)
+}
+
+func loadChanged(t testing.TB, b model.Backend, path string, change func(*model.Config)) model.Engine {
+	t.Helper()
+	set, err := weights.Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,6 +63,7 @@ func New(ctx context.Context, c *model.Config, w *weights.Set, pool *par.Pool, p
 		cfg: c, pool: pool, products: p, pages: part.NewPages(c.KV), closing: o.Closed,
 		block: part.NewBlock(pool, p, c.HiddenSize), spare: make([]float32, c.HiddenSize),
 	}
+	e.block.Round(c.Activations)
 	if err := e.load(ctx, w, o); err != nil {
 		if o.Closed != nil {
 			o.Closed()
@@ -280,6 +281,9 @@ func (e *Engine) embedRows() {
 		for i, id := range r.input.Tokens[r.first : r.first+r.n] {
 			x := e.block.Row(r.row + i)
 			e.embed.Widen(x, e.embed.ReadRow(e.row, int(id)))
+			if turn := e.cfg.Embedding.Rotation; turn != nil {
+				turn.Undo(x)
+			}
 			if scale != 0 {
 				kernel.Scale(x, scale)
 			}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/weights"
@@ -76,6 +77,9 @@ func (e *Engine) output(ctx context.Context) error {
 				copy(in.Hidden[(r.first+t)*D:], h)
 			case final:
 				copy(in.Hidden, h)
+			}
+			if scale := e.cfg.HeadScale; scale != 0 && wanted {
+				kernel.Scale(h, scale)
 			}
 			var y []float32
 			switch {

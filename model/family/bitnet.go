@@ -44,7 +44,7 @@ var bitnetFamily = &family{
 	gguf: []string{"bitnet-b1.58", "bitnet-25"},
 	fromGGUF: func(g *ggufReader, s Shape) (*model.Config, error) {
 		s.Activation = part.ReLU2
-		g.ternary = true
+		g.eightBits, g.masters = true, true
 		return BitNet(s), nil
 	},
 }

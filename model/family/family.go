@@ -31,7 +31,9 @@ type family struct {
 }
 
 // families in order of trial.
-var families = []*family{bitnetFamily, onebitFamily, qwen3Family, gemma3Family, llamaFamily, transformerFamily}
+var families = []*family{
+	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
+}
 
 // Says lists what can be run, a line each.
 func Says() []string {

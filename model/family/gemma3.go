@@ -125,7 +125,6 @@ var gemma3Family = &family{
 			}
 			s.QueryScalar = 1 / (scale * scale)
 		}
-		g.ternary = g.set.HasTernary()
 		guessed := false
 		if g.has("attention.sliding_window") {
 			s.Window = g.num("attention.sliding_window", 0)

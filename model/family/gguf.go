@@ -38,9 +38,12 @@ type ggufReader struct {
 	err  error
 
 	// Found by a family's reader.
-	ternary   bool    // the projections are, the head excepted
-	inputNorm string  // the module of norms in front of them, "" for none
+	eightBits bool    // the family is trained with activations of 8 bits: what tq1_0 and tq2_0 leave open
+	masters   bool    // floats are masters of ternary projections
+	inputNorm string  // the module of norms in front of ternary projections, "" for none
 	eps       float32 // of those
+
+	mixedScales *bool // see mixed
 }
 
 // ropeFreqs is the tensor of divisors of rotary frequencies.
@@ -110,19 +113,49 @@ func readGGUF(s *weights.Set) (*model.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.ternary {
-		cfg.Quantize(func(module string) bool { return module == model.HeadName }, g.inputNorm, g.eps)
-	}
+	cfg.Quantize(func(module string) bool { return !g.takesCodes(module) }, g.inputNorm, g.eps)
 	for _, p := range cfg.Projections() {
 		p.Bias = s.Has(p.Name + ".bias")
+		if p.Arithmetic == part.Dense && s.IsGrouped(p.Source()+".weight") {
+			p.Arithmetic = part.WeightOnly
+		}
 	}
-	return cfg, nil
+	return cfg, g.rotate(cfg)
+}
+
+// takesCodes says whether a projection multiplies by activations of 8 bits. i2_s and ik_llama.cpp's types are formats of
+// BitNet alone. The others hold models whose weights alone were quantised, but for those that a converter of ours has written,
+// which keeps the scales in full besides, and for tq1_0 and tq2_0 in families that are trained with 8 bits.
+func (g *ggufReader) takesCodes(module string) bool {
+	name := module + ".weight"
+	if module == model.HeadName || !g.set.Has(name) {
+		return false
+	}
+	switch {
+	case !g.set.IsTernary(name):
+		return g.masters
+	case !g.set.IsGrouped(name), g.masters, g.inputNorm != "", g.kv.Has(weights.ScalesKey):
+		return true
+	}
+	t := g.set.Type(name)
+	return g.eightBits && (t == "tq1_0" || t == "tq2_0") && !g.mixed()
+}
+
+// mixed says whether rows of the first layer have blocks of different scales, which no model of one scale a matrix has.
+func (g *ggufReader) mixed() bool {
+	if g.mixedScales == nil {
+		m := slices.ContainsFunc([]string{"mlp.down_proj", "self_attn.q_proj", "mlp.up_proj"}, func(module string) bool {
+			return g.set.MixedScales("model.layers.0." + module + ".weight")
+		})
+		g.mixedScales = &m
+	}
+	return *g.mixedScales
 }
 
 // findProjectionNorms notes the norms in front of projections of the embedding models.
 func (g *ggufReader) findProjectionNorms(cfg *model.Config) {
 	if hasProjectionNorms(g.set) {
-		g.ternary, g.inputNorm, g.eps = true, projectionNorm, cfg.FinalNorm.Eps
+		g.eightBits, g.masters, g.inputNorm, g.eps = true, true, projectionNorm, cfg.FinalNorm.Eps
 	}
 }
 
@@ -219,10 +252,6 @@ func (g *ggufReader) rope(context int) part.RopeScaling {
 // checkKeys refuses keys that nothing here reads, of this architecture or of a contract that changes the weights.
 func (g *ggufReader) checkKeys(fam *family) error {
 	for _, p := range g.kv {
-		if strings.HasPrefix(p.Key, "prism.") {
-			return fmt.Errorf("key %q: the weights of this file are rotated (prism.hadamard), which is not supported yet; "+
-				"take the unrotated folder of this model", p.Key)
-		}
 		key, ok := strings.CutPrefix(p.Key, g.arch+".")
 		if !ok || slices.Contains(ggufUsed, key) || slices.Contains(ggufHarmless, key) || slices.Contains(fam.ggufKeys, key) || empty(p.Value) {
 			continue

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"slices"
@@ -54,12 +56,18 @@ type hfConfig struct {
 	WindowPattern    int      `json:"sliding_window_pattern"`
 	LayerTypes       []string `json:"layer_types"`
 
+	// MiniCPM
+	ScaleEmb     float64 `json:"scale_emb"`
+	ScaleDepth   float64 `json:"scale_depth"`
+	DimModelBase int     `json:"dim_model_base"`
+
 	set *weights.Set // for what a configuration leaves to the tensors to say
 
 	// Found by a family's reader.
 	masters      bool   // the floats are masters of ternary projections, although there is no quantization_config
 	inputNorm    string // the module of norms in front of ternary projections, "" for none
 	inputNormEps float32
+	ownBiases    bool // the family has said which projections have biases
 }
 
 // hfRope are the parameters of rotary positions, of all layers or by kind of layer.
@@ -78,6 +86,7 @@ type hfRope struct {
 	MScale         float64  `json:"mscale"`
 	MScaleAllDim   float64  `json:"mscale_all_dim"`
 	Truncate       *bool    `json:"truncate"`
+	Alpha          float64  `json:"alpha"`             // Hunyuan
 	Full           *hfRope  `json:"full_attention"`    // by kind of layer (Gemma 3, transformers 5)
 	Sliding        *hfRope  `json:"sliding_attention"` // the same
 }
@@ -111,7 +120,7 @@ type hfKeys struct {
 // commonKeys are read of every family's config.json.
 const commonKeys = "architectures model_type hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim " +
 	"vocab_size max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters original_max_position_embeddings hidden_act " +
-	"tie_word_embeddings attention_bias quantization_config bos_token_id eos_token_id"
+	"tie_word_embeddings attention_bias quantization_config quantization bos_token_id eos_token_id"
 
 // commonOnly are keys of every configuration class that would change the text with other values than these.
 var commonOnly = map[string][]string{
@@ -124,7 +133,6 @@ var commonOnly = map[string][]string{
 	"use_sliding_window":    {"false"},
 	"sliding_window":        {}, // transformers' cache reads these two
 	"layer_types":           {},
-	"quantization":          {}, // MLX
 }
 
 // harmlessKeys are those of every configuration class that change no text: names, what training and saving need, and defaults
@@ -224,6 +232,9 @@ func readHF(s *weights.Set) (*model.Config, error) {
 // finish settles what is alike in all families: biases, which projections are ternary, and the head.
 func (c *hfConfig) finish(cfg *model.Config) error {
 	for i := range cfg.Layers {
+		if c.ownBiases {
+			break
+		}
 		for _, p := range cfg.Layers[i].Mixer.Projections() {
 			p.Bias = c.AttentionBias
 		}
@@ -237,6 +248,9 @@ func (c *hfConfig) finish(cfg *model.Config) error {
 	c.tieHead(cfg)
 	if err := c.quantize(cfg); err != nil {
 		return err
+	}
+	if c.set.MLX() {
+		return c.mlx(cfg)
 	}
 	return c.checkStored(cfg)
 }
@@ -301,6 +315,22 @@ func (c *hfConfig) quantize(cfg *model.Config) error {
 		}
 	}
 	cfg.Quantize(float, c.inputNorm, c.inputNormEps)
+	return nil
+}
+
+// mlx makes projections weight-only that MLX has quantised to ternary or binary codes. Others are widened row by row.
+func (c *hfConfig) mlx(cfg *model.Config) error {
+	if cfg.Ternary() {
+		return errors.New("quantization is MLX's, and quantization_config BitNet's: one of them is not this model's")
+	}
+	if _, err := fs.Stat(c.set.Folder(), "hadamard.json"); err == nil {
+		return errors.New("hadamard.json: the weights of this folder are rotated, which is read from GGUF files only; take the GGUF file of this model")
+	}
+	for _, p := range cfg.Projections() {
+		if c.set.IsGrouped(p.Source() + ".weight") {
+			p.Arithmetic = part.WeightOnly
+		}
+	}
 	return nil
 }
 

@@ -39,8 +39,8 @@ var llamaFamily = &family{
 	gguf: []string{"llama", "falcon-e", "falcon3"},
 	fromGGUF: func(g *ggufReader, s Shape) (*model.Config, error) {
 		s.Activation = part.SiLU
-		// A ternary file says nothing of its activations. TriLM is the one family that leaves them alone.
-		g.ternary = g.set.HasTernary() && !strings.Contains(strings.ToLower(s.Name), "trilm")
+		// A file of tq1_0 or tq2_0 says nothing of its activations. Of Llama's kin TriLM leaves them alone.
+		g.eightBits = !strings.Contains(strings.ToLower(s.Name), "trilm")
 		return Llama(s), nil
 	},
 }

@@ -32,7 +32,7 @@ var onebitFamily = &family{
 	gguf: []string{"bitnet"},
 	fromGGUF: func(g *ggufReader, s Shape) (*model.Config, error) {
 		s.Activation = part.SiLU
-		g.ternary = true
+		g.eightBits, g.masters = true, true
 		return OneBit(s), nil
 	},
 }

@@ -48,7 +48,7 @@ var qwen3Family = &family{
 		if err != nil {
 			return nil, err
 		}
-		sliding, window, err := qwen3Windows(c)
+		sliding, window, err := qwenWindows(c)
 		if err != nil {
 			return nil, err
 		}
@@ -65,7 +65,6 @@ var qwen3Family = &family{
 	fromGGUF: func(g *ggufReader, s Shape) (*model.Config, error) {
 		s.Activation = part.SiLU
 		cfg := Qwen3(s, nil, 0)
-		g.ternary = g.set.HasTernary()
 		g.findProjectionNorms(cfg)
 		return cfg, g.embeds(cfg, qwen3End)
 	},
@@ -74,9 +73,9 @@ var qwen3Family = &family{
 // qwen3End ends every text that becomes a vector: id 151643 of the published vocabulary.
 const qwen3End = "<|endoftext|>"
 
-// qwen3Windows reads which layers see a window of tokens only: with use_sliding_window those of layer_types, or all from
+// qwenWindows reads which layers see a window of tokens only: with use_sliding_window those of layer_types, or all from
 // max_window_layers on. Their positions are as the others'.
-func qwen3Windows(c *hfConfig) (sliding []bool, window int, err error) {
+func qwenWindows(c *hfConfig) (sliding []bool, window int, err error) {
 	if sliding, err = c.slidingTypes(); err != nil {
 		return nil, 0, err
 	}

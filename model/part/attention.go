@@ -19,6 +19,7 @@ type Attention struct {
 	QNorm, KNorm   *Norm   // over a head, nil: none
 	SubNorm        *Norm   // in front of O, nil: none
 	Rope           *Rope   // nil: none
+	RopeFirst      bool    // positions come before QNorm and KNorm
 	Window         int     // a token sees the last so many, itself included; 0 is all
 	Scalar         float64 // scores are divided by its root; 0 is HeadDim
 }
@@ -98,6 +99,7 @@ func (a *attention) run(ctx context.Context) error {
 func (a *attention) mix() {
 	a.b.pool.For(a.b.n*a.KVHeads, 1, a.qkv)
 	a.attendAll()
+	a.out.makePlanes()
 	a.b.pool.For(a.b.n, 1, a.normOut)
 }
 
@@ -111,22 +113,32 @@ func (a *attention) qkvHeads(lo, hi int) {
 		a.in.take(q, 0, r, h*group)
 		a.in.take(k, 1, r, h*hd)
 		a.in.take(v, 2, r, h*hd)
-		if a.qNorm.w != nil {
-			for g := 0; g < group; g += hd {
-				a.qNorm.apply(q[g:g+hd], q[g:g+hd])
-			}
-		}
-		if a.kNorm.w != nil {
-			a.kNorm.apply(k, k)
-		}
 		at := b.rows[r]
+		if !a.RopeFirst {
+			a.normHeads(q, k)
+		}
 		if a.rope != nil {
 			cos, sin := a.rope.at(at.pos)
 			kernel.Rope(q, cos, sin)
 			kernel.Rope(k, cos, sin)
 		}
+		if a.RopeFirst {
+			a.normHeads(q, k)
+		}
 		codes := b.codes[i*kernel.Pad16(hd):]
 		at.cache.pages[at.pos/pageTokens].of(a.at, h).store(at.pos%pageTokens, k, v, codes)
+	}
+}
+
+// normHeads norms each head of q and k, where there are such norms.
+func (a *attention) normHeads(q, k []float32) {
+	if hd := a.HeadDim; a.qNorm.w != nil {
+		for g := 0; g < len(q); g += hd {
+			a.qNorm.apply(q[g:g+hd], q[g:g+hd])
+		}
+	}
+	if a.kNorm.w != nil {
+		a.kNorm.apply(k, k)
 	}
 }
 

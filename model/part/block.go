@@ -21,22 +21,26 @@ type Loader struct {
 // Block is the rows that go through the layers together, of one or several sequences, and what the parts need to compute them.
 // All parts of a model share one; a forward pass runs alone.
 type Block struct {
-	pool     *par.Pool
-	products Products
-	dense    *DenseProduct
-	width    int // D, of the residual stream
-	widest   int // of all inputs and the stream
-	heads    int // the most values of all queries of a row
-	kvHeads  int // of its keys
-	room     int // rows that the buffers have room for
+	pool        *par.Pool
+	products    Products
+	weights     WeightProducts // the same, or nil where those cannot
+	dense       *DenseProduct
+	activations Activations
+	width       int // D, of the residual stream
+	widest      int // of all inputs and the stream
+	rotated     int // of the inputs that are rotated
+	heads       int // the most values of all queries of a row
+	kvHeads     int // of its keys
+	room        int // rows that the buffers have room for
 
 	n    int
 	runs []run
 	rows []rowAt // [N]
 
-	X   []float32 // [N, D] the residual stream
-	h   []float32 // [N, widest] a part's input
-	tmp []float32 // [N, widest] a row's own, for the length of a stage; of a token that is decoded alone, its gate
+	X      []float32 // [N, D] the residual stream
+	h      []float32 // [N, widest] a part's input
+	turned []float32 // [N, widest of those] an input that is rotated
+	tmp    []float32 // [N, widest] a row's own, for the length of a stage; of a token that is decoded alone, its gate
 
 	slots []slot // products of up to so many projections with one input
 	xq    []int8 // [N, cols16]
@@ -60,11 +64,11 @@ type Block struct {
 
 // slot is where the product of one projection goes.
 type slot struct {
-	out16, outDense int       // the most outputs of a ternary and of a dense projection
+	out16, outDense int       // the most outputs of a projection with integer sums, and of another
 	rank            int       // of an adapter
 	acc             []int32   // [N, out16] in panels, of a ternary one
 	scale           []float32 // [N] the activation scales it was made with
-	out             []float32 // [N, out] of a dense one
+	out             []float32 // [N, out] of another one
 	low             []float32 // [N, rank] of its adapter
 }
 
@@ -79,11 +83,15 @@ type run struct{ row, n int }
 
 // NewBlock is a block of rows of width values, D.
 func NewBlock(pool *par.Pool, products Products, width int) *Block {
+	weights, _ := products.(WeightProducts)
 	return &Block{
-		pool: pool, products: products, dense: NewDenseProduct(pool.Threads()), width: width, widest: width,
+		pool: pool, products: products, weights: weights, dense: NewDenseProduct(pool.Threads()), width: width, widest: width,
 		workers: make([]tileScratch, pool.Threads()),
 	}
 }
+
+// Round chooses how inputs of projections of weights alone are rounded.
+func (b *Block) Round(a Activations) { b.activations = a }
 
 // N is the number of rows.
 func (b *Block) N() int { return b.n }
@@ -95,8 +103,11 @@ func (b *Block) makeRoom(i int, l *linear) {
 	}
 	s := &b.slots[i]
 	b.widest = max(b.widest, l.In)
-	if l.dense != nil {
-		s.outDense = max(s.outDense, l.Out)
+	if l.Rotation != nil {
+		b.rotated = max(b.rotated, l.In)
+	}
+	if l.Arithmetic != Ternary8 {
+		s.outDense = max(s.outDense, l.stride())
 	} else {
 		s.out16 = max(s.out16, roundUp16(l.Out))
 	}
@@ -147,6 +158,7 @@ func (b *Block) grow(n int) {
 	b.X = make([]float32, n*b.width)
 	b.h = make([]float32, n*b.widest)
 	b.tmp = make([]float32, n*b.widest)
+	b.turned = make([]float32, n*b.rotated)
 	b.xq = make([]int8, n*roundUp16(b.widest))
 	b.xs = make([]float32, n)
 	b.xsum = make([]int32, n)

@@ -17,8 +17,8 @@ const (
 	GELUTanh Activation = "gelu_pytorch_tanh"
 )
 
-// Activations are all of them.
-var Activations = []Activation{SiLU, ReLU2, GELU, GELUTanh}
+// Functions are all activations.
+var Functions = []Activation{SiLU, ReLU2, GELU, GELUTanh}
 
 // Gated is a feed-forward with a gate:
 //
@@ -85,6 +85,7 @@ func (g *gated) run(ctx context.Context) error {
 	if err := g.in.multiply(ctx); err != nil {
 		return err
 	}
+	g.out.makePlanes()
 	g.b.pool.For(g.b.n, 1, g.act)
 	return g.out.multiply(ctx)
 }
@@ -115,6 +116,7 @@ func (g *gated) oneToken(ctx context.Context) error {
 			h[i] = float32(gate[i]*gate[i]) * u[j]
 		}
 	}
+	g.out.makePlanes()
 	g.out.subNormed(0, &g.subNorm)
 	return nil
 }
@@ -186,6 +188,7 @@ func (p *plain) run(ctx context.Context) error {
 	if err := p.in.multiply(ctx); err != nil {
 		return err
 	}
+	p.out.makePlanes()
 	p.b.pool.For(p.b.n, 1, p.act)
 	return p.out.multiply(ctx)
 }

@@ -15,6 +15,7 @@ type Head struct {
 func (l *Loader) Head(p *Projection) (*Head, error) {
 	own := *l
 	own.Block = NewBlock(l.Block.pool, l.Products, p.In)
+	own.Block.activations = l.Block.activations
 	k, err := own.bank(p)
 	if err != nil {
 		return nil, err
@@ -31,6 +32,7 @@ func (h *Head) Logits(ctx context.Context, x []float32, y [][]float32) error {
 	for len(y) > 0 {
 		n := min(len(y), headTokens)
 		h.b.n = n
+		h.bank.makePlanes()
 		for r := range n {
 			copy(h.bank.row(r), x[r*D:][:D])
 			h.bank.prepare(r)

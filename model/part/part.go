@@ -25,6 +25,8 @@ type Layer struct {
 	FeedForwardNorm Norm
 	FeedForward     Part  // Gated, Plain
 	FeedForwardPost *Norm // nil: none
+
+	Scale float32 // what both parts add is multiplied by it; 0 is 1
 }
 
 // Part is what reads the normed residual stream and adds to it.
@@ -103,6 +105,7 @@ func (r *LayerRunner) Run(ctx context.Context) error {
 	if err := r.mixer.run(ctx); err != nil {
 		return err
 	}
+	r.feedForward.inputs().makePlanes()
 	r.b.pool.For(r.b.n, 1, r.between)
 	if err := r.feedForward.run(ctx); err != nil {
 		return err
@@ -112,7 +115,10 @@ func (r *LayerRunner) Run(ctx context.Context) error {
 }
 
 // Enter prepares the mixer's input.
-func (r *LayerRunner) Enter() { r.b.pool.For(r.b.n, 1, r.enter) }
+func (r *LayerRunner) Enter() {
+	r.mixer.inputs().makePlanes()
+	r.b.pool.For(r.b.n, 1, r.enter)
+}
 
 func (r *LayerRunner) enterRows(lo, hi int) {
 	for i := lo; i < hi; i++ {
@@ -122,23 +128,26 @@ func (r *LayerRunner) enterRows(lo, hi int) {
 
 func (r *LayerRunner) betweenRows(lo, hi int) {
 	for i := lo; i < hi; i++ {
-		r.b.add(i, r.mixer.output(), &r.mixerPost)
+		r.b.add(i, r.mixer.output(), &r.mixerPost, r.Scale)
 		r.feedForward.inputs().normed(i, &r.ffNorm)
 	}
 }
 
 func (r *LayerRunner) doneRows(lo, hi int) {
 	for i := lo; i < hi; i++ {
-		r.b.add(i, r.feedForward.output(), &r.ffPost)
+		r.b.add(i, r.feedForward.output(), &r.ffPost, r.Scale)
 	}
 }
 
-// add adds the output of a part to row i of the stream, through a norm where there is one.
-func (b *Block) add(i int, out *bank, post *norm) {
+// add adds the output of a part to row i of the stream, through a norm and scaled where there are such.
+func (b *Block) add(i int, out *bank, post *norm, scale float32) {
 	y := b.tmp[i*b.width:][:b.width]
 	out.take(y, 0, i, 0)
 	if post.w != nil {
 		post.apply(y, y)
+	}
+	if scale != 0 {
+		kernel.Scale(y, scale)
 	}
 	kernel.Add(b.X[i*b.width:][:b.width], y)
 }

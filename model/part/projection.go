@@ -3,6 +3,7 @@ package part
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/kernel"
@@ -19,14 +20,14 @@ const (
 	// Ternary8 is W1.58A8: codes of weights by codes of activations, an exact integer sum. Masters are quantised when they
 	// are loaded. See package ternary and kernel.QuantizeRow.
 	Ternary8
+	// WeightOnly multiplies ternary or binary weights with a scale for each group of columns by activations that are floats:
+	// see Activations and kernel.GroupMatMul.
+	WeightOnly
 )
 
-func (a Arithmetic) String() string {
-	if a == Ternary8 {
-		return "W1.58A8"
-	}
-	return "dense"
-}
+var arithmetics = [...]string{"dense", "W1.58A8", "weights only"}
+
+func (a Arithmetic) String() string { return arithmetics[a] }
 
 // Projection is a linear layer, y = W·x, or W·x + bias.
 type Projection struct {
@@ -36,6 +37,8 @@ type Projection struct {
 	Bias       bool
 	// Norm is an RMSNorm in front of this projection alone, nil for none. Only Ternary8 has one.
 	Norm *Norm
+	// Rotation of the input, nil for none. Only WeightOnly has one.
+	Rotation *Rotation
 	// Weights is the module whose weights are taken, "" for Name: a head that is the embedding.
 	Weights string
 	Role    Role
@@ -53,7 +56,8 @@ func (p *Projection) Source() string {
 // linear is a Projection that is loaded.
 type linear struct {
 	*Projection
-	id    int            // of the ternary matrix in Products
+	id    int            // of the matrix in Products
+	group int            // WeightOnly: columns of an exact sum
 	scale []float32      // ternary: one, or one per row
 	dense *weights.Dense // else
 	norm  norm           // in front, of this projection alone
@@ -68,14 +72,26 @@ func (l *Loader) linear(p *Projection) (linear, error) {
 	x := linear{Projection: p}
 	name := p.Source() + ".weight"
 	var err error
-	if p.Arithmetic == Ternary8 {
+	switch p.Arithmetic {
+	case WeightOnly:
+		if l.Block.weights == nil {
+			return x, fmt.Errorf("part: %s has weights with scales of groups, which this device cannot multiply; the CPU can: %w", p.Name, errors.ErrUnsupported)
+		}
+		read := func() (*ternary.Groups, error) {
+			g, err := l.Weights.Groups(name, p.Out, p.In)
+			if err == nil {
+				x.group = g.M.Group
+			}
+			return g, err
+		}
+		x.id, err = l.Block.weights.LoadWeights(Matrix{p.Source(), p.Out, p.In, p.Role, p.Sparse}, read)
+	case Ternary8:
 		read := func() (*ternary.Matrix, error) { return l.Weights.Ternary(name, p.Out, p.In) }
 		m := Matrix{p.Source(), p.Out, p.In, p.Role, p.Sparse}
 		if x.id, x.scale, err = l.Products.Load(m, read); err == nil && p.Norm != nil {
 			x.norm, err = l.norm(p.Norm)
 		}
-	}
-	if p.Arithmetic == Dense || errors.Is(err, ternary.ErrMixedScales) { // weights alone were quantised, in groups: they run widened
+	default:
 		x.dense, err = l.Weights.Dense(name, p.Out, p.In)
 	}
 	if err != nil {
@@ -94,7 +110,15 @@ func (l *Loader) linear(p *Projection) (linear, error) {
 
 // takesCodes says whether the projection multiplies the codes that it shares with its neighbours: it is ternary and has no
 // norm of its own.
-func (l *linear) takesCodes() bool { return l.dense == nil && l.norm.w == nil }
+func (l *linear) takesCodes() bool { return l.Arithmetic == Ternary8 && l.norm.w == nil }
+
+// stride is from one row of its product to the next, where that is floats.
+func (l *linear) stride() int {
+	if l.Arithmetic == WeightOnly {
+		return roundUp16(l.Out)
+	}
+	return l.Out
+}
 
 // plain says whether it is one ternary matrix with one scale and nothing else.
 func (l *linear) plain() bool {
@@ -112,6 +136,8 @@ type bank struct {
 	quantize func(lo, hi int)
 	ids      []int
 	y        [][]int32
+	planes   []planeSet // of projections of weights alone
+	outs     [][]float32
 
 	adapted        bool // some have an adapter: see lowRank
 	low            func(lo, hi int)
@@ -128,6 +154,9 @@ func (l *Loader) bank(ps ...*Projection) (*bank, error) {
 			return nil, err
 		}
 		k.codes = k.codes || x.takesCodes()
+		if x.Arithmetic == WeightOnly {
+			k.addPlanes(i, &x)
+		}
 		k.adapted = k.adapted || x.lora != nil
 		k.ls = append(k.ls, x)
 		l.Block.makeRoom(i, &x)
@@ -142,7 +171,7 @@ func (k *bank) row(r int) []float32 { return k.b.h[r*k.cols:][:k.cols] }
 func (k *bank) normed(r int, n *norm) {
 	b := k.b
 	x, h := b.X[r*b.width:][:b.width], k.row(r)
-	if n.b == nil && k.codes {
+	if n.b == nil && k.codes && len(k.planes) == 0 {
 		c16 := roundUp16(k.cols)
 		b.xs[r], b.xsum[r] = kernel.RMSNormQuantize(b.xq[r*c16:][:c16], h, x, n.w, n.eps)
 		return
@@ -151,8 +180,9 @@ func (k *bank) normed(r int, n *norm) {
 	k.prepare(r)
 }
 
-// prepare quantises row r of the input, which is there, when a projection takes codes of it.
+// prepare quantises row r of the input, which is there, as projections need it.
 func (k *bank) prepare(r int) {
+	k.roundRow(r)
 	if !k.codes {
 		return
 	}
@@ -178,13 +208,18 @@ func (k *bank) multiplySome(ctx context.Context, from, to int) error {
 	b, c16 := k.b, roundUp16(k.cols)
 	ls := k.ls[from:to]
 	k.lowRank(from, to)
-	k.ids, k.y = k.ids[:0], k.y[:0]
 	for i := range ls {
-		switch l := &ls[i]; {
-		case l.dense != nil:
+		if l := &ls[i]; l.dense != nil {
 			b.dense.Set(l.dense, b.h[:b.n*k.cols], b.slots[i].out, l.Out)
 			b.dense.Run(b.pool)
-		case l.takesCodes():
+		}
+	}
+	if err := k.multiplyWeights(ctx, from, to); err != nil {
+		return err
+	}
+	k.ids, k.y = k.ids[:0], k.y[:0]
+	for i := range ls {
+		if l := &ls[i]; l.takesCodes() {
 			k.adds(l, i)
 		}
 	}
@@ -235,8 +270,8 @@ func (k *bank) take(y []float32, i, r, first int) { k.takeOf(&k.ls[i], y, i, r, 
 
 func (k *bank) takeOf(l *linear, y []float32, slot, r, first int) {
 	b, s, end := k.b, &k.b.slots[slot], first+len(y)
-	if l.dense != nil {
-		copy(y, s.out[r*l.Out+first:])
+	if l.Arithmetic != Ternary8 {
+		copy(y, s.out[r*l.stride()+first:])
 	} else {
 		rows := roundUp16(l.Out)
 		scale := s.scale[r]
