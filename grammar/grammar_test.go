@@ -581,3 +581,51 @@ func BenchmarkMask(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(text)), "µs/token")
 	})
 }
+
+// What cannot be kept is dropped by name, and the rest is kept.
+func TestSuperset(t *testing.T) {
+	v := testVocab()
+	for _, tt := range []struct {
+		src, dropped string
+		yes, no      []string
+	}{
+		{
+			`{"type":"object","properties":{"tags":{"type":"array","items":{"type":"string"},"uniqueItems":true},"n":{"type":"integer"}},"required":["tags"]}`,
+			"#/properties/tags uniqueItems", []string{`{"tags":["a","a"]}`, `{"tags":[],"n":1}`}, []string{`{"n":1}`, `{"tags":[1]}`},
+		},
+		{`{"type":"string","pattern":"\\bx","maxLength":3}`, "# pattern", []string{`"abc"`}, []string{`"abcd"`, "1"}},
+		{`{"anyOf":[{"type":"integer"},{"$ref":"http://example.org/x"}]}`, "#/anyOf/1 $ref", []string{"1", `"x"`}, nil},
+		{`{"oneOf":[{"type":"string"},{"type":"string"}]}`, "# oneOf", []string{`"x"`}, []string{"1"}},
+		{`{"type":"integer","minimum":3}`, "", []string{"3"}, []string{"2"}},
+		{`{"type":"object","properties":{"a":{"type":"strng"}}}`, "# schema", []string{`{}`, `{"x":[1]}`}, []string{`"x"`}},
+	} {
+		g, err := JSONSchemaSuperset(v, []byte(tt.src))
+		if err != nil {
+			t.Errorf("%s: %v", tt.src, err)
+			continue
+		}
+		var words []string
+		for _, d := range g.Dropped() {
+			words = append(words, d.At+" "+d.Word)
+		}
+		if got := strings.Join(words, ", "); got != tt.dropped {
+			t.Errorf("%s: dropped %q, want %q", tt.src, got, tt.dropped)
+		}
+		for _, s := range tt.yes {
+			if !accepts(g, s) {
+				t.Errorf("%s: refuses %s", tt.src, s)
+			}
+		}
+		for _, s := range tt.no {
+			if accepts(g, s) {
+				t.Errorf("%s: accepts %s", tt.src, s)
+			}
+		}
+		if _, err := JSONSchema(v, []byte(tt.src)); (err == nil) != (tt.dropped == "") {
+			t.Errorf("%s: strictly %v", tt.src, err)
+		}
+	}
+	if _, err := JSONSchemaSuperset(v, []byte(`{"type":`)); !errors.Is(err, ErrGrammar) {
+		t.Errorf("what is no JSON: %v", err)
+	}
+}
