@@ -591,7 +591,9 @@ func TestSuperset(t *testing.T) {
 	}{
 		{
 			`{"type":"object","properties":{"tags":{"type":"array","items":{"type":"string"},"uniqueItems":true},"n":{"type":"integer"}},"required":["tags"]}`,
-			"#/properties/tags uniqueItems", []string{`{"tags":["a","a"]}`, `{"tags":[],"n":1}`}, []string{`{"n":1}`, `{"tags":[1]}`},
+			"#/properties/tags uniqueItems",
+			[]string{`{"tags":["a","a"]}`, `{"tags":[],"n":1}`},
+			[]string{`{"n":1}`, `{"tags":[1]}`},
 		},
 		{`{"type":"string","pattern":"\\bx","maxLength":3}`, "# pattern", []string{`"abc"`}, []string{`"abcd"`, "1"}},
 		{`{"anyOf":[{"type":"integer"},{"$ref":"http://example.org/x"}]}`, "#/anyOf/1 $ref", []string{"1", `"x"`}, nil},
