@@ -161,7 +161,7 @@ func must(g *Grammar, err error) *Grammar {
 
 // Random schemas and random weights: every text parses and is valid.
 func TestRandomSchemas(t *testing.T) {
-	n := 300
+	n := 200
 	if s := os.Getenv("TRIT_TEST_SCHEMAS"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}

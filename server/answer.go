@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -25,58 +24,6 @@ type answer struct {
 	started time.Time
 	log     func(...slog.Attr)
 	show    func(what, text string) // with Options.LogPrompts
-}
-
-// caller is who asks, and where what is said of the request is noted.
-type caller interface {
-	who() string     // the client, for fairness
-	request() string // its id
-	note(...slog.Attr)
-	head(name, value string)
-}
-
-// ask starts a request. The answer must be closed.
-func (s *Server) ask(ctx context.Context, c caller, q *request) (*answer, error) {
-	m, err := s.model(q.Model)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.o.RequestTimeout)
-	jobs, a, err := s.jobs(ctx, c.who(), m, q)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	a.ctx, a.cancel, a.jobs, a.log, a.started = ctx, cancel, jobs, c.note, time.Now()
-	a.show = func(what, text string) {
-		if s.o.LogPrompts {
-			s.o.Log.Info(what, "request", c.request(), "text", text)
-		}
-	}
-	for i := 0; i < len(jobs) && s.o.LogPrompts; i += a.best {
-		a.show("prompt", m.Tokenizer.Decode(jobs[i].prompt))
-	}
-	for range jobs {
-		a.readers = append(a.readers, a.reader.clone())
-	}
-	if a.streams, err = m.sched.submit(jobs...); err != nil {
-		cancel()
-		return nil, err
-	}
-	if len(a.notes) > 0 {
-		c.head("X-Unenforced-Tools", headerText(strings.Join(a.notes, "; ")))
-	}
-	return a, nil
-}
-
-// headerText is text that may stand in a header.
-func headerText(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, clip(text, 1000))
 }
 
 // close frees what the answer still holds.

@@ -273,7 +273,7 @@ func anthropicFinish(finish, stop string) (reason string, sequence *string) {
 
 func anthropicID(id string) string { return "toolu_" + strings.TrimPrefix(id, "call_") }
 
-func (s *Server) messages(w *response, r *http.Request) error {
+func (s *core) messages(w *response, r *http.Request) error {
 	var q messagesRequest
 	if err := s.read(w, r, messagesFields, &q); err != nil {
 		return err
@@ -312,7 +312,7 @@ func (s *Server) messages(w *response, r *http.Request) error {
 }
 
 // messageStream writes the reply as blocks that begin, grow and end.
-func (s *Server) messageStream(w *response, a *answer, out *anthropicReply) error {
+func (s *core) messageStream(w *response, a *answer, out *anthropicReply) error {
 	e := s.events(w)
 	send := func(name string, v map[string]any) error {
 		v["type"] = name
@@ -427,7 +427,7 @@ func anthropicError(api *apiError) map[string]string {
 	return map[string]string{"type": typ, "message": api.Message}
 }
 
-func (s *Server) countTokens(w *response, r *http.Request) error {
+func (s *core) countTokens(w *response, r *http.Request) error {
 	var q messagesRequest
 	if err := s.read(w, r, messagesFields, &q); err != nil {
 		return err
@@ -453,7 +453,7 @@ func (m *served) anthropicModel() map[string]any {
 }
 
 // anthropicModels lists the models for clients that say which version of Anthropic's protocol they speak.
-func (s *Server) anthropicModels(w *response) error {
+func (s *core) anthropicModels(w *response) error {
 	var list []map[string]any
 	for _, m := range s.models {
 		list = append(list, m.anthropicModel())

@@ -21,7 +21,7 @@ type vectors struct {
 // embed computes a unit vector for each input, as the model makes it: see trit.Model.Embed. Inputs longer than
 // truncate tokens are cut there: 0 for an error if they do not fit, −1 for as much as fits. What is more than the
 // queue takes at once is computed piece by piece.
-func (s *Server) embed(ctx context.Context, c caller, id string, in prompts, dims, truncate int) (*vectors, error) {
+func (s *core) embed(ctx context.Context, c caller, id string, in prompts, dims, truncate int) (*vectors, error) {
 	m, err := s.model(id)
 	if err != nil {
 		return nil, err

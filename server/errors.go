@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/tritlm/trit/grammar"
@@ -40,6 +39,9 @@ var (
 	errUnavailable = &apiError{status: 503, retry: 5, Type: "server_error", Code: "unavailable", Message: errDraining.Error()}
 )
 
+// ModelOutOfService is the code of the error for a model that takes no more work: asking again does not help.
+const ModelOutOfService = "model_out_of_service"
+
 func invalid(param, format string, a ...any) error {
 	return &apiError{status: 400, Type: "invalid_request_error", Param: param, Code: "invalid_value", Message: fmt.Sprintf(format, a...)}
 }
@@ -56,9 +58,12 @@ func asAPIError(err error) *apiError {
 	var api *apiError
 	var field *sample.FieldError
 	var size *http.MaxBytesError
+	var out *outOfService
 	switch {
 	case errors.As(err, &api):
 		return api
+	case errors.As(err, &out):
+		return &apiError{status: 503, Type: "server_error", Code: ModelOutOfService, Message: out.Error()}
 	case errors.As(err, &field):
 		return &apiError{status: 400, Type: "invalid_request_error", Param: field.Field, Code: "invalid_value", Message: field.Field + " " + field.Reason}
 	case errors.Is(err, grammar.ErrGrammar):
@@ -81,18 +86,4 @@ func asAPIError(err error) *apiError {
 		return &apiError{status: 499, Type: "invalid_request_error", Code: "cancelled", Message: "the client went away"}
 	}
 	return errInternal
-}
-
-func orWord(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return strings.ToValidUTF8(s[:n], "") + "…"
-	}
-	return strings.ToValidUTF8(s, "?")
 }

@@ -37,6 +37,7 @@ type fake struct {
 	replies map[string]string // the same, by a part of what was asked
 	quiet   bool              // never ends by itself
 	fails   atomic.Bool
+	changed atomic.Bool // its files were
 	panic   atomic.Bool
 
 	open  atomic.Int64 // caches
@@ -93,6 +94,13 @@ func newFake(t testing.TB) *fake {
 
 func (f *fake) Config() *model.Config { return &f.cfg }
 func (f *fake) Close() error          { return nil }
+
+func (f *fake) Check() error {
+	if f.changed.Load() {
+		return fmt.Errorf("fake.gguf: %w", model.ErrChanged)
+	}
+	return nil
+}
 
 func (f *fake) NewCache(n int) (model.Cache, error) {
 	if n == 0 {
@@ -203,6 +211,9 @@ func (f *fake) Forward(ctx context.Context, batch []model.Input) error {
 	}
 	if f.fails.Swap(false) {
 		return errors.New("the fake fails")
+	}
+	if err := f.Check(); err != nil {
+		return err
 	}
 	if f.pause > 0 {
 		select {
@@ -367,4 +378,16 @@ func (s *syncBuffer) waitFor(t testing.TB, text string, n int) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Fatalf("the log does not say %q %d times", text, n)
+}
+
+// postRaw posts and returns the answer without its body.
+func postRaw(t testing.TB, url, body string) *http.Response {
+	t.Helper()
+	r, err := http.Post(url, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, r.Body)
+	r.Body.Close()
+	return r
 }

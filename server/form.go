@@ -111,9 +111,6 @@ func (o *options) form() (*form, error) {
 	return &found[0], nil
 }
 
-// given reports that a field is there and not null.
-func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
-
 // schema is the form as a JSON schema, nil where it is none.
 func (f *form) schema() []byte {
 	switch {
@@ -126,12 +123,13 @@ func (f *form) schema() []byte {
 }
 
 // formGrammar compiles the form of an answer, nil for none.
-func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *form) (*grammar.Grammar, error) {
+func (m *served) formGrammar(ctx context.Context, client string, f *form) (*grammar.Grammar, error) {
 	if f == nil {
 		return nil, nil
 	}
-	vocab := func() *grammar.Vocab { return m.vocabulary(nil) }
-	g, _, err := s.grammar(ctx, client, &m.forms, vocab, f.kind+"\x00"+f.source, func(v *grammar.Vocab) (g *grammar.Grammar, _ []string, err error) {
+	key := m.ID + "\x00" + f.kind + "\x00" + f.source
+	g, _, err := m.grammars.Get(ctx, client, key, func(ctx context.Context) (g *grammar.Grammar, _ []string, err error) {
+		v := m.vocab().Within(ctx)
 		switch f.kind {
 		case "object":
 			g, err = grammar.JSONObject(v)
@@ -155,15 +153,14 @@ func (s *Server) formGrammar(ctx context.Context, client string, m *served, f *f
 // callGrammar compiles the grammar of replies that call tools: calls, or, with form, a document that is valid by
 // that schema. Lazily it is asked only from a call's first letters on. A tool whose schema cannot be enforced gets
 // the nearest superset that can, of which notes tell, unless it is strict.
-func (s *Server) callGrammar(ctx context.Context, client string, m *served, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
+func (m *served) callGrammar(ctx context.Context, client string, tools []tool, several bool, form []byte) (g *grammar.Grammar, notes []string, err error) {
 	var key strings.Builder
-	fmt.Fprintf(&key, "%v %q", several, form)
+	fmt.Fprintf(&key, "%s\x00calls\x00%v %q", m.ID, several, form)
 	for _, t := range tools {
 		fmt.Fprintf(&key, "\x00%s\x00%s\x00%v", t.Function.Name, t.Function.schema, t.Function.strict())
 	}
-	vocab := func() *grammar.Vocab { return m.vocabulary(m.marks) }
-	return s.grammar(ctx, client, &m.called, vocab, key.String(), func(v *grammar.Vocab) (*grammar.Grammar, []string, error) {
-		return compileCalls(v, m.calls, tools, several, form)
+	return m.grammars.Get(ctx, client, key.String(), func(ctx context.Context) (*grammar.Grammar, []string, error) {
+		return compileCalls(m.callVocab().Within(ctx), m.calls, tools, several, form)
 	})
 }
 
@@ -278,11 +275,6 @@ func (t *tool) piece(schema []byte) grammar.Piece {
 	return grammar.Schema(name, schema)
 }
 
-func quote(s string) string {
-	b, _ := json.Marshal(s) // names of tools and keys: no characters that are escaped
-	return string(b)
-}
-
 // paramPieces are a tool's arguments in tags, in the order of its schema.
 func paramPieces(f tokenizer.CallFormat, t *tool) grammar.Piece {
 	list, open := t.params()
@@ -321,23 +313,18 @@ func keywordPieces(t *tool) grammar.Piece {
 	if open {
 		return grammar.Literal("")
 	}
-	var build func(i int, first bool) grammar.Piece
-	build = func(i int, first bool) grammar.Piece {
-		if i == len(list) {
-			return grammar.Literal("")
+	// From the last argument on: what follows when one was written, and when none was.
+	after, before := grammar.Literal(""), grammar.Literal("")
+	for _, p := range slices.Backward(list) {
+		value := t.piece(p.schema)
+		next := grammar.Sequence(grammar.Literal(", "+p.name+"="), value, after)
+		first := grammar.Sequence(grammar.Literal(p.name+"="), value, after)
+		if !p.required {
+			next, first = grammar.Either(next, after), grammar.Either(first, before)
 		}
-		p := list[i]
-		head := p.name + "="
-		if !first {
-			head = ", " + head
-		}
-		with := grammar.Sequence(grammar.Literal(head), t.piece(p.schema), grammar.Named("arguments", build(i+1, false)))
-		if p.required {
-			return with
-		}
-		return grammar.Either(with, build(i+1, first))
+		after, before = grammar.Named("arguments", next), grammar.Named("arguments", first)
 	}
-	return build(0, true)
+	return before
 }
 
 // param is one argument of a tool.

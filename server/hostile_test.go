@@ -150,6 +150,27 @@ var hostileBodies = []func(*rand.Rand) string{
 	},
 }
 
+// hostileFields are members that the protocols know, and values that they may not expect.
+var (
+	hostileNames  = strings.Fields("messages input prompt system tools tool_choice functions response_format text reasoning thinking think max_tokens max_output_tokens n_predict stop stop_sequences previous_response_id include truncation template context suffix input_prefix input_suffix input_extra options format logprobs top_logprobs allowed_token_ids bad_words min_tokens structured_outputs continue_final_message thinking_budget reasoning_effort chat_template_kwargs stream seed logit_bias")
+	hostileValues = []string{
+		`null`, `true`, `-1`, `1e300`, `""`, `"x"`, `[]`, `{}`, `[[]]`, `[{}]`, `{"type":"x"}`, `[null]`, `"{{ range 99999999 }}x{{ end }}"`, `[{"role":"assistant","content":[{"type":"thinking","thinking":[{"type":"text"}]}]}]`,
+		`[{"role":"user","content":"x"},{"role":"assistant","content":"<think>","tool_calls":[{"function":{"name":"<tool_call>","arguments":"[1]"}}]}]`,
+		`[{"type":"function_call_output","call_id":"x","output":[]},{"type":"item_reference","id":"x"},{"type":"reasoning","encrypted_content":"trit1.!!"}]`,
+		`[{"role":"user","content":[{"type":"tool_result","tool_use_id":"x","content":[{"type":"tool_result"}]}]}]`,
+		`[{"type":"function","name":"f","parameters":{"type":"object","properties":{"a":{"not":{}}}}}]`, `[{"name":"f","input_schema":{"$ref":"#"}}]`,
+		`{"type":"enabled","budget_tokens":-7}`, `{"effort":"no","max_tokens":1}`, `[999999999]`, `["x",5,["y"]]`, `{"enable_thinking":{"a":[1]},"messages":5,"tools":"x"}`, `[" "]`, `{"num_predict":-9,"stop":[""]}`,
+	}
+)
+
+func hostileMembers(r *rand.Rand) string {
+	base := []string{`"messages":[{"role":"user","content":"x"}],"max_tokens":5`, `"input":"x","max_output_tokens":5`, `"prompt":"x","n_predict":5`, `"prompt":"x","max_tokens":5`, `"messages":[{"role":"user","content":"x"}],"options":{"num_predict":5}`}[r.IntN(5)]
+	for range 1 + r.IntN(3) {
+		base += `,"` + hostileNames[r.IntN(len(hostileNames))] + `":` + hostileValues[r.IntN(len(hostileValues))]
+	}
+	return "{" + base + "}"
+}
+
 func randomBytes(r *rand.Rand, n int) []byte {
 	b := make([]byte, r.IntN(n))
 	for i := range b {
@@ -160,9 +181,9 @@ func randomBytes(r *rand.Rand, n int) []byte {
 
 // hostile makes a raw request; reset says that the client breaks off in the middle of sending or reading.
 func hostile(r *rand.Rand) (raw []byte, reset bool) {
-	paths := []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize", "/api/chat", "/api/generate", "/api/embed", "/api/show", "/", "/v1/models/" + strings.Repeat("a", r.IntN(3000)), "/%2e%2e/%00", "//", "/v1/../health"}
+	paths := []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize", "/api/chat", "/api/generate", "/api/embed", "/api/show", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/completion", "/infill", "/apply-template", "/props", "/slots", "/v1/responses/x", "/api/embeddings", "/", "/v1/models/" + strings.Repeat("a", r.IntN(3000)), "/%2e%2e/%00", "//", "/v1/../health"}
 	path := paths[r.IntN(len(paths))]
-	if r.IntN(3) > 0 {
+	if r.IntN(3) == 0 {
 		path = paths[r.IntN(2)]
 	}
 	var body string
@@ -170,6 +191,9 @@ func hostile(r *rand.Rand) (raw []byte, reset bool) {
 		body = strings.Repeat("x", 2<<20)
 	} else {
 		body = hostileBodies[r.IntN(len(hostileBodies))](r)
+	}
+	if r.IntN(2) == 0 {
+		body = hostileMembers(r)
 	}
 	length := len(body)
 	switch r.IntN(8) {

@@ -82,7 +82,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 
 // read decodes a request's JSON. What fields says of its members is done first; members that it does not know are
 // passed over, and named in the log.
-func (s *Server) read(w *response, r *http.Request, f fields, v any) error {
+func (s *core) read(w *response, r *http.Request, f fields, v any) error {
 	if s.draining.Load() {
 		return errUnavailable
 	}
@@ -140,12 +140,12 @@ func kindName(t string) string {
 // events writes a stream of events; what is written reaches the client with flush.
 type events struct {
 	w     *response
-	s     *Server
+	s     *core
 	lines bool // a JSON value a line, instead of server-sent events
 	buf   bytes.Buffer
 }
 
-func (s *Server) events(w *response) *events {
+func (s *core) events(w *response) *events {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-cache")
@@ -154,7 +154,7 @@ func (s *Server) events(w *response) *events {
 }
 
 // lines is a stream of JSON values, a line each.
-func (s *Server) lines(w *response) *events {
+func (s *core) lines(w *response) *events {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	return &events{w: w, s: s, lines: true}
 }
@@ -218,8 +218,15 @@ func (e *events) end(err error, last string, fail func(*apiError) error) error {
 	return ignore(e.flush())
 }
 
+// done ends a stream of OpenAI's.
+const done = "data: [DONE]\n\n"
+
+func openaiError(e *events) func(*apiError) error {
+	return func(api *apiError) error { return e.send("", map[string]any{"error": api}) }
+}
+
 // failed writes an error that the server is to blame for into the log. A client that goes away is none.
-func (s *Server) failed(w *response, err error) {
+func (s *core) failed(w *response, err error) {
 	if asAPIError(err) == errInternal && !gone(err) {
 		s.o.Log.Error("request failed", "request", w.id, "error", err)
 	}

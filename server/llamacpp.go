@@ -93,7 +93,7 @@ func (m *served) llamaPrompt(raw json.RawMessage) (p prompts, err error) {
 	return p, nil
 }
 
-func (s *Server) llamaCompletion(w *response, r *http.Request) error {
+func (s *core) llamaCompletion(w *response, r *http.Request) error {
 	var q llamaRequest
 	if err := s.read(w, r, llamaFields, &q); err != nil {
 		return err
@@ -115,7 +115,7 @@ func (s *Server) llamaCompletion(w *response, r *http.Request) error {
 	return s.llamaAnswer(w, r, &q, req)
 }
 
-func (s *Server) llamaInfill(w *response, r *http.Request) error {
+func (s *core) llamaInfill(w *response, r *http.Request) error {
 	var q llamaRequest
 	if err := s.read(w, r, llamaFields, &q); err != nil {
 		return err
@@ -181,7 +181,7 @@ func (m *served) llamaCandidates(tokens []token) []map[string]any {
 	return out
 }
 
-func (s *Server) llamaAnswer(w *response, r *http.Request, q *llamaRequest, req *request) error {
+func (s *core) llamaAnswer(w *response, r *http.Request, q *llamaRequest, req *request) error {
 	a, err := s.ask(r.Context(), w, req)
 	if err != nil {
 		return err
@@ -269,20 +269,27 @@ func (s *Server) llamaAnswer(w *response, r *http.Request, q *llamaRequest, req 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // llamaTemplate shows what a conversation looks like to the model.
-func (s *Server) llamaTemplate(w *response, r *http.Request) error {
-	var q chatRequest
-	if err := s.read(w, r, chatFields, &q); err != nil {
+func (s *core) llamaTemplate(w *response, r *http.Request) error {
+	var q struct {
+		Model    string          `json:"model"`
+		Messages []chatMessage   `json:"messages"`
+		Tools    []tool          `json:"tools"`
+		Choice   json.RawMessage `json:"tool_choice"`
+		Extra    map[string]any  `json:"chat_template_kwargs"`
+		Continue bool            `json:"continue_final_message"`
+		Generate *bool           `json:"add_generation_prompt"`
+	}
+	if err := s.read(w, r, fields{}, &q); err != nil {
 		return err
 	}
 	m, err := s.model(q.Model)
 	if err != nil {
 		return err
 	}
-	req, _, err := q.request()
-	if err != nil {
+	c := &conversation{messages: q.Messages, tools: q.Tools, extra: q.Extra, continues: q.Continue, bare: q.Generate != nil && !*q.Generate}
+	if c.choice, c.only, err = toolChoice(q.Choice); err != nil {
 		return err
 	}
-	c := req.chat
 	if err := checkTools(c.tools); err != nil {
 		return err
 	}
@@ -301,7 +308,7 @@ func (s *Server) llamaTemplate(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]string{"prompt": text})
 }
 
-func (s *Server) llamaProps(w *response, r *http.Request) error {
+func (s *core) llamaProps(w *response, r *http.Request) error {
 	m, err := s.model(r.URL.Query().Get("model"))
 	if err != nil {
 		return err
@@ -328,7 +335,7 @@ func (s *Server) llamaProps(w *response, r *http.Request) error {
 }
 
 // llamaSlots shows the places for sequences. Which sequence has which is nobody's business but its client's.
-func (s *Server) llamaSlots(w *response, r *http.Request) error {
+func (s *core) llamaSlots(w *response, r *http.Request) error {
 	m, err := s.model(r.URL.Query().Get("model"))
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ type modelMetrics struct {
 	batch, stepTime, wait, ttft, itl     *metrics.Summary
 	ended                                map[string]*metrics.Counter
 
-	queued, running           atomic.Int64
+	queued, running, failed   atomic.Int64
 	pages, prefixes, capacity atomic.Int64
 }
 
@@ -50,6 +50,7 @@ func newModelMetrics(set *metrics.Set, model string, tokenBytes int64) *modelMet
 	gauge := func(name string, v *atomic.Int64, scale float64) {
 		set.NewGauge(name+l, func() float64 { return float64(v.Load()) * scale })
 	}
+	gauge("trit_model_out_of_service", &m.failed, 1)
 	gauge("trit_queue_depth", &m.queued, 1)
 	gauge("trit_running_sequences", &m.running, 1)
 	gauge("trit_cache_tokens", &m.pages, ledgerPage)
@@ -57,6 +58,16 @@ func newModelMetrics(set *metrics.Set, model string, tokenBytes int64) *modelMet
 	gauge("trit_cache_capacity_tokens", &m.capacity, ledgerPage)
 	gauge("trit_cache_bytes", &m.pages, float64(ledgerPage*tokenBytes))
 	gauge("trit_cache_capacity_bytes", &m.capacity, float64(ledgerPage*tokenBytes))
+	// What the endpoint picker of Kubernetes' Gateway API inference extension reads, under the names that it looks for
+	// unless told otherwise (its model server protocol): how many wait and run, and how full the cache is.
+	picker := fmt.Sprintf("{model_name=%q}", model)
+	set.NewGauge("vllm:num_requests_waiting"+picker, func() float64 { return float64(m.queued.Load()) })
+	set.NewGauge("vllm:num_requests_running"+picker, func() float64 { return float64(m.running.Load()) })
+	set.NewGauge("vllm:kv_cache_usage_perc"+picker, func() float64 { // of what no prefix could be forgotten for; 1 is full
+		return float64(max(m.pages.Load()-m.prefixes.Load(), 0)) / float64(max(m.capacity.Load(), 1))
+	})
+	set.NewGauge(fmt.Sprintf("vllm:cache_config_info{model_name=%q,block_size=\"%d\"}", model, ledgerPage), func() float64 { return 1 })
+	set.NewGauge(fmt.Sprintf("vllm:lora_requests_info{model_name=%q,max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"}", model), func() float64 { return float64(time.Now().Unix()) })
 	return m
 }
 
@@ -84,12 +95,12 @@ func (m *modelMetrics) step(sequences, read, written int, took time.Duration) {
 	m.read.Add(read)
 }
 
-func (m *modelMetrics) finished(s *stream, err error) {
-	m.written.Add(s.written)
-	if !s.first.IsZero() {
-		m.ttft.Update(s.first.Sub(s.queued).Seconds())
-		if s.written > 1 {
-			m.itl.Update(s.last.Sub(s.first).Seconds() / float64(s.written-1))
+func (m *modelMetrics) finished(written int, queued, first, last time.Time, err error) {
+	m.written.Add(written)
+	if !first.IsZero() {
+		m.ttft.Update(first.Sub(queued).Seconds())
+		if written > 1 {
+			m.itl.Update(last.Sub(first).Seconds() / float64(written-1))
 		}
 	}
 	if err != nil {

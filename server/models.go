@@ -4,23 +4,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/tritlm/trit/grammar"
-	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/tokenizer"
 )
-
-// A Model to serve. The server does not close it.
-type Model struct {
-	ID         string // what requests call it
-	Engine     model.Engine
-	Tokenizer  *tokenizer.Tokenizer
-	MaxContext int       // tokens of a sequence; 0: what the engine's Config says
-	Created    time.Time // for listings
-	Bytes      int64     // size on disk, for listings
-	Format     string    // "gguf" or "safetensors", for listings
-}
 
 // served is a model with what the handlers need of it.
 type served struct {
@@ -31,12 +19,13 @@ type served struct {
 	fill    *fillMarks               // nil: it cannot write what stands between two texts
 	marks   []int32                  // control tokens that are part of calls or thoughts
 
-	forms  compiled // grammars of answers
-	called compiled // grammars of calls, which may have marks in them
+	grammars  *grammar.Cache        // shared by all models
+	vocab     func() *grammar.Vocab // of answers
+	callVocab func() *grammar.Vocab // of calls, which may have marks in them
 }
 
-func newServed(m Model, o Options, mm *modelMetrics) *served {
-	v := &served{Model: m, calls: m.Tokenizer.CallFormat(), fill: newFillMarks(m.Tokenizer)}
+func newServed(m Model, o Options, mm *modelMetrics, grammars *grammar.Cache) *served {
+	v := &served{Model: m, grammars: grammars, calls: m.Tokenizer.CallFormat(), fill: newFillMarks(m.Tokenizer)}
 	if f, ok := m.Tokenizer.ThoughtFormat(); ok {
 		v.thought = &f
 	}
@@ -50,6 +39,8 @@ func newServed(m Model, o Options, mm *modelMetrics) *served {
 			v.marks = append(v.marks, id)
 		}
 	}
+	v.vocab = sync.OnceValue(func() *grammar.Vocab { return v.vocabulary(nil) })
+	v.callVocab = sync.OnceValue(func() *grammar.Vocab { return v.vocabulary(v.marks) })
 	v.sched = newScheduler(m, o, mm)
 	return v
 }
@@ -72,37 +63,34 @@ func (m *served) vocabulary(marks []int32) *grammar.Vocab {
 	return v
 }
 
-// find is the model that is called id, nil if there is none.
-func (s *Server) find(id string) *served {
-	for _, m := range s.models {
-		if m.ID == id || m.ID+":latest" == id {
-			return m
-		}
-	}
-	return nil
-}
-
-// model finds the model that a request names.
-func (s *Server) model(id string) (*served, error) {
-	if m := s.find(id); m != nil {
-		return m, nil
-	}
-	if id == "" || s.o.AnyModel {
-		return s.models[0], nil
-	}
-	var names []string
-	for _, m := range s.models {
-		names = append(names, m.ID)
-	}
-	return nil, &apiError{status: 404, Type: "invalid_request_error", Param: "model", Code: "model_not_found", Message: fmt.Sprintf("there is no model %q here; there is %s", clip(id, 100), strings.Join(names, ", "))}
-}
-
 // encode turns a text prompt into tokens.
 func (m *served) encode(text, param string, special bool) ([]int32, error) {
 	if err := m.Tokenizer.Check(text); err != nil {
 		return nil, invalid(param, "%v", err)
 	}
 	return m.Tokenizer.Encode(text, tokenizer.EncodeOptions{AddSpecial: special, ParseSpecial: true}), nil
+}
+
+// fit checks a prompt against the context; as much is written as has room after it.
+func (m *served) fit(j *job, prompt []int32, param string) error {
+	for _, id := range prompt {
+		if id < 0 || int(id) >= m.sched.vocab {
+			return invalid(param, "token %d is not one of the model's %d", id, m.sched.vocab)
+		}
+	}
+	if len(prompt) == 0 {
+		return invalid(param, "the prompt is empty, and this model has no token to begin with")
+	}
+	room := m.MaxContext - len(prompt)
+	if room < 0 || room < 1 && j.max > 0 {
+		return &apiError{
+			status: 400, Type: "invalid_request_error", Param: param, Code: "context_length_exceeded",
+			Message: fmt.Sprintf("the prompt has %d tokens; the context holds %d, with what is to be written", len(prompt), m.MaxContext),
+		}
+	}
+	j.max = min(j.max, room)
+	j.prompt = prompt
+	return nil
 }
 
 // tokenText is the text of a logprob's token.

@@ -328,7 +328,7 @@ func plainTemplate(n parse.Node) error {
 	return nil
 }
 
-func (s *Server) ollamaChat(w *response, r *http.Request) error {
+func (s *core) ollamaChat(w *response, r *http.Request) error {
 	var q ollamaRequest
 	if err := s.read(w, r, ollamaChatFields, &q); err != nil {
 		return err
@@ -350,7 +350,7 @@ func (s *Server) ollamaChat(w *response, r *http.Request) error {
 	})
 }
 
-func (s *Server) ollamaGenerate(w *response, r *http.Request) error {
+func (s *core) ollamaGenerate(w *response, r *http.Request) error {
 	var q ollamaRequest
 	if err := s.read(w, r, ollamaGenerateFields, &q); err != nil {
 		return err
@@ -372,7 +372,7 @@ func (s *Server) ollamaGenerate(w *response, r *http.Request) error {
 func stamp() string { return time.Now().UTC().Format(time.RFC3339Nano) }
 
 // ollamaAnswer runs the request and writes lines, or one answer. put puts what is said into an answer.
-func (s *Server) ollamaAnswer(w *response, r *http.Request, q *ollamaRequest, req *request, put func(a *ollamaAnswer, x ollamaMessage)) error {
+func (s *core) ollamaAnswer(w *response, r *http.Request, q *ollamaRequest, req *request, put func(a *ollamaAnswer, x ollamaMessage)) error {
 	a, err := s.ask(r.Context(), w, req)
 	if err != nil {
 		return err
@@ -458,7 +458,7 @@ func (s *Server) ollamaAnswer(w *response, r *http.Request, q *ollamaRequest, re
 	return e.end(e.send("", out), "", fail)
 }
 
-func (s *Server) ollamaEmbed(w *response, r *http.Request) error {
+func (s *core) ollamaEmbed(w *response, r *http.Request) error {
 	var q struct {
 		Model      string  `json:"model"`
 		Input      prompts `json:"input"`
@@ -480,7 +480,7 @@ func (s *Server) ollamaEmbed(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"model": v.m.ID, "embeddings": v.vectors, "total_duration": time.Since(start).Nanoseconds(), "load_duration": 0, "prompt_eval_count": v.tokens})
 }
 
-func (s *Server) ollamaEmbeddings(w *response, r *http.Request) error {
+func (s *core) ollamaEmbeddings(w *response, r *http.Request) error {
 	var q struct {
 		Model  string `json:"model"`
 		Prompt string `json:"prompt"`
@@ -532,7 +532,7 @@ func (m *served) ollamaEntry() map[string]any {
 	}
 }
 
-func (s *Server) ollamaTags(w *response, r *http.Request) error {
+func (s *core) ollamaTags(w *response, r *http.Request) error {
 	list := []any{}
 	for _, m := range s.models {
 		list = append(list, m.ollamaEntry())
@@ -540,7 +540,7 @@ func (s *Server) ollamaTags(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"models": list})
 }
 
-func (s *Server) ollamaPs(w *response, r *http.Request) error {
+func (s *core) ollamaPs(w *response, r *http.Request) error {
 	list := []any{}
 	for _, m := range s.models {
 		e := m.ollamaEntry()
@@ -550,7 +550,7 @@ func (s *Server) ollamaPs(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"models": list})
 }
 
-func (s *Server) ollamaShow(w *response, r *http.Request) error {
+func (s *core) ollamaShow(w *response, r *http.Request) error {
 	var q struct {
 		Model string `json:"model"`
 		Name  string `json:"name"`
@@ -589,6 +589,6 @@ func (s *Server) ollamaShow(w *response, r *http.Request) error {
 	})
 }
 
-func (s *Server) ollamaVersion(w *response, r *http.Request) error {
+func (s *core) ollamaVersion(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]string{"version": ollamaVersion, "trit": s.o.Version})
 }

@@ -6,11 +6,8 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
-	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/tritlm/trit/sample"
 )
 
 // OpenAI's protocol: chat completions, completions, embeddings, models. With the fields that vLLM and llama.cpp add.
@@ -41,12 +38,6 @@ func openaiUsage(c counts) *usage {
 type streamOptions struct {
 	IncludeUsage    bool `json:"include_usage"`
 	ContinuousUsage bool `json:"continuous_usage_stats"`
-}
-
-const done = "data: [DONE]\n\n"
-
-func openaiError(e *events) func(*apiError) error {
-	return func(api *apiError) error { return e.send("", map[string]any{"error": api}) }
 }
 
 // ---- chat completions
@@ -130,27 +121,6 @@ func (q *thoughtFields) thinking() (t thinking, hide, raw bool, err error) {
 	return t, hide || q.IncludeThought != nil && !*q.IncludeThought, raw, nil
 }
 
-// toolChoice is none, auto, required or one function by name, in the shapes of chat completions and of responses.
-func toolChoice(raw json.RawMessage) (choice, only string, err error) {
-	if !given(raw) {
-		return "", "", nil
-	}
-	if json.Unmarshal(raw, &choice) == nil {
-		return choice, "", nil
-	}
-	var named struct {
-		Type     string `json:"type"`
-		Name     string `json:"name"`
-		Function struct {
-			Name string `json:"name"`
-		} `json:"function"`
-	}
-	if json.Unmarshal(raw, &named) != nil || named.Type != "function" {
-		return "", "", invalid("tool_choice", "tool_choice is none, auto, required or a function, not %s", clip(string(raw), 60))
-	}
-	return "required", orWord(named.Function.Name, named.Name), nil
-}
-
 // request translates a chat; hide says that thoughts are not part of the answer.
 func (q *chatRequest) request() (req *request, hide bool, err error) {
 	c := &conversation{messages: q.Messages, tools: q.Tools, one: q.Parallel != nil && !*q.Parallel, extra: q.Extra, continues: q.Continue}
@@ -229,7 +199,7 @@ func openaiFinish(finish string) *string {
 	return &finish
 }
 
-func (s *Server) chatCompletions(w *response, r *http.Request) error {
+func (s *core) chatCompletions(w *response, r *http.Request) error {
 	var q chatRequest
 	if err := s.read(w, r, chatFields, &q); err != nil {
 		return err
@@ -272,7 +242,7 @@ func (s *Server) chatCompletions(w *response, r *http.Request) error {
 }
 
 // chatStream writes the answer's parts as chunks.
-func (s *Server) chatStream(w *response, a *answer, out *chatCompletion, o *streamOptions, hide, logprobs bool) error {
+func (s *core) chatStream(w *response, a *answer, out *chatCompletion, o *streamOptions, hide, logprobs bool) error {
 	out.Object = "chat.completion.chunk"
 	e := s.events(w)
 	started := make([]bool, len(a.jobs))
@@ -320,44 +290,6 @@ func (s *Server) chatStream(w *response, a *answer, out *chatCompletion, o *stre
 		err = e.send("", out)
 	}
 	return e.end(err, done, openaiError(e))
-}
-
-// chatLogprobs are log-probabilities as chat completions show them.
-type chatLogprobs struct {
-	Content []chatLogprob `json:"content"`
-}
-
-type chatLogprob struct {
-	Token   string       `json:"token"`
-	Logprob float64      `json:"logprob"`
-	Bytes   []int        `json:"bytes"`
-	Top     []topLogprob `json:"top_logprobs"`
-}
-
-type topLogprob struct {
-	Token   string  `json:"token"`
-	Logprob float64 `json:"logprob"`
-	Bytes   []int   `json:"bytes"`
-}
-
-func (m *served) chatLogprobs(tokens []token) *chatLogprobs {
-	one := func(x sample.Logprob) topLogprob {
-		t := topLogprob{Token: strings.TrimPrefix(m.tokenText(x.ID), "bytes:"), Logprob: x.Logprob, Bytes: []int{}}
-		for _, c := range m.Tokenizer.Bytes(x.ID) {
-			t.Bytes = append(t.Bytes, int(c))
-		}
-		return t
-	}
-	out := &chatLogprobs{Content: []chatLogprob{}}
-	for _, t := range tokens {
-		x := one(sample.Logprob{ID: t.id, Logprob: t.logprob})
-		l := chatLogprob{x.Token, x.Logprob, x.Bytes, []topLogprob{}}
-		for _, y := range t.top {
-			l.Top = append(l.Top, one(y))
-		}
-		out.Content = append(out.Content, l)
-	}
-	return out
 }
 
 // ---- completions
@@ -447,7 +379,7 @@ func (l *completionLogprobs) add(m *served, tokens []token, offset *int) {
 	}
 }
 
-func (s *Server) completions(w *response, r *http.Request) error {
+func (s *core) completions(w *response, r *http.Request) error {
 	var q completionRequest
 	if err := s.read(w, r, completionFields, &q); err != nil {
 		return err
@@ -522,7 +454,7 @@ func (s *Server) completions(w *response, r *http.Request) error {
 
 // ---- embeddings
 
-func (s *Server) embeddings(w *response, r *http.Request) error {
+func (s *core) embeddings(w *response, r *http.Request) error {
 	var q struct {
 		Model      string  `json:"model"`
 		Input      prompts `json:"input"`
@@ -577,7 +509,7 @@ func (m *served) info() modelInfo {
 	return modelInfo{m.ID, "model", m.Created.Unix(), "trit", m.MaxContext}
 }
 
-func (s *Server) listModels(w *response, r *http.Request) error {
+func (s *core) listModels(w *response, r *http.Request) error {
 	list := []modelInfo{}
 	for _, m := range s.models {
 		list = append(list, m.info())
@@ -585,7 +517,7 @@ func (s *Server) listModels(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"object": "list", "data": list})
 }
 
-func (s *Server) getModel(w *response, r *http.Request) error {
+func (s *core) getModel(w *response, r *http.Request) error {
 	m := s.find(r.PathValue("id"))
 	if m == nil {
 		return &apiError{status: 404, Type: "invalid_request_error", Param: "model", Code: "model_not_found", Message: "there is no model " + clip(r.PathValue("id"), 100) + " here"}

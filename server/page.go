@@ -71,7 +71,8 @@ func isPage(path string) bool {
 // inline script, no other origin, no plug-ins, no frames.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types trit dompurify"
 
-func (s *Server) page(h func(string, func(*response, *http.Request) error)) {
+// pageRoutes serves the files of the chat page.
+func pageRoutes(h func(string, func(*response, *http.Request) error)) {
 	for name, f := range pageFiles() {
 		pattern := "GET " + name
 		if name == "/" {

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 // sse reads server-sent events as their names and data.
@@ -434,5 +435,29 @@ func TestCancelIsNoError(t *testing.T) {
 	log.waitFor(t, `"msg":"request"`, 20)
 	if strings.Contains(log.String(), `"ERROR"`) {
 		t.Error(log.String())
+	}
+}
+
+// The endpoint picker of Kubernetes' inference gateway finds the load under its own names.
+func TestPickerMetrics(t *testing.T) {
+	f := newFake(t)
+	f.quiet, f.pause = true, time.Millisecond
+	_, h := serve(t, f, Options{MaxBatch: 2})
+	r, err := http.Post(h.URL+"/v1/completions", "application/json", strings.NewReader(`{"prompt":"x","n":5,"max_tokens":2000,"stream":true}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	io.ReadFull(r.Body, make([]byte, 300))
+	m, err := http.Get(h.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Body.Close()
+	b, _ := io.ReadAll(m.Body)
+	for _, want := range []string{`vllm:num_requests_waiting{model_name="fake"} 3`, `vllm:num_requests_running{model_name="fake"} 2`, `vllm:kv_cache_usage_perc{model_name="fake"} `, `vllm:lora_requests_info{model_name="fake",max_lora="0"`} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("no %s in\n%s", want, b)
+		}
 	}
 }

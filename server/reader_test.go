@@ -160,7 +160,7 @@ func TestCallGrammars(t *testing.T) {
 			m := s.models[0]
 			m.calls = format
 			tools := testTools(t)
-			g, _, err := s.callGrammar(t.Context(), "x", m, tools, true, nil)
+			g, _, err := m.callGrammar(t.Context(), "x", tools, true, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

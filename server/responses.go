@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -172,17 +171,6 @@ func (q *responsesRequest) choose(c *conversation) (err error) {
 	return err
 }
 
-// oneSystem makes one message of the system messages at the beginning: many templates allow no more.
-func oneSystem(list []chatMessage) []chatMessage {
-	isSystem := func(m chatMessage) bool { return m.Role == "system" || m.Role == "developer" }
-	for len(list) > 1 && isSystem(list[0]) && isSystem(list[1]) {
-		first := list[0]
-		first.Content.text += "\n\n" + list[1].Content.text
-		list = append([]chatMessage{first}, list[2:]...)
-	}
-	return list
-}
-
 // messages translates the input.
 func (q *responsesRequest) messages(kept *responseStore, who string) ([]chatMessage, error) {
 	var text string
@@ -232,29 +220,17 @@ func (q *responsesRequest) messages(kept *responseStore, who string) ([]chatMess
 		case "reasoning":
 			turn(true).Thought = x.thought()
 		case "item_reference":
-			item := kept.item(x.ID, who)
-			if item == nil {
+			var item responseItem
+			if raw := kept.item(x.ID, who); raw == nil || json.Unmarshal(raw, &item) != nil {
 				return nil, invalid("input", "input[%d] refers to %q, which is not kept here", i, clip(x.ID, 80))
 			}
-			items[i] = *item
+			items[i] = item
 			i--
 		default:
 			return nil, invalid("input", "input[%d] of type %q is not supported", i, clip(x.Type, 40))
 		}
 	}
 	return out, nil
-}
-
-// calledName is the name of the tool whose call has this id, which some templates want with its result.
-func calledName(list []chatMessage, id string) string {
-	for i := len(list) - 1; i >= 0; i-- {
-		for _, t := range list[i].ToolCalls {
-			if t.ID == id && id != "" {
-				return t.Function.Name
-			}
-		}
-	}
-	return ""
 }
 
 func (x *responseItem) thought() string {
@@ -553,7 +529,17 @@ func responsesUsage(c counts) map[string]any {
 	}
 }
 
-func (s *Server) responses(w *response, r *http.Request) error {
+// keep is what is kept of the response.
+func (o *responseObject) keep(input json.RawMessage, messages []chatMessage, owner string) *keptResponse {
+	k := &keptResponse{id: o.ID, owner: owner, input: input, messages: messages, items: map[string]json.RawMessage{}}
+	k.object, _ = marshal(o) // it was written already
+	for _, x := range o.Output {
+		k.items[x["id"].(string)], _ = marshal(x)
+	}
+	return k
+}
+
+func (s *core) responses(w *response, r *http.Request) error {
 	var q responsesRequest
 	if err := s.read(w, r, responseFields, &q); err != nil {
 		return err
@@ -585,7 +571,7 @@ func (s *Server) responses(w *response, r *http.Request) error {
 		o.Usage, o.Completed = responsesUsage(a.usage()), &now
 		if o.Store {
 			x.made.Role = "assistant"
-			s.kept.put(o, q.Input, append(history, x.made), w.client)
+			s.kept.put(o.keep(q.Input, append(history, x.made), w.client))
 		}
 	}
 	if !q.Stream {
@@ -618,91 +604,11 @@ func (s *Server) responses(w *response, r *http.Request) error {
 	})
 }
 
-// ---- what is kept of responses
-
-// responseStore keeps responses for those that follow them, the least recently used first.
-type responseStore struct {
-	mu    sync.Mutex
-	list  []*keptResponse
-	bytes int
-	limit int
-}
-
-type keptResponse struct {
-	id, owner string
-	object    *responseObject
-	input     json.RawMessage
-	messages  []chatMessage
-	bytes     int
-}
-
-func (k *responseStore) put(o *responseObject, input json.RawMessage, messages []chatMessage, owner string) {
-	r := &keptResponse{id: o.ID, owner: owner, object: o, input: input, messages: messages, bytes: 4096 + 2*len(input)}
-	for _, m := range messages {
-		r.bytes += 256 + len(m.Content.text) + len(m.Thought)
-		for _, t := range m.ToolCalls {
-			r.bytes += 128 + len(t.Function.Arguments)
-		}
-	}
-	if b, err := json.Marshal(o); err == nil {
-		r.bytes += 2 * len(b)
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.list = append(k.list, r)
-	for k.bytes += r.bytes; k.bytes > k.limit && len(k.list) > 0; k.list = k.list[1:] {
-		k.bytes -= k.list[0].bytes
-	}
-}
-
-// get returns a response of this owner and makes it recent.
-func (k *responseStore) get(id, owner string) *keptResponse {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for i, r := range k.list {
-		if r.id == id && r.owner == owner {
-			k.list = append(append(k.list[:i], k.list[i+1:]...), r)
-			return r
-		}
-	}
-	return nil
-}
-
-func (k *responseStore) remove(id, owner string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for i, r := range k.list {
-		if r.id == id && r.owner == owner {
-			k.list, k.bytes = append(k.list[:i], k.list[i+1:]...), k.bytes-r.bytes
-			return true
-		}
-	}
-	return false
-}
-
-// item is an output item of a response that is kept.
-func (k *responseStore) item(id, owner string) *responseItem {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, r := range k.list {
-		for _, item := range r.object.Output {
-			if r.owner == owner && item["id"] == id {
-				b, err := json.Marshal(item)
-				var out responseItem
-				if err == nil && json.Unmarshal(b, &out) == nil {
-					return &out
-				}
-			}
-		}
-	}
-	return nil
-}
-
 func noResponse(id string) error {
 	return &apiError{status: 404, Type: "invalid_request_error", Param: "id", Code: "not_found", Message: "there is no response " + clip(id, 80) + " here"}
 }
 
-func (s *Server) getResponse(w *response, r *http.Request) error {
+func (s *core) getResponse(w *response, r *http.Request) error {
 	k := s.kept.get(r.PathValue("id"), w.client)
 	if k == nil {
 		return noResponse(r.PathValue("id"))
@@ -710,7 +616,7 @@ func (s *Server) getResponse(w *response, r *http.Request) error {
 	return writeJSON(w, 200, k.object)
 }
 
-func (s *Server) deleteResponse(w *response, r *http.Request) error {
+func (s *core) deleteResponse(w *response, r *http.Request) error {
 	id := r.PathValue("id")
 	if !s.kept.remove(id, w.client) {
 		return noResponse(id)
@@ -718,7 +624,7 @@ func (s *Server) deleteResponse(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]any{"id": id, "object": "response", "deleted": true})
 }
 
-func (s *Server) responseInput(w *response, r *http.Request) error {
+func (s *core) responseInput(w *response, r *http.Request) error {
 	k := s.kept.get(r.PathValue("id"), w.client)
 	if k == nil {
 		return noResponse(r.PathValue("id"))

@@ -24,6 +24,17 @@ var (
 	errTooLong   = errors.New("waited too long in the queue")
 )
 
+// outOfService is the error of a model whose files were changed while it was served.
+type outOfService struct {
+	model string
+	err   error
+}
+
+func (e *outOfService) Error() string {
+	return "the model " + e.model + " is out of service, as its files were changed while it was served: the server must be started again"
+}
+func (e *outOfService) Unwrap() error { return e.err }
+
 // job is one sequence to be written.
 type job struct {
 	ctx    context.Context
@@ -129,6 +140,7 @@ func (q *sequence) prefilling() bool { return q.cache.Len() < len(q.tokens)-1 }
 // scheduler feeds one engine with the sequences of all requests: every step computes one token of each
 // sequence that writes and, in what is left of the step's budget, chunks of prompts.
 type scheduler struct {
+	id     string // the model's
 	engine model.Engine
 	tok    *tokenizer.Tokenizer
 	vocab  int
@@ -137,8 +149,9 @@ type scheduler struct {
 	m      *modelMetrics
 
 	mu       sync.Mutex
-	queue    fairQueue
+	queue    fairQueue[*sequence]
 	draining bool
+	failed   *outOfService // set once
 	wake     chan struct{}
 	pace     time.Duration // how often one of those that wait gets a place: a moving average
 	paced    int           // measurements in it, at most 64
@@ -168,7 +181,7 @@ type scheduler struct {
 
 func newScheduler(m Model, o Options, mm *modelMetrics) *scheduler {
 	s := &scheduler{
-		engine: m.Engine, tok: m.Tokenizer, vocab: m.Engine.Config().VocabSize, limit: m.MaxContext, o: o, m: mm,
+		id: m.ID, engine: m.Engine, tok: m.Tokenizer, vocab: m.Engine.Config().VocabSize, limit: m.MaxContext, o: o, m: mm,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if s.limit <= 0 || s.limit > m.Engine.Config().MaxContext {
@@ -205,8 +218,14 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 		q.text = tokenizer.NewWriter(decoder, j.stop)
 		seqs, streams = append(seqs, q), append(streams, out)
 	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.failed != nil {
+		return nil, s.failed
+	}
 	if s.draining {
 		return nil, errDraining
 	}
@@ -220,7 +239,7 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 		return nil, s.full()
 	}
 	for _, q := range seqs {
-		s.queue.push(q)
+		s.queue.push(q.client, q)
 	}
 	s.kick()
 	return streams, nil
@@ -241,6 +260,58 @@ func (s *scheduler) kick() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// check says whether the model can be served; the answer stays no once it was.
+func (s *scheduler) check() error {
+	if e, ok := s.engine.(interface{ Check() error }); ok {
+		if err := e.Check(); err != nil {
+			s.fail(err)
+		}
+	}
+	return s.failure()
+}
+
+// fail takes the model out of service: what waits for it and what runs ends with an error.
+func (s *scheduler) fail(err error) {
+	s.mu.Lock()
+	first := s.failed == nil
+	if first {
+		s.failed = &outOfService{s.id, err}
+		s.m.failed.Store(1)
+	}
+	s.mu.Unlock()
+	if first {
+		s.o.Log.Error("model out of service: its files were changed while it was served; the other models go on, and a restart brings it back", "model", s.id, "error", err)
+		s.kick()
+	}
+}
+
+// failure is why the model is out of service.
+func (s *scheduler) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		return nil
+	}
+	return s.failed
+}
+
+// drop ends all sequences.
+func (s *scheduler) drop(err error) {
+	for _, q := range s.running {
+		s.end(q, event{err: err})
+	}
+	clear(s.running)
+	s.running = s.running[:0]
+	for {
+		q := s.next()
+		if q == nil {
+			break
+		}
+		q.out.push(event{err: err})
+	}
+	s.prefixes.clear()
 }
 
 // drain refuses new work and returns when what was accepted is done, or with ctx's error.
@@ -270,20 +341,13 @@ func (s *scheduler) close() {
 func (s *scheduler) loop() {
 	defer close(s.done)
 	defer func() {
-		for _, q := range s.running {
-			s.end(q, event{err: errDraining})
-		}
-		for {
-			q := s.next()
-			if q == nil {
-				break
-			}
-			q.out.push(event{err: errDraining})
-		}
-		s.prefixes.clear()
+		s.drop(errDraining)
 		s.m.cache(0, 0, s.pages.limit)
 	}()
 	for s.ctx.Err() == nil {
+		if err := s.failure(); err != nil {
+			s.drop(err)
+		}
 		s.admit()
 		if len(s.running) == 0 {
 			s.mu.Lock()
@@ -316,7 +380,8 @@ func (s *scheduler) next() *sequence {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.queue.pop(func(*sequence) bool { return true })
+	q, _ := s.queue.pop(func(*sequence) bool { return true })
+	return q
 }
 
 // gone reports that nobody wants the sequence any more, and says so to whoever may still listen.
@@ -369,7 +434,7 @@ func (s *scheduler) admit() {
 		} else {
 			tries := 0
 			s.mu.Lock()
-			q = s.queue.pop(func(q *sequence) bool {
+			q, _ = s.queue.pop(func(q *sequence) bool {
 				tries++
 				return tries < 32 && s.ready(q) && s.fits(q)
 			})
@@ -489,7 +554,7 @@ func (s *scheduler) end(q *sequence, e event) {
 		q.cache = nil
 	}
 	s.release(q)
-	s.m.finished(q.out, e.err)
+	s.m.finished(q.out.written, q.out.queued, q.out.first, q.out.last, e.err)
 	q.out.push(e)
 }
 
@@ -627,6 +692,10 @@ func (s *scheduler) step() {
 			return
 		}
 		s.m.failures.Inc()
+		if errors.Is(err, model.ErrChanged) {
+			s.fail(err)
+			return // and the loop ends them all
+		}
 		s.o.Log.Error("forward pass failed", "error", err, "sequences", len(s.part))
 		for _, q := range s.part {
 			q.ended = true

@@ -18,11 +18,9 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,7 +31,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -41,71 +38,26 @@ import (
 	"github.com/tritlm/trit/grammar"
 )
 
-// Options for New. The zero value of a field is the default in brackets.
-type Options struct {
-	MaxBatch      int           // sequences computed at the same time [64]
-	MaxQueue      int           // sequences that may wait; beyond it requests get 429 [256]
-	CacheBytes    int64         // keys and values of all sequences and kept prefixes [1 GiB]
-	PrefillTokens int           // tokens of prompts in one step [512]
-	StepTime      time.Duration // what prompts may add to a step while others write [200 ms]
-	EchoBytes     int           // scores of prompts (echo with logprobs) held at a time [64 MiB]
-
-	MaxTokens    int   // written for requests that do not say how many [2048]
-	MaxBody      int64 // bytes of a request [8 MiB]
-	MaxSequences int   // texts of one request: prompts × n [128]
-	KeepBytes    int   // responses kept for those that follow them [64 MiB]
-
-	QueueTimeout   time.Duration // in the queue [1 min]
-	RequestTimeout time.Duration // for the whole answer [15 min]
-	WriteTimeout   time.Duration // for a client to take what was written [30 s]
-
-	AnyModel bool // requests that name an unknown model get the first one instead of an error
-
-	Keys    []string // bearer keys; none: open to all
-	Origins []string // browser origins besides the server's own, such as https://example.org, or *
-	Hosts   []string // values of the Host header, without port, that are answered; none: all
-
-	Log        *slog.Logger // [slog.Default()]
-	LogPrompts bool         // texts too
-	Version    string       // of the program
-}
-
 // Server is an http.Handler. Close it when done.
 type Server struct {
-	o      Options
-	models []*served
-	mux    *http.ServeMux
-	set    *metrics.Set
-	keys   [][32]byte
-
-	draining atomic.Bool
-	panics   *metrics.Counter
-	grammars *grammar.Cache
-	kept     responseStore
-	started  time.Time
+	*core
+	mux     *http.ServeMux
+	set     *metrics.Set
+	keys    [][32]byte
+	panics  *metrics.Counter
+	started time.Time
 }
 
 // New starts a server for the models; requests that name none get the first.
 func New(o Options, models ...Model) (*Server, error) {
-	def(&o.MaxBatch, 64)
-	def(&o.MaxQueue, 256)
-	def(&o.CacheBytes, 1<<30)
-	def(&o.PrefillTokens, 512)
-	def(&o.StepTime, 200*time.Millisecond)
-	def(&o.EchoBytes, 64<<20)
-	def(&o.MaxTokens, 2048)
-	def(&o.MaxBody, 8<<20)
-	def(&o.MaxSequences, 128)
-	def(&o.KeepBytes, 64<<20)
-	def(&o.QueueTimeout, time.Minute)
-	def(&o.RequestTimeout, 15*time.Minute)
-	def(&o.WriteTimeout, 30*time.Second)
-	def(&o.Log, slog.Default())
-	def(&o.Version, "0.0.0")
+	o.complete()
 	if len(models) == 0 {
 		return nil, errors.New("server: no model")
 	}
-	s := &Server{o: o, grammars: grammar.NewCache(maxGrammars), set: metrics.NewSet(), started: time.Now(), kept: responseStore{limit: o.KeepBytes}}
+	s := &Server{
+		core: &core{o: o, grammars: grammar.NewCache(128 << 20), kept: responseStore{limit: o.KeepBytes}},
+		set:  metrics.NewSet(), started: time.Now(),
+	}
 	s.panics = s.set.NewCounter("trit_http_panics_total")
 	for _, k := range o.Keys {
 		s.keys = append(s.keys, sha256.Sum256([]byte(k)))
@@ -121,18 +73,11 @@ func New(o Options, models ...Model) (*Server, error) {
 		if m.Created.IsZero() {
 			m.Created = s.started
 		}
-		v := newServed(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()))
+		v := newServed(m, o, newModelMetrics(s.set, m.ID, m.Engine.Config().KVBytes()), s.grammars)
 		s.models = append(s.models, v)
 	}
 	s.routes()
 	return s, nil
-}
-
-func def[T comparable](v *T, otherwise T) {
-	var zero T
-	if *v == zero {
-		*v = otherwise
-	}
 }
 
 // Drain refuses new requests and returns when those that were accepted are answered, or with ctx's error.
@@ -206,14 +151,12 @@ func (s *Server) routes() {
 	h("POST /api/show", s.ollamaShow)
 	h("GET /api/version", s.ollamaVersion)
 	h("GET /health", func(w *response, r *http.Request) error {
+		if len(s.failures()) == len(s.models) {
+			return writeJSON(w, 503, map[string]string{"status": "failed"}) // a restart is what helps
+		}
 		return writeJSON(w, 200, map[string]string{"status": "ok"})
 	})
-	h("GET /ready", func(w *response, r *http.Request) error {
-		if s.draining.Load() {
-			return errUnavailable
-		}
-		return writeJSON(w, 200, map[string]string{"status": "ready"})
-	})
+	h("GET /ready", s.ready)
 	h("GET /metrics", func(w *response, r *http.Request) error {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.set.WritePrometheus(w)
@@ -226,7 +169,7 @@ func (s *Server) routes() {
 		_, err := w.Write(openapi)
 		return ignore(err)
 	})
-	s.page(h)
+	pageRoutes(h)
 	h("GET /{path...}", s.notFound)
 	h("/{path...}", s.notFound)
 }
@@ -249,6 +192,42 @@ func (s *Server) fail(w *response, r *http.Request, err error) {
 		body = map[string]any{"type": "error", "error": anthropicError(api), "request_id": w.id}
 	}
 	_ = writeJSON(w, api.status, body)
+}
+
+// failure is a model that is out of service.
+type failure struct {
+	Model string `json:"model"`
+	Error string `json:"error"` // names the file
+}
+
+// failures are the models that are out of service.
+func (s *Server) failures() []failure {
+	var list []failure
+	for _, m := range s.models {
+		if out := (*outOfService)(nil); errors.As(m.sched.check(), &out) {
+			list = append(list, failure{m.ID, out.err.Error()})
+		}
+	}
+	return list
+}
+
+// ready says whether new requests are taken: by all models, by some, by none.
+func (s *Server) ready(w *response, r *http.Request) error {
+	if s.draining.Load() {
+		return errUnavailable
+	}
+	type answer struct {
+		Status string    `json:"status"`
+		Failed []failure `json:"failed,omitempty"`
+	}
+	switch failed := s.failures(); len(failed) {
+	case 0:
+		return writeJSON(w, 200, answer{Status: "ready"})
+	case len(s.models):
+		return writeJSON(w, 503, answer{"failed", failed})
+	default:
+		return writeJSON(w, 200, answer{"degraded", failed})
+	}
 }
 
 // notFound answers for paths that are not there, and for methods that a path does not have.
@@ -365,12 +344,6 @@ func host(addr string) string {
 		return h
 	}
 	return addr
-}
-
-func newID() string {
-	var b [12]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
-	return hex.EncodeToString(b[:])
 }
 
 // HTTPServer is an http.Server for s with time-outs and size limits for what comes before a handler runs.

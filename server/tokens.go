@@ -4,7 +4,7 @@ import "net/http"
 
 // Tokens and texts, as vLLM and llama.cpp convert them.
 
-func (s *Server) tokenize(w *response, r *http.Request) error {
+func (s *core) tokenize(w *response, r *http.Request) error {
 	var q struct {
 		Model    string         `json:"model"`
 		Prompt   *string        `json:"prompt"`
@@ -64,7 +64,7 @@ func nonNil(ids []int32) []int32 {
 	return ids
 }
 
-func (s *Server) detokenize(w *response, r *http.Request) error {
+func (s *core) detokenize(w *response, r *http.Request) error {
 	var q struct {
 		Model  string  `json:"model"`
 		Tokens []int32 `json:"tokens"`
@@ -85,7 +85,7 @@ func (s *Server) detokenize(w *response, r *http.Request) error {
 	return writeJSON(w, 200, map[string]string{"prompt": text, "content": text})
 }
 
-func (s *Server) tokenizerInfo(w *response, r *http.Request) error {
+func (s *core) tokenizerInfo(w *response, r *http.Request) error {
 	m, err := s.model(r.URL.Query().Get("model"))
 	if err != nil {
 		return err

@@ -54,6 +54,11 @@ var HermesCalls = CallFormat{
 // not, only a reply that begins with one is a call.
 func (f *CallFormat) Triggers(names []string) (list []string, anywhere bool) {
 	if t := strings.TrimSpace(f.Begin + f.Open); len(t) > 1 {
+		for mark, end := range map[byte]string{'<': ">", '[': "]"} { // the first mark is enough
+			if i := strings.Index(t, end); t[0] == mark && i > 0 {
+				t = t[:i+1]
+			}
+		}
 		return []string{t}, true
 	}
 	switch f.Style {
@@ -69,6 +74,29 @@ func (f *CallFormat) Triggers(names []string) (list []string, anywhere bool) {
 		list = append(list, strings.TrimSpace(f.Begin+f.Open)+`{"`+f.NameKey+`"`)
 	}
 	return list, false
+}
+
+// Example is what calls look like: one, or two where there may be several.
+func (f *CallFormat) Example() string {
+	one := func(name string) string {
+		switch f.Style {
+		case CallNamed:
+			if f.AfterID != "" {
+				return name + f.Middle + "ID" + f.AfterID + `{"KEY": "VALUE"}`
+			}
+			return name + f.Middle + `{"KEY": "VALUE"}`
+		case CallXML:
+			return name + f.Middle + f.ParamOpen + "KEY" + f.ParamMiddle + "VALUE" + f.ParamClose
+		case CallPython:
+			return name + `(KEY="VALUE")`
+		}
+		return `{"` + f.NameKey + `": "` + name + `", "` + f.ArgumentsKey + `": {"KEY": "VALUE"}}`
+	}
+	text := f.Begin + f.Open + one("NAME") + f.Close
+	if f.Several {
+		text += f.Separator + f.Open + one("OTHER") + f.Close
+	}
+	return text + f.End
 }
 
 // What recognition writes into a template and looks for in its text. Mistral's templates want ids of nine characters.

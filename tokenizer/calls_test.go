@@ -25,18 +25,18 @@ func TestCallFormat(t *testing.T) {
 		"no tools":      {`{% for m in messages %}{{ m.content }}{% endfor %}`, HermesCalls, "<tool_call>", true},
 		"qwen-tools":    {"", CallFormat{Style: CallJSON, Open: "<tool_call>\n", Close: "\n</tool_call>", Separator: "\n", NameKey: "name", ArgumentsKey: "arguments", Several: true}, "<tool_call>", true},
 		"llama3-tools":  {"", CallFormat{Style: CallJSON, NameKey: "name", ArgumentsKey: "parameters"}, `{"name"`, false},
-		"mistral-tools": {"", CallFormat{Style: CallJSON, Begin: "[TOOL_CALLS][", Separator: ", ", End: "]", NameKey: "name", ArgumentsKey: "arguments", Several: true}, "[TOOL_CALLS][", true},
+		"mistral-tools": {"", CallFormat{Style: CallJSON, Begin: "[TOOL_CALLS][", Separator: ", ", End: "]", NameKey: "name", ArgumentsKey: "arguments", Several: true}, "[TOOL_CALLS]", true},
 		"glm":           {"", CallFormat{Style: CallXML, Open: "<tool_call>", Middle: "\n", Close: "</tool_call>", Separator: "\n", ParamOpen: "<arg_key>", ParamMiddle: "</arg_key>\n<arg_value>", ParamClose: "</arg_value>\n", Several: true}, "<tool_call>", true},
-		"xml":           {turn(qwen), CallFormat{Style: CallXML, Open: "<tool_call>\n<function=", Middle: ">\n", Close: "</function>\n</tool_call>", Separator: "\n", ParamOpen: "<parameter=", ParamMiddle: ">\n", ParamClose: "\n</parameter>\n", Several: true}, "<tool_call>\n<function=", true},
+		"xml":           {turn(qwen), CallFormat{Style: CallXML, Open: "<tool_call>\n<function=", Middle: ">\n", Close: "</function>\n</tool_call>", Separator: "\n", ParamOpen: "<parameter=", ParamMiddle: ">\n", ParamClose: "\n</parameter>\n", Several: true}, "<tool_call>", true},
 		"invoke": {
 			around("<x:call>\n", `{% for k, v in c.function.arguments.items() %}{% if loop.first %}<invoke name="{{ c.function.name }}">`+"\n"+`{% endif %}<parameter name="{{ k }}">{{ v }}</parameter>`+"\n{% endfor %}</invoke>\n", "</x:call>"),
-			CallFormat{Style: CallXML, Begin: "<x:call>", Open: "\n<invoke name=\"", Middle: "\">\n", Close: "</invoke>", End: "\n</x:call>", ParamOpen: "<parameter name=\"", ParamMiddle: "\">", ParamClose: "</parameter>\n", Several: true}, "<x:call>\n<invoke name=\"", true,
+			CallFormat{Style: CallXML, Begin: "<x:call>", Open: "\n<invoke name=\"", Middle: "\">\n", Close: "</invoke>", End: "\n</x:call>", ParamOpen: "<parameter name=\"", ParamMiddle: "\">", ParamClose: "</parameter>\n", Several: true}, "<x:call>", true,
 		},
 		"named":    {turn("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}"), CallFormat{Style: CallNamed, Open: "[TOOL_CALLS]", Middle: "[ARGS]", Several: true}, "[TOOL_CALLS]", true},
 		"numbered": {turn("[TOOL_CALLS]{{ c.function.name }}[CALL_ID]{{ c.id }}[ARGS]{{ c.function.arguments | tojson }}"), CallFormat{Style: CallNamed, Open: "[TOOL_CALLS]", Middle: "[CALL_ID]", AfterID: "[ARGS]", Several: true}, "[TOOL_CALLS]", true},
 		"text arguments": {
 			around("<|calls|>", "<|call|>{{ c.function.name }}<|sep|>{{ '```json' + c.function.arguments + '```' }}<|end|>", "<|ends|>"),
-			CallFormat{Style: CallNamed, Begin: "<|calls|>", Open: "<|call|>", Middle: "<|sep|>```json", Close: "```<|end|>", End: "<|ends|>", Several: true}, "<|calls|><|call|>", true,
+			CallFormat{Style: CallNamed, Begin: "<|calls|>", Open: "<|call|>", Middle: "<|sep|>```json", Close: "```<|end|>", End: "<|ends|>", Several: true}, "<|calls|>", true,
 		},
 		"pythonic": {
 			around("[", "{{ c.function.name }}({% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }}{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}", "]"),

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/server"
 )
 
@@ -29,8 +30,8 @@ func newServeCmd() *cobra.Command {
 	var s serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve MODEL [MODEL ...]",
-		Short: "Serve models over HTTP: OpenAI's and Ollama's protocols, a chat page, metrics",
-		Long: `Answers OpenAI's and Ollama's protocols, many requests at once, and shows a chat page at /.
+		Short: "Serve models over HTTP: OpenAI's, Anthropic's and Ollama's protocols, a chat page, metrics",
+		Long: `Answers the protocols of OpenAI, Anthropic, Ollama and llama.cpp, many requests at once, and shows a chat page at /.
 
 It listens on this machine only, unless --addr says otherwise; then give it keys with --key-file. The first
 SIGTERM or Ctrl-C lets accepted requests finish, the second one stops at once.`,
@@ -107,7 +108,7 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 	}
 	var tlsConfig *tls.Config
 	if s.cert != "" {
-		pair, err := tls.LoadX509KeyPair(s.cert, s.key)
+		pair, err := readPair(s.cert, s.key)
 		if err != nil {
 			return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", s.cert, s.key, err)
 		}
@@ -269,9 +270,12 @@ func (s *serveFlags) listen(ctx context.Context) (net.Listener, error) {
 	return net.FileListener(file)
 }
 
+// maxKeys bounds the files of keys and certificates.
+const maxKeys = 16 << 20
+
 // readKeys reads keys, one per line; blank lines and lines that begin with # are passed over.
 func readKeys(path string) ([]string, error) {
-	b, err := os.ReadFile(path)
+	b, err := infile.Read(path, maxKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +296,19 @@ func readKeys(path string) ([]string, error) {
 		return nil, fmt.Errorf("%s: no keys in it; one per line", path)
 	}
 	return keys, nil
+}
+
+// readPair reads a certificate and its key.
+func readPair(cert, key string) (tls.Certificate, error) {
+	c, err := infile.Read(cert, maxKeys)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	k, err := infile.Read(key, maxKeys)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(c, k)
 }
 
 // parseBytes reads sizes such as 512MiB, 4GiB, 2G or 1000000.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -154,15 +155,19 @@ func parseIDs(text string, vocab int) ([]int32, error) {
 func newTemplateCmd() *cobra.Command {
 	var f hubFlags
 	var system string
-	var noPrompt, idsOnly, asJSON bool
+	var noPrompt, idsOnly, asJSON, tools bool
 	cmd := &cobra.Command{
 		Use:   "template MODEL MESSAGE...",
 		Short: "Show a conversation as the model's own chat template writes it",
 		Long: `Renders messages, in turn the user's and the assistant's, by the chat template that came with the model:
 exactly what trit chat and trit run --chat would give it to read.`,
 		Example: `  trit template ./model "What is 2+2?"
-  trit template ./model --system "Be brief." "What is 2+2?" "4" "And 3+3?" --ids`,
+  trit template ./model --system "Be brief." "What is 2+2?" "4" "And 3+3?" --ids
+  trit template ./model --tools`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if tools && len(args) == 1 {
+				return nil
+			}
 			if len(args) < 2 {
 				return usagef("%s: %s is missing; usage: %s", cmd.CommandPath(), []string{"MODEL", "MESSAGE"}[len(args)], cmd.UseLine())
 			}
@@ -172,6 +177,9 @@ exactly what trit chat and trit run --chat would give it to read.`,
 			t, err := openTokenizer(cmd, &f, args[0])
 			if err != nil {
 				return err
+			}
+			if tools {
+				return printCallFormat(cmd.OutOrStdout(), t, asJSON)
 			}
 			var messages []tokenizer.Message
 			if system != "" {
@@ -194,8 +202,47 @@ exactly what trit chat and trit run --chat would give it to read.`,
 	f.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&system, "system", "", "system message in front")
+	fl.BoolVar(&tools, "tools", false, "show how the model writes calls of tools and thoughts, found out from its template")
 	fl.BoolVar(&noPrompt, "no-generation-prompt", false, "do not end with the beginning of the assistant's turn")
 	fl.BoolVar(&idsOnly, "ids", false, "print the token numbers instead")
 	fl.BoolVar(&asJSON, "json", false, "print token numbers and pieces as JSON")
 	return cmd
+}
+
+// printCallFormat shows how calls and thoughts are written, by an example of two calls.
+func printCallFormat(w io.Writer, t *tokenizer.Tokenizer, asJSON bool) error {
+	f := t.CallFormat()
+	thought, thinks := t.ThoughtFormat()
+	if asJSON {
+		out := map[string]any{"calls": f, "knows_tools": t.KnowsTools()}
+		if thinks {
+			out["thoughts"] = thought
+		}
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(out)
+	}
+	from := "the template describes no tools; they are described in the system message, and calls are written so:"
+	if f.FromTemplate {
+		from = "as the template has it:"
+	}
+	list, anywhere := f.Triggers([]string{"NAME"})
+	place := "only at the beginning of a reply"
+	if anywhere {
+		place = "anywhere in a reply"
+	}
+	fmt.Fprintf(w, "calls (%s), %s\n\n%s\n\nbegin with  %q, %s\n", f.Style, from, f.Example(), list[0], place)
+	if !thinks {
+		fmt.Fprintln(w, "thoughts    none")
+		return nil
+	}
+	fmt.Fprintf(w, "thoughts    %s … %s\n", thought.Open, thought.Close)
+	if thought.Switch != "" {
+		fmt.Fprintf(w, "switch      %s\n", thought.Switch)
+	}
+	if thought.Effort {
+		fmt.Fprintln(w, "effort      reasoning_effort")
+	}
+	return nil
 }
