@@ -61,10 +61,11 @@ func (c *content) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &parts) != nil {
 		return invalid("messages", "a message's content is a string or a list of parts, found %s", clip(string(b), 40))
 	}
-	for i, p := range parts {
+	lines := 0
+	for _, p := range parts {
 		switch p.Type {
 		case "text", "input_text", "output_text":
-			if i > 0 && parts[i-1].Text != "" {
+			if lines++; lines > 1 {
 				c.text += "\n"
 			}
 			c.text += p.Text

@@ -132,7 +132,7 @@ func TestContentParts(t *testing.T) {
 		`[{"type":"text","text":"a"},{"type":"input_text","text":"b\n"},{"type":"text","text":""}]`: "a\nb\n\n",
 	} {
 		var c content
-		if err := json.Unmarshal([]byte(in), &c); err != nil || string(c) != want {
+		if err := json.Unmarshal([]byte(in), &c); err != nil || c.text != want {
 			t.Errorf("%s: %q %v, want %q", in, c, err, want)
 		}
 	}
