@@ -99,6 +99,9 @@ func Open(m driver.Machine, o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.Telemetry.Ports; err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	if o.Grid == (chip.Grid{}) {
 		o.Grid = c.Full()
 	}
@@ -144,6 +147,10 @@ func (d *Device) boot() error {
 		return err
 	}
 	im := images()
+	var card uint32
+	if !d.m.Info().Simulated {
+		card = 1
+	}
 	var coords []byte
 	for _, t := range d.tiles {
 		coords = binary.LittleEndian.AppendUint32(coords, t.Coord())
@@ -155,7 +162,7 @@ func (d *Device) boot() error {
 		bank := i % d.c.Banks
 		tile := kernels.Tile{
 			Index: uint32(i), Tiles: uint32(len(d.tiles)), Bank: d.c.Bank(bank).Coord(), Rank: uint32(i / d.c.Banks),
-			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32),
+			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32), Card: card,
 		}
 		err := d.c.Load(t, im)
 		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, kernels.DataAt-kernels.TileAt)))
@@ -628,7 +635,7 @@ func (d *Device) part(s *slice) kernels.Part {
 // ring starts the job that has been described and waits for every tile's completion line, as long as for so many short jobs.
 func (d *Device) ring(name string, total uint32, jobs int) error {
 	d.job++
-	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
+	d.c.Ring(kernels.BellAt, d.job)
 	limit := d.limit(jobs)
 	var slowest, chunks uint32
 	for i := range d.tiles {

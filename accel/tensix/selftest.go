@@ -147,6 +147,7 @@ func (s *selftest) multicast() (string, error) {
 		return "", err
 	}
 	s.c.Cast(at, want)
+	s.c.Fence()
 	got := make([]byte, len(want))
 	for _, t := range s.grid.List() {
 		if err := s.c.Read(t, at, got); err != nil {

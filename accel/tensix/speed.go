@@ -52,6 +52,7 @@ const (
 type Speed struct {
 	Batch, Context  int
 	Jobs            int
+	Casts, Fences   int     // multicasts of the host, and how often it waits for its own stores
 	WeightBytes     int     // read from GDDR
 	BusiestBank     int     // bytes of the bank with the most, summed over jobs
 	BusiestTile     int     // chunks of the tile with the most, summed over jobs
@@ -101,6 +102,7 @@ func (c *counter) Close() error                                { return nil }
 
 func (w *counterWindow) Size() uint64              { return w.size }
 func (w *counterWindow) Aim(t driver.Target) error { w.t = t; return nil }
+func (w *counterWindow) Fence()                    { w.c.s.Fences++ }
 func (w *counterWindow) Close() error              { return nil }
 
 // Read answers the few things a Device reads: telemetry, and cores that are alive.
@@ -119,6 +121,7 @@ func (w *counterWindow) Write(off uint64, b []byte) {
 	if !w.t.Multicast {
 		return
 	}
+	c.s.Casts++
 	c.s.NoCBytes += len(b) * c.tiles
 	c.s.PCIeBytes += len(b)
 	if off == kernels.BellAt {

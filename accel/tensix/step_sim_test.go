@@ -237,3 +237,23 @@ func TestPagesOnTheTiles(t *testing.T) {
 		}
 	})
 }
+
+// sequence is one sequence of an engine.
+type sequence struct {
+	e model.Engine
+	c model.Cache
+}
+
+func newSequence(t *testing.T, e model.Engine) *sequence {
+	t.Helper()
+	c, err := e.NewCache(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &sequence{e, c}
+}
+
+// pass runs tokens and gives their hidden states.
+func (s *sequence) pass(ids []int32, hidden []float32) error {
+	return s.e.Forward(context.Background(), []model.Input{{Cache: s.c, Tokens: ids, Hidden: hidden}})
+}

@@ -9,7 +9,6 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -292,27 +291,23 @@ func (w *cardWindow) Aim(t Target) error {
 
 // Read loads aligned 32-bit words; a card must not see any other size on an uncached mapping.
 func (w *cardWindow) Read(off uint64, b []byte) {
-	mustWords(off, b)
-	for i := 0; i < len(b); i += 4 {
-		v := atomic.LoadUint32((*uint32)(unsafe.Pointer(&w.mem[off+uint64(i)])))
-		b[i], b[i+1], b[i+2], b[i+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+	if mustWords(off, b); len(b) > 0 {
+		loadWords(unsafe.Pointer(&b[0]), w.at(off, len(b)), len(b)/4)
 	}
 }
 
-// Write stores aligned 32-bit words. The last one is an atomic store: on amd64 that is a locked exchange, which
-// also empties the write-combining buffers, so a write is on its way when the call returns.
+// Write stores aligned 32-bit words in order, each once, with plain stores. Nothing may read through a window that is
+// aimed at many tiles, and a locked instruction is a read (and on some hosts a bus error): none touches a window.
 func (w *cardWindow) Write(off uint64, b []byte) {
-	mustWords(off, b)
-	for i := 0; i < len(b); i += 4 {
-		v := uint32(b[i]) | uint32(b[i+1])<<8 | uint32(b[i+2])<<16 | uint32(b[i+3])<<24
-		p := (*uint32)(unsafe.Pointer(&w.mem[off+uint64(i)]))
-		if i+4 < len(b) {
-			*p = v
-		} else {
-			atomic.StoreUint32(p, v)
-		}
+	if mustWords(off, b); len(b) > 0 {
+		storeWords(w.at(off, len(b)), unsafe.Pointer(&b[0]), len(b)/4)
 	}
 }
+
+func (w *cardWindow) Fence() { storeFence() }
+
+// at is where n bytes of the window lie.
+func (w *cardWindow) at(off uint64, n int) unsafe.Pointer { return unsafe.Pointer(&w.mem[off:][:n][0]) }
 
 func mustWords(off uint64, b []byte) {
 	if (off|uint64(len(b)))&3 != 0 {

@@ -57,6 +57,7 @@ type Tile struct {
 	Bank, Rank     uint32
 	Host           uint32
 	HostLo, HostHi uint32
+	Card           uint32 // 0 for a simulator
 }
 
 // Then is what becomes of a stage's sums (firmware/src/job.h).

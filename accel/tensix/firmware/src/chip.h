@@ -72,6 +72,7 @@ static inline void niu_write(u32 i, u32 xy, u32 lo, u32 hi, u32 l1, u32 n) {
 #define OP(o, a) (((u32)(o) << 24) | (u32)(a))
 #define T_NOP OP(0x02, 0)
 #define T_ZEROACC16(row16) OP(0x10, 1 << 19 | 1 << 18 | 7 << 14 | (row16)) // 16 rows of 32-bit Dst
+#define T_ZEROACC_ALL OP(0x10, 3 << 19)
 #define T_MVMUL(clear, mod, dst) OP(0x26, (clear) << 22 | (mod) << 14 | (dst))
 #define T_SETRWC_ZERO OP(0x37, 0xF)
 #define T_PACR(mod, intf, last) OP(0x41, (mod) << 15 | (intf) << 8 | (last))
@@ -129,4 +130,38 @@ static inline void insn_done(void) {
   see();
 }
 #define CLOCK REG(0xFFB121F0u)
+
+// ---- what another program may have left ----
+// A card's configuration outlives the program that made it: a stale word turns results wrong or stops a unit. Every
+// thread's configuration, and the units', is zeroed once, each word that some card has; the simulator refuses words that
+// it does not model, so it gets those of the first list alone. What is left out: instruction caches (185), the random
+// numbers' seed (186), instruction prefetch (208), and of a thread the scoreboards (8 to 10), streams and automatic
+// synchronisation (42 to 45, 56 and on), which are not ours (tt-isa-documentation BackendConfiguration.md).
+#define WORDS(from, to) ((to) >= 32 ? 0 : 0xFFFFFFFFu << (from) & 0xFFFFFFFFu >> (31 - (to)))
+static const u32 units_modelled[7] = {
+  WORDS(0, 3) | WORDS(12, 15) | WORDS(17, 18) | WORDS(20, 21) | WORDS(24, 25) | WORDS(28, 31),
+  WORDS(18, 18) | WORDS(24, 25) | WORDS(27, 27),                                    // 50, 56, 57, 59
+  WORDS(0, 1) | WORDS(4, 9) | WORDS(12, 13) | WORDS(20, 20) | WORDS(22, 22) | WORDS(28, 29), // 64, 65, 68 to 73, 76, 77, 84, 86, 92, 93
+  WORDS(16, 17) | WORDS(23, 25) | WORDS(28, 29),                                    // 112, 113, 119 to 121, 124, 125
+  0,
+  WORDS(20, 23),                                                                    // 180 to 183
+  WORDS(17, 19) | WORDS(28, 28),                                                    // 209 to 211, 220
+};
+static const u32 units_all[7] = {~0u, ~0u, ~0u, ~0u, ~0u, ~0u & ~WORDS(25, 26), WORDS(0, 30) & ~WORDS(16, 16)};
+static const u32 thread_modelled[2] = {
+  WORDS(0, 3) | WORDS(5, 5) | WORDS(7, 7) | WORDS(12, 19) | WORDS(28, 31),
+  WORDS(0, 3) | WORDS(5, 9) | WORDS(15, 22),                                        // 32 to 35, 37 to 41, 47 to 54
+};
+static const u32 thread_all[2] = {~0u & ~WORDS(8, 10), WORDS(0, 9) | WORDS(14, 23)}; // 0 to 41 without scoreboards, 46 to 55
+
+static inline void forget_units(u32 card) {
+  const u32 *list = card ? units_all : units_modelled;
+  for (u32 i = 0; i < 7 * 32; i++) if (list[i >> 5] >> (i & 31) & 1) CFG(i) = 0;
+}
+// forget_thread is each coprocessor thread's own: register 0 first, which says whose configuration it uses.
+static inline void forget_thread(u32 card) {
+  const u32 *list = card ? thread_all : thread_modelled;
+  for (u32 i = 0; i < 2 * 32; i++) if (list[i >> 5] >> (i & 31) & 1) PUSH(T_SETC16(i, 0));
+  insn_done();
+}
 #endif

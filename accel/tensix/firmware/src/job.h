@@ -13,6 +13,7 @@ struct tile {
   u32 rank;          // it is the rank-th reader of that bank
   u32 host;          // coordinates of the PCIe tile
   u32 host_lo, host_hi;  // where the completion lines are, 64 bytes a tile
+  u32 card;          // not a simulator: all of the chip's configuration is there
 };
 #define TILE ((volatile struct tile *)0x16000)
 

@@ -27,6 +27,11 @@
   FACE32(0, 1, 0); FACE32(8, 2, 0); FACE32(0, 1, 0); FACE32(8, end, clear)
 
 int main(void) {
+  forget_thread(TILE->card);
+  INSN(T_ZEROACC_ALL);
+  for (u32 s = 0; s < 8; s++) PUSH(T_SEMINIT(15, 1 << s));
+  INSN(V_NO_LANES_OFF);
+  insn_done();
   alive(CORE_MATH);
   u32 job = 0;
   for (;;) {

@@ -2,16 +2,18 @@
 // tags, one bank per tile, NoC 0 and one port only.
 #include "job.h"
 
-// What silicon wants before the tile works and the simulator takes either way (tt-metal brisc.cc device_setup).
+// What silicon wants before the tile works and the simulator takes either way (tt-metal brisc.cc, device_setup). The
+// coprocessor's threads begin in their own cores.
 static void init(void) {
-  REG(0xFFB12240) = 0;     // Dst is not clock gated
-  REG(0xFFB11024) = 0x3F;  // the movers may be
+  REG(0xFFB12240) = 0;     // DEST_CG_CTRL: Dst is not clock gated
+  REG(0xFFB11024) = 0x3F;  // TDMA_REG_CLK_GATE_EN: the movers may be
   for (u32 noc = 0xFFB20000; noc <= 0xFFB30000; noc += 0x10000) {
-    REG(noc + 0x100) |= 1;
+    REG(noc + 0x100) |= 1; // NIU_CFG_0, ROUTER_CFG_0: clock gating
     REG(noc + 0x104) |= 1;
   }
-  CFG(185) = 0x1F;  // forget cached instructions of all cores
-  CFG(3) = 0x803;   // ECC scrubber on, also on error
+  forget_units(TILE->card);
+  CFG(185) = 0x1F;  // RISCV_IC_INVALIDATE: forget cached instructions of all cores
+  CFG(3) = 0x803;   // ECC_SCRUBBER on, also on error, delay 0x100
   cfg_done(3);
 }
 

@@ -2,6 +2,7 @@
 #include "units.h"
 
 int main(void) {
+  forget_thread(TILE->card);
   alive(CORE_PACK);
   u32 job = 0, packed = 0;
   for (;;) {

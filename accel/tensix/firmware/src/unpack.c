@@ -33,6 +33,7 @@ static void configure(u32 wfmt, u32 xfmt, u32 forced, u32 kt, u32 xt) {
 }
 
 int main(void) {
+  forget_thread(TILE->card);
   alive(CORE_UNPACK);
   u32 job = 0, freed = 0;
   for (;;) {
