@@ -369,8 +369,7 @@ int main(int n, char **a) {
     w->ready = 0x5454554d444d5458;
   }
   int e = pthread_mutex_trylock(&w->m);
-  printf("%s
-", e == 0 ? "locked" : e == EBUSY ? "busy" : e == EOWNERDEAD ? "owner died" : strerror(e));
+  puts(e == 0 ? "locked" : e == EBUSY ? "busy" : e == EOWNERDEAD ? "owner died" : strerror(e));
   fflush(stdout);
   if (e == EOWNERDEAD) pthread_mutex_consistent(&w->m), e = 0;
   if (!e) w->pid = getpid();

@@ -56,9 +56,9 @@ static __attribute__((noinline)) void multiply_add(void) {
 // unpack_to brings n blocks of 4 KiB from L1 into Dst, 64 rows each.
 static void unpack_to(u32 l1, u32 n) {
   for (u32 i = 0; i < n; i++, l1 += 4096) {
-    CFG(76) = (l1 >> 4) - 1;
-    CFG(84) = 64 + 1024 * i;
-    cfg_done(84);
+    CFG(THCON_SEC0_BASE) = (l1 >> 4) - 1;
+    CFG(THCON_SEC0_DEST) = 64 + 1024 * i;
+    cfg_done(THCON_SEC0_DEST);
     INSN(T_STALLWAIT(HOLD_UNPACK | HOLD_THCON | HOLD_CFG, IDLE_CFG | IDLE_SFPU | IDLE_MATH));
     INSN(OP(0x42, 1 << 7 | 1));
     INSN(T_STALLWAIT(HOLD_SYNC | HOLD_SFPU, IDLE_UNPACK_A));
@@ -68,9 +68,9 @@ static void unpack_to(u32 l1, u32 n) {
 
 // pack_from sends n pairs of vectors from Dst to L1.
 static void pack_from(u32 row, u32 l1, u32 n) {
-  CFG(69) = (l1 >> 4) - 1;
-  CFG(180) = row;
-  cfg_done(69); // any word of the region will do, and the simulator does not give 180 back
+  CFG(THCON_SEC0_PACK_L1) = (l1 >> 4) - 1;
+  CFG(DEST_TARGET_PACK_SEC0) = row;
+  cfg_done(THCON_SEC0_PACK_L1); // any word of the region will do, and the simulator does not give 180 back
   INSN(T_STALLWAIT(HOLD_PACK | HOLD_THCON | HOLD_CFG, IDLE_CFG | IDLE_SFPU));
   for (u32 i = 1; i < n; i++) INSN(T_PACR(0, 0, 0));
   INSN(T_PACR(1, 0, 1));
@@ -207,25 +207,25 @@ static void join(u32 how, u32 less, u32 sum, u32 to) {
 }
 
 static void configure_vectors(void) {
-  CFG(56) = 0, CFG(57) = 0, CFG(59) = 0;
-  CFG(64) = 1 << 4;            // float32, uncompressed
-  CFG(65) = 1 | 1 << 16;
-  CFG(72) = 2 << 4;
-  CFG(73) = 0xF | 1 << 4 | 0xF << 16; // to Dst
-  CFG(86) = 1024 | 1024 << 16;
-  CFG(92) = 0;
-  cfg_done(86);
+  CFG(UNP0_ADDR_CTRL_XY_1) = 0, CFG(UNP0_ADDR_CTRL_ZW_1) = 0, CFG(UNP1_ADDR_CTRL_ZW_1) = 0;
+  CFG(THCON_SEC0_TILE) = 1 << 4;            // float32, uncompressed
+  CFG(THCON_SEC0_TILE_YZ) = 1 | 1 << 16;
+  CFG(THCON_SEC0_UNPACK) = 2 << 4;
+  CFG(THCON_SEC0_UNPACK_MISC) = 0xF | 1 << 4 | 0xF << 16; // to Dst
+  CFG(THCON_SEC0_X_DIM) = 1024 | 1024 << 16;
+  CFG(THCON_SEC0_OFFSET) = 0;
+  cfg_done(THCON_SEC0_X_DIM);
   INSN(T_STALLWAIT(HOLD_UNPACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
-  INSN(T_SETC16(5, 0));
-  INSN(T_SETC16(41, 0));
+  INSN(T_SETC16(SRCA_SET, 0));
+  INSN(T_SETC16(UNPACK_MISC_CFG, 0));
   INSN(T_SETADCXY_ZERO(UNIT_A));
   INSN(T_SETADCZW_ZERO(UNIT_A));
   INSN(T_SETADCXX(UNIT_A, 1023));
   configure_packer(0);
-  INSN(T_SETC16(1, 0));
-  INSN(T_SETC16(12 + 5, 0));
-  INSN(T_SETC16(28 + 5, 0));
-  INSN(T_SETC16(47 + 5, 0));
+  INSN(T_SETC16(DEST_TARGET_MATH, 0));
+  INSN(T_SETC16(ADDR_MOD_AB_SEC0 + 5, 0));
+  INSN(T_SETC16(ADDR_MOD_DST_SEC0 + 5, 0));
+  INSN(T_SETC16(ADDR_MOD_BIAS_SEC0 + 5, 0));
   INSN(T_SETRWC_ZERO);
   INSN(V_ALL_LANES);
   CONSTANT(0, 1);

@@ -17,15 +17,15 @@
 static void acked(u32 want) { while (NIU_ACKS != want) {} }
 
 static void niu_cast(u32 rect, u32 addr, u32 l1, u32 n) {
-  NIU(NIU_SENDER, 0x00) = l1;
-  NIU(NIU_SENDER, 0x04) = 0;
-  NIU(NIU_SENDER, 0x08) = NIU_SELF;
-  NIU(NIU_SENDER, 0x0C) = addr;
-  NIU(NIU_SENDER, 0x10) = 0;
-  NIU(NIU_SENDER, 0x14) = rect;
-  NIU(NIU_SENDER, 0x18) = 0;
-  NIU(NIU_SENDER, 0x1C) = 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 17; // write, acknowledged by every tile, multicast, this tile too
-  NIU(NIU_SENDER, 0x20) = n;
+  NIU(NIU_SENDER, TARG_ADDR_LO) = l1;
+  NIU(NIU_SENDER, TARG_ADDR_MID) = 0;
+  NIU(NIU_SENDER, TARG_ADDR_HI) = NIU_SELF;
+  NIU(NIU_SENDER, RET_ADDR_LO) = addr;
+  NIU(NIU_SENDER, RET_ADDR_MID) = 0;
+  NIU(NIU_SENDER, RET_ADDR_HI) = rect;
+  NIU(NIU_SENDER, PACKET_TAG) = 0;
+  NIU(NIU_SENDER, NOC_CTRL) = CTRL_WRITE | CTRL_ACK | CTRL_CAST | CTRL_PATH_RESERVE | CTRL_CAST_SELF; // acknowledged by every tile
+  NIU(NIU_SENDER, AT_LEN_BE) = n;
   niu_go(NIU_SENDER);
 }
 
