@@ -20,7 +20,7 @@ import (
 func abandon(t *testing.T, d *Device) {
 	t.Helper()
 	for _, tile := range d.tiles {
-		if err := d.c.Write32(tile, 0xFFB121B0, uint32(chip.AllCores)); err != nil {
+		if err := d.c.HoldCores(tile); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -187,7 +187,7 @@ func TestAfterAnotherTenant(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Step(2000)
-			if err := errors.Join(c.Write32(tile, 0xFFB121B0, uint32(chip.AllCores)), c.Close()); err != nil {
+			if err := errors.Join(c.HoldCores(tile), c.Close()); err != nil {
 				t.Fatal(err)
 			}
 			d := openSim(t, s, g)

@@ -174,10 +174,10 @@ func (c *counter) ring(number uint32) {
 		line := c.host.Bytes[i*kernels.CompletionBytes:]
 		binary.LittleEndian.PutUint32(line, number)
 		binary.LittleEndian.PutUint32(line[4:], uint32(n))
-		binary.LittleEndian.PutUint32(line[12:], ^number)
+		binary.LittleEndian.PutUint32(line[kernels.CompletionBytes-4:], ^number)
 	}
-	c.s.NoCBytes += 16 * c.tiles
-	c.s.PCIeBytes += 16 * c.tiles
+	c.s.NoCBytes += kernels.CompletionBytes * c.tiles
+	c.s.PCIeBytes += kernels.CompletionBytes * c.tiles
 }
 
 // timeline is how far a job is, in seconds: the last stage's weights are used up, its results are there. The next

@@ -127,6 +127,9 @@ func (d *Device) RunStep(ctx context.Context, s *Step, x []int8, stride int, sca
 		d.failed = err
 		return err
 	}
+	for _, r := range rows { // keys and values of each query head, by whole pages
+		d.stats.CacheRead += uint64(len(s.w.Blocks) * s.w.Heads * len(r.Pages) * kernels.SliceBytes(cols))
+	}
 	for i := range stream {
 		stream[i] = math.Float32frombits(binary.LittleEndian.Uint32(d.host.Bytes[d.out+4*i:]))
 	}

@@ -332,8 +332,11 @@ func (c *Chip) Hold(t XY) error {
 	if err == nil {
 		_, err = c.Read32(t, regSoftReset)
 	}
-	return errors.Join(err, c.Write32(t, regSoftReset, uint32(AllCores)))
+	return errors.Join(err, c.HoldCores(t))
 }
+
+// HoldCores puts a tile's cores into reset and nothing else: what the driver does for a process that died.
+func (c *Chip) HoldCores(t XY) error { return c.Write32(t, regSoftReset, uint32(AllCores)) }
 
 // HoldOnExit asks the driver to hold the cores when the process ends without Hold. It is one write, so it leaves the
 // coprocessor as it is; the next Hold clears it.

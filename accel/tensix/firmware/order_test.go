@@ -93,7 +93,7 @@ func runTile(seed uint64, patch func(name string, code []byte)) []string {
 		put(0x16180, number, 0x16C80, 0x17000)
 		line := m.Host[64*index:]
 		for steps := 0; ; steps++ {
-			if binary.LittleEndian.Uint32(line) == number && binary.LittleEndian.Uint32(line[12:]) == ^number {
+			if binary.LittleEndian.Uint32(line) == number && binary.LittleEndian.Uint32(line[60:]) == ^number {
 				break
 			}
 			if steps > 3_000_000 {

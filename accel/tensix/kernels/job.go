@@ -48,8 +48,13 @@ func Line(n int) uint64 { return lineAt + 16*uint64(n) }
 // Ready is what a core writes to its Alive line.
 const Ready = 0x7121
 
-// CompletionBytes is one tile's line in host memory: job number, chunks, clocks, ^job number.
-const CompletionBytes = 64
+// CompletionBytes is one tile's line in host memory: job number, chunks, clocks; CompletionClocks on the clocks of its stages
+// by what became of their sums; in the last word ^job number.
+const (
+	CompletionBytes  = 64
+	CompletionClocks = 16
+	Thens            = 6
+)
 
 // Tile is what a tile is told once.
 type Tile struct {

@@ -65,7 +65,7 @@ enum {
   DONE,        // DONE + core: last job finished by core 0..3
   ALIVE = 8,   // ALIVE + core: set once by each core at start
 };
-#define SCRATCH 0x16400u  // sender's completion line, 64 bytes
+#define SCRATCH 0x16400u  // sender's completion line, 64 bytes: job, chunks, clocks, 16 bytes on clocks by THEN_…, last ~job
 enum { CORE_MOVER, CORE_UNPACK, CORE_MATH, CORE_PACK, CORE_SENDER };
 enum { READY = 0x7121 };
 
