@@ -148,7 +148,8 @@ func TestBrokenModels(t *testing.T) {
 		{"eps zero", set(map[string]any{"rms_norm_eps": -1.0}), []string{"eps is -1"}},
 		{"theta negative", set(map[string]any{"rope_theta": -3}), []string{"rope_theta is -3"}},
 		{"unknown activation", set(map[string]any{"hidden_act": "swish7"}), []string{"swish7", "silu"}},
-		{"unknown rope scaling", set(map[string]any{"rope_scaling": map[string]any{"rope_type": "yarn", "factor": 2}}), []string{"yarn", "linear"}},
+		{"unknown rope scaling", set(map[string]any{"rope_scaling": map[string]any{"rope_type": "dynamic", "factor": 2}}), []string{"dynamic", "linear"}},
+		{"part of a head rotated", set(map[string]any{"partial_rotary_factor": 0.5}), []string{"partial_rotary_factor is 0.5"}},
 		{"impossible rope scaling", set(map[string]any{"rope_scaling": map[string]any{"rope_type": "linear", "factor": 0}}), []string{"rope_scaling", "linear"}},
 		{"no weights", func(_ *testing.T, f folder) { delete(f, "model.safetensors") }, []string{"no model.safetensors"}},
 		{"pickle only", func(_ *testing.T, f folder) {
@@ -211,15 +212,15 @@ func TestBrokenEmbeddingModels(t *testing.T) {
 	breakAll(t, "testdata/goldens/bitnet-embedding-270m", []breakage{
 		{"attention both ways", set(map[string]any{"use_bidirectional_attention": true}), []string{"config.json", "use_bidirectional_attention"}},
 		{"softcap", set(map[string]any{"final_logit_softcapping": 30}), []string{"config.json", "softcapping"}},
-		{"layer types of another model", set(map[string]any{"layer_types": []string{"full_attention"}}), []string{"layer_types has 1 entries for 2"}},
+		{"layer types of another model", set(map[string]any{"layer_types": []string{"full_attention"}}), []string{"layer_types has 1 entries and num_hidden_layers is 2"}},
 		{"unknown layer type", set(map[string]any{"layer_types": []string{"full_attention", "chunked"}}), []string{"layer_types[1]", "chunked", "sliding_attention"}},
 		{"no window", set(map[string]any{"sliding_window": -1}), []string{"sliding_window is -1"}},
-		{"impossible pattern", set(map[string]any{"_sliding_window_pattern": -2, "layer_types": nil}), []string{"sliding_window_pattern -2"}},
+		{"impossible pattern", set(map[string]any{"sliding_window_pattern": -2, "layer_types": nil}), []string{"sliding_window_pattern -2"}},
 		{"a million layers", set(map[string]any{"num_hidden_layers": 1 << 20}), []string{"num_hidden_layers"}},
 		{"no layers", set(map[string]any{"num_hidden_layers": -5, "layer_types": nil}), []string{"num_hidden_layers is -5"}},
 		{"scalar negative", set(map[string]any{"query_pre_attn_scalar": -1}), []string{"query_pre_attn_scalar is -1"}},
 		{"unknown activation", set(map[string]any{"hidden_activation": "swish7"}), []string{"swish7", "gelu_pytorch_tanh"}},
-		{"scaled sliding layers", set(map[string]any{"rope_parameters": map[string]any{"sliding_attention": map[string]any{"rope_type": "yarn"}}}), []string{"sliding_attention", "yarn"}},
+		{"scaled sliding layers", set(map[string]any{"rope_parameters": map[string]any{"full_attention": map[string]any{}, "sliding_attention": map[string]any{"rope_type": "yarn"}}}), []string{"sliding_attention", "yarn"}},
 		{"unknown pooling", func(_ *testing.T, f folder) {
 			f["modules.json"] = []byte(`[{"path":"pool.json/..","type":"sentence_transformers.models.Pooling"},{"path":"","type":"x.Pooling"}]`)
 		}, []string{"config.json", "pooling"}},

@@ -19,29 +19,20 @@ import (
 var bitnetFamily = &family{
 	name: "bitnet",
 	says: "BitNet b1.58 2B4T (BitNetForCausalLM; GGUF bitnet-b1.58, bitnet-25)",
-	hf: func(c *hfConfig) (*Config, bool, error) {
-		if c.ModelType != "bitnet" || !slices.Contains(c.Architectures, "BitNetForCausalLM") && len(c.Architectures) > 0 {
-			return nil, false, nil
-		}
+	is: func(c *hfConfig) bool {
+		return c.ModelType == "bitnet" && (len(c.Architectures) == 0 || slices.Contains(c.Architectures, "BitNetForCausalLM"))
+	},
+	keys: hfKeys{
+		class:    "BitNetConfig",
+		defaults: `{"num_key_value_heads": 5, "hidden_act": "relu2", "rms_norm_eps": 1e-5, "rope_theta": 500000}`,
+	},
+	hf: func(c *hfConfig) (*Config, error) {
 		cfg, err := c.common()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		cfg.SubNorms = true
-		cfg.Ternary, cfg.FloatLinear = true, []string{headName}
-		if c.TieWordEmbeddings == nil {
-			cfg.TiedHead = true // the class's default in the published configuration
-		}
-		if c.RopeTheta == 0 && c.RopeParameters == nil {
-			cfg.RopeTheta = 500000
-		}
-		if cfg.Activation == "" {
-			cfg.Activation = ReLU2
-		}
-		if c.NormEps == 0 {
-			cfg.NormEps = 1e-5
-		}
-		return cfg, true, cfg.quantized(c.Quantization)
+		return cfg, cfg.quantized(c.Quantization) // without one it is dense
 	},
 	gguf: []string{"bitnet-b1.58", "bitnet-25"},
 	fromGGUF: func(cfg *Config, _ *weights.Set) error {

@@ -1,9 +1,9 @@
 package model
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -55,7 +55,8 @@ type Config struct {
 	EmbedScale  float32 // the embedding is multiplied by it; 0 is 1
 	QueryScalar float64 // attention's scores are divided by its root; 0 is HeadDim
 
-	// Layers that are Sliding see the last Window tokens only, and have rotary positions of base LocalTheta.
+	// Layers that are Sliding see the last Window tokens only. Where LocalTheta is not 0, they have rotary positions of that
+	// base, not scaled.
 	Sliding    []bool // [L], nil: none
 	Window     int
 	LocalTheta float64
@@ -73,8 +74,8 @@ type Config struct {
 
 	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
 	Ternary bool
-	// FloatLinear names the modules that stay dense although Ternary is set (modules_to_not_convert), by the last
-	// part of the module's name or a prefix of its whole name. An untied head that is not among them is ternary too.
+	// FloatLinear names the projections that stay dense although Ternary is set (modules_to_not_convert). A head that is not
+	// among them is ternary too.
 	FloatLinear []string
 
 	// Vanilla transformer (package train): LayerNorm with bias, learned positions, no gate in the feed-forward.
@@ -85,11 +86,18 @@ type Config struct {
 
 // RopeScaling stretches rotary positions; the zero value is none. Source: transformers modeling_rope_utils.
 type RopeScaling struct {
-	Type           string  // "", "linear", "llama3"
-	Factor         float64 // linear, llama3
+	Type           string  // "", "linear", "llama3", "yarn"
+	Factor         float64 // of all three
 	LowFreqFactor  float64 // llama3
 	HighFreqFactor float64 // llama3
-	OldContext     int     // llama3: original_max_position_embeddings
+	OldContext     int     // llama3, yarn: original_max_position_embeddings
+	AttnFactor     float64 // yarn: cosines and sines are multiplied by it
+	BetaFast       float64 // yarn
+	BetaSlow       float64 // yarn
+	NoTruncate     bool    // yarn: the borders of the ramp are not rounded to whole dimensions
+
+	// Divisors divide the frequencies before they are stretched, nil for none: rope_freqs.weight of a GGUF file.
+	Divisors []float32 // [hd/2]
 }
 
 // family is one architecture: how its configuration is recognised and read.
@@ -97,10 +105,16 @@ type family struct {
 	name string
 	// says is one line for the list of what is supported.
 	says string
-	// hf reads a Hugging Face config.json; ok is false when it is another family's.
-	hf func(c *hfConfig) (cfg *Config, ok bool, err error)
+	// is says whether a Hugging Face config.json is this family's.
+	is func(c *hfConfig) bool
+	// keys says of every key of config.json what becomes of it.
+	keys hfKeys
+	// hf reads config.json.
+	hf func(c *hfConfig) (*Config, error)
 	// gguf lists the values of general.architecture that it reads.
 	gguf []string
+	// ggufKeys are the keys behind the architecture's name that fromGGUF reads, beside the common ones.
+	ggufKeys []string
 	// fromGGUF finishes a configuration whose common keys were read already.
 	fromGGUF func(cfg *Config, s *weights.Set) error
 }
@@ -129,7 +143,11 @@ func ParseConfig(s *weights.Set) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.check(); err != nil {
+	err = cfg.check()
+	if err == nil {
+		err = cfg.checkTensors(s)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
 	}
 	return cfg, nil
@@ -198,7 +216,7 @@ func (c *Config) check() error {
 		if c.Window < 1 || c.Window > maxContext {
 			return fmt.Errorf("sliding_window is %d; it must be 1 to %d", c.Window, maxContext)
 		}
-		if !(c.LocalTheta > 0 && !math.IsInf(c.LocalTheta, 0)) {
+		if !(c.LocalTheta >= 0 && !math.IsInf(c.LocalTheta, 0)) {
 			return fmt.Errorf("the rope_theta of sliding layers is %g; it must be positive", c.LocalTheta)
 		}
 	}
@@ -206,6 +224,11 @@ func (c *Config) check() error {
 }
 
 func (r RopeScaling) check() error {
+	for _, d := range r.Divisors {
+		if !(d > 0 && d <= math.MaxFloat32) {
+			return fmt.Errorf("a factor of rope_freqs.weight is %g; it must be positive", d)
+		}
+	}
 	switch r.Type {
 	case "":
 		return nil
@@ -217,8 +240,12 @@ func (r RopeScaling) check() error {
 		if r.Factor > 0 && r.LowFreqFactor > 0 && r.HighFreqFactor > r.LowFreqFactor && r.OldContext > 0 {
 			return nil
 		}
+	case "yarn":
+		if r.Factor > 0 && r.OldContext > 0 && r.AttnFactor > 0 && r.BetaFast > 0 && r.BetaSlow > 0 && !math.IsInf(r.AttnFactor, 0) {
+			return nil
+		}
 	default:
-		return fmt.Errorf("rope_scaling type %q is not supported; supported: linear, llama3", r.Type)
+		return fmt.Errorf("rope_scaling type %q is not supported; supported: linear, llama3, yarn", r.Type)
 	}
 	return fmt.Errorf("rope_scaling of type %q has impossible numbers: %+v", r.Type, r)
 }
@@ -239,169 +266,6 @@ func (c *Config) KVBytes() int64 {
 	return int64(c.NumLayers) * int64(c.NumKVHeads) * 2 * int64(c.KV.headBytes(c.HeadDim))
 }
 
-// hfConfig is what the families read of config.json. A missing number is zero.
-type hfConfig struct {
-	Architectures     []string        `json:"architectures"`
-	ModelType         string          `json:"model_type"`
-	HiddenSize        int             `json:"hidden_size"`
-	IntermediateSize  int             `json:"intermediate_size"`
-	NumLayers         int             `json:"num_hidden_layers"`
-	NumHeads          int             `json:"num_attention_heads"`
-	NumKVHeads        int             `json:"num_key_value_heads"`
-	HeadDim           *int            `json:"head_dim"`
-	VocabSize         int             `json:"vocab_size"`
-	MaxContext        int             `json:"max_position_embeddings"`
-	NormEps           float64         `json:"rms_norm_eps"`
-	LayerNormEps      float64         `json:"layer_norm_eps"`
-	RopeTheta         float64         `json:"rope_theta"`
-	RopeScaling       *hfRope         `json:"rope_scaling"`
-	RopeParameters    *hfRope         `json:"rope_parameters"` // transformers 5 writes theta and scaling here
-	HiddenAct         string          `json:"hidden_act"`
-	TieWordEmbeddings *bool           `json:"tie_word_embeddings"`
-	WeightBits        int             `json:"weight_bits"` // 1bitLLM
-	InputBits         int             `json:"input_bits"`  // 1bitLLM
-	Precision         string          `json:"precision"`   // trit-transformer: ternary or float
-	Quantization      *hfQuantization `json:"-"`           // read by weights, which needs it for the scales
-
-	// Gemma 3
-	HiddenActivation string   `json:"hidden_activation"`
-	QueryScalar      float64  `json:"query_pre_attn_scalar"`
-	RopeLocalTheta   float64  `json:"rope_local_base_freq"`
-	SlidingWindow    int      `json:"sliding_window"`
-	WindowPattern    int      `json:"sliding_window_pattern"`
-	OldWindowPattern int      `json:"_sliding_window_pattern"`
-	LayerTypes       []string `json:"layer_types"`
-	Bidirectional    *bool    `json:"use_bidirectional_attention"`
-	AttnSoftcap      *float64 `json:"attn_logit_softcapping"`
-	FinalSoftcap     *float64 `json:"final_logit_softcapping"`
-
-	set *weights.Set // for what a configuration leaves to the tensors to say
-}
-
-type hfRope struct {
-	Type           string  `json:"rope_type"`
-	OldType        string  `json:"type"`
-	Theta          float64 `json:"rope_theta"`
-	Factor         float64 `json:"factor"`
-	LowFreqFactor  float64 `json:"low_freq_factor"`
-	HighFreqFactor float64 `json:"high_freq_factor"`
-	OldContext     int     `json:"original_max_position_embeddings"`
-	Full           *hfRope `json:"full_attention"`    // by kind of layer (Gemma 3, transformers 5)
-	Sliding        *hfRope `json:"sliding_attention"` // the same
-}
-
-// layers are the parameters of full and of sliding layers.
-func (r *hfRope) layers() (full, sliding *hfRope) {
-	full, sliding = &hfRope{}, &hfRope{}
-	if r != nil && r.Full != nil {
-		full = r.Full
-	} else if r != nil {
-		full = r
-	}
-	if r != nil && r.Sliding != nil {
-		sliding = r.Sliding
-	}
-	return full, sliding
-}
-
-func (r *hfRope) scaling() RopeScaling {
-	if r == nil {
-		return RopeScaling{}
-	}
-	kind := r.Type
-	if kind == "" {
-		kind = r.OldType
-	}
-	if kind == "" || kind == "default" {
-		return RopeScaling{}
-	}
-	return RopeScaling{kind, r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OldContext}
-}
-
-type hfQuantization = weights.Quantization
-
-func parseHF(s *weights.Set) (*Config, error) {
-	var c hfConfig
-	if err := json.Unmarshal(s.HFConfig(), &c); err != nil {
-		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
-	}
-	c.Quantization, c.set = s.Quantization(), s
-	for _, f := range families {
-		cfg, ok, err := f.hf(&c)
-		if err != nil {
-			return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
-		}
-		if ok {
-			cfg.Family = f.name
-			return cfg, nil
-		}
-	}
-	return nil, fmt.Errorf("model: %s: architecture %s (model_type %q) is not supported; %s",
-		s.ConfigPath(), strings.Join(c.Architectures, ","), c.ModelType, supported())
-}
-
-// common fills what every family reads alike.
-func (c *hfConfig) common() (*Config, error) {
-	cfg := &Config{
-		Name:             c.ModelType,
-		HiddenSize:       c.HiddenSize,
-		IntermediateSize: c.IntermediateSize,
-		NumLayers:        c.NumLayers,
-		NumHeads:         c.NumHeads,
-		NumKVHeads:       c.NumKVHeads,
-		VocabSize:        c.VocabSize,
-		MaxContext:       c.MaxContext,
-		NormEps:          float32(c.NormEps),
-		RopeTheta:        c.RopeTheta,
-		Activation:       Activation(c.HiddenAct),
-		TiedHead:         c.TieWordEmbeddings != nil && *c.TieWordEmbeddings,
-	}
-	if cfg.NumKVHeads == 0 {
-		cfg.NumKVHeads = cfg.NumHeads
-	}
-	if c.HeadDim != nil {
-		cfg.HeadDim = *c.HeadDim
-	} else if cfg.NumHeads > 0 {
-		if cfg.HiddenSize%cfg.NumHeads != 0 {
-			return nil, fmt.Errorf("hidden_size %d is not a multiple of num_attention_heads %d, and head_dim is missing", cfg.HiddenSize, cfg.NumHeads)
-		}
-		cfg.HeadDim = cfg.HiddenSize / cfg.NumHeads
-	}
-	for _, r := range []*hfRope{c.RopeScaling, c.RopeParameters} {
-		if r == nil {
-			continue
-		}
-		if r.Theta > 0 {
-			cfg.RopeTheta = r.Theta
-		}
-		if s := r.scaling(); s.Type != "" {
-			cfg.Rope = s
-		}
-	}
-	if cfg.RopeTheta == 0 {
-		cfg.RopeTheta = 10000 // transformers' default
-	}
-	return cfg, nil
-}
-
-// quantized applies a quantization_config of method bitnet, the same for every family that has one.
-func (cfg *Config) quantized(q *hfQuantization) error {
-	if q == nil {
-		return nil
-	}
-	if q.Method != "bitnet" {
-		return fmt.Errorf("quantization_config.quant_method %q is not supported; supported: bitnet", q.Method)
-	}
-	cfg.Ternary = true
-	if cfg.FloatLinear = q.ModulesToNotConvert; cfg.FloatLinear == nil { // null, not an empty list
-		cfg.FloatLinear = []string{headName}
-	}
-	if q.UseRMSNorm {
-		cfg.InputNorm, cfg.InputNormEps = "rms_norm", float32(q.RMSNormEps)
-	}
-	return nil
-}
-
 // IsTernary says whether the projection of this module name, such as "model.layers.0.mlp.up_proj", is a BitLinear.
 func (c *Config) IsTernary(module string) bool { return !c.floatLinear(module) }
 
@@ -414,13 +278,5 @@ func (c *Config) QuantizeMasters() {
 
 // floatLinear says whether the projection of this module name stays dense.
 func (c *Config) floatLinear(module string) bool {
-	if !c.Ternary {
-		return true
-	}
-	for _, m := range c.FloatLinear {
-		if m != "" && (module == m || strings.HasSuffix(module, "."+m) || strings.HasPrefix(module, m+".")) {
-			return true
-		}
-	}
-	return false
+	return !c.Ternary || slices.Contains(c.FloatLinear, module)
 }

@@ -228,7 +228,7 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 	}
 	d.s.row = rowBuffer(d.embed)
 	switch {
-	case c.TiedHead:
+	case c.TiedHead && c.floatLinear(headName):
 		d.head = d.embed
 	case c.floatLinear(headName):
 		if d.head, err = w.Dense(headName+".weight", c.VocabSize, c.HiddenSize); err != nil {
@@ -236,7 +236,11 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 		}
 	default:
 		d.bitHead[0] = linear{name: headName, in: c.HiddenSize, out: c.VocabSize}
-		if err := d.loadLinear(w, &d.bitHead[0]); err != nil {
+		from := headName
+		if c.TiedHead {
+			from = embedName
+		}
+		if err := d.loadLinear(w, &d.bitHead[0], from); err != nil {
 			return err
 		}
 	}
@@ -272,55 +276,19 @@ func (d *decoder) load(ctx context.Context, w *weights.Set) (err error) {
 }
 
 func (d *decoder) loadLayer(w *weights.Set, n int) error {
-	c, l, names := d.cfg, &d.layers[n], d.cfg.layer(n)
-	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
-	type normAt struct {
-		dst  *norm
-		name string
-		n    int
-		want bool
-	}
-	for _, t := range []normAt{
-		{&l.attnNorm, names.attnNorm, c.HiddenSize, true},
-		{&l.ffnNorm, names.ffnNorm, c.HiddenSize, true},
-		{&l.attnSubNorm, names.attnSubNorm, attn, c.SubNorms},
-		{&l.ffnSubNorm, names.ffnSubNorm, c.IntermediateSize, c.SubNorms},
-		{&l.qNorm, names.qNorm, c.HeadDim, c.QKNorms},
-		{&l.kNorm, names.kNorm, c.HeadDim, c.QKNorms},
-		{&l.attnPostNorm, names.attnPostNorm, c.HiddenSize, c.PostNorms},
-		{&l.ffnPostNorm, names.ffnPostNorm, c.HiddenSize, c.PostNorms},
-	} {
-		if !t.want {
-			continue
-		}
+	c, l := d.cfg, &d.layers[n]
+	for _, t := range c.norms(l, n) {
 		var err error
-		if *t.dst, err = d.loadNorm(w, t.name, t.n); err != nil {
+		if *t.dst, err = d.loadNorm(w, t.name, t.width); err != nil {
 			return err
 		}
 	}
 	if c.Sliding != nil && c.Sliding[n] {
 		l.window = c.Window
 	}
-	type linearAt struct {
-		at      int
-		name    string
-		in, out int
-		want    bool
-	}
-	for _, t := range []linearAt{
-		{qAt, names.q, c.HiddenSize, attn, true},
-		{kAt, names.k, c.HiddenSize, kv, true},
-		{vAt, names.v, c.HiddenSize, kv, true},
-		{oAt, names.o, attn, c.HiddenSize, true},
-		{gateAt, names.gate, c.HiddenSize, c.IntermediateSize, !c.Ungated},
-		{upAt, names.up, c.HiddenSize, c.IntermediateSize, true},
-		{downAt, names.down, c.IntermediateSize, c.HiddenSize, true},
-	} {
-		if !t.want {
-			continue
-		}
+	for _, t := range c.layerProjections(n) {
 		l.linears[t.at] = linear{name: t.name, in: t.in, out: t.out}
-		if err := d.loadLinear(w, &l.linears[t.at]); err != nil {
+		if err := d.loadLinear(w, &l.linears[t.at], t.name); err != nil {
 			return err
 		}
 	}
@@ -346,19 +314,20 @@ func (d *decoder) loadNorm(w *weights.Set, name string, n int) (norm, error) {
 	return out, nil
 }
 
-func (d *decoder) loadLinear(w *weights.Set, l *linear) (err error) {
+// loadLinear reads a projection whose weights are those of the module from.
+func (d *decoder) loadLinear(w *weights.Set, l *linear, from string) (err error) {
 	if d.loaded++; d.host != nil && d.host.Progress != nil {
 		d.host.Progress(d.loaded, 7*d.cfg.NumLayers)
 	}
 	if d.cfg.floatLinear(l.name) {
 		d.dense = true
-		l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
+		l.dense, err = w.Dense(from+".weight", l.out, l.in)
 	} else {
 		var e error
-		l.id, l.scale, e = d.ternary(w, l.name, l.out, l.in)
+		l.id, l.scale, e = d.ternary(w, from, l.out, l.in)
 		if errors.Is(e, ternary.ErrMixedScales) { // weights alone were quantised, in groups: they run widened
 			d.dense = true
-			l.dense, err = w.Dense(l.name+".weight", l.out, l.in)
+			l.dense, err = w.Dense(from+".weight", l.out, l.in)
 			return err
 		}
 		if e != nil {

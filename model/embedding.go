@@ -40,6 +40,9 @@ func (cfg *Config) projectionNorms(s *weights.Set) {
 	}
 }
 
+// embeddingKeys are the keys that embedsGGUF reads.
+var embeddingKeys = []string{"pooling_type"}
+
 // embedsGGUF makes cfg that of a model for vectors where the file says how they are pooled. Values as in llama.cpp's
 // llama.h: 1 is mean, 2 the first token, 3 the last. The published files say 1, which is what their converter writes
 // when it is not told; the models are trained with the last token (microsoft/BitNet
@@ -68,8 +71,12 @@ func (cfg *Config) embeds(s *weights.Set, end string) error {
 		return err
 	}
 	for _, m := range modules {
-		if !strings.HasSuffix(m.Type, "Pooling") {
+		switch kind := m.Type[strings.LastIndexByte(m.Type, '.')+1:]; kind {
+		case "Transformer", "Normalize":
 			continue
+		case "Pooling":
+		default:
+			return fmt.Errorf("modules.json has a module %q; known: Transformer, Pooling, Normalize", m.Type)
 		}
 		var p struct {
 			Last bool   `json:"pooling_mode_lasttoken"`

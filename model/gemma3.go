@@ -1,6 +1,8 @@
 package model
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -26,57 +28,63 @@ import (
 var gemma3Family = &family{
 	name: "gemma3",
 	says: "BitNet-embedding 270M (Gemma3TextModel; GGUF gemma3)",
-	hf: func(c *hfConfig) (*Config, bool, error) {
-		if c.ModelType != "gemma3_text" {
-			return nil, false, nil
+	is:   func(c *hfConfig) bool { return c.ModelType == "gemma3_text" },
+	keys: hfKeys{
+		class: "Gemma3TextConfig",
+		defaults: `{"num_key_value_heads": 4, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256,
+			"sliding_window": 4096, "sliding_window_pattern": 6, "tie_word_embeddings": true}`,
+		used: "hidden_activation query_pre_attn_scalar rope_local_base_freq sliding_window sliding_window_pattern layer_types",
+		only: map[string][]string{
+			"use_bidirectional_attention": {"false"}, // EmbeddingGemma; attention here sees what comes before only
+			"attn_logit_softcapping":      {},        // Gemma 2
+			"final_logit_softcapping":     {},
+			"cache_implementation":        {`"hybrid"`},
+		},
+		// The class writes the pattern under this name as well, but reads the other; it has hidden_activation instead of
+		// hidden_act.
+		harmless: "_sliding_window_pattern hidden_act",
+	},
+	hf: func(c *hfConfig) (*Config, error) {
+		full, sliding := c.ropeParameters(), &hfRope{}
+		if full.Full != nil || full.Sliding != nil {
+			if full.Full == nil || full.Sliding == nil {
+				return nil, errors.New("rope_parameters lacks full_attention or sliding_attention")
+			}
+			full, sliding = full.Full, full.Sliding
 		}
-		switch {
-		case c.Bidirectional != nil && *c.Bidirectional:
-			return nil, false, fmt.Errorf("use_bidirectional_attention is set (EmbeddingGemma); attention here sees what comes before only")
-		case c.AttnSoftcap != nil || c.FinalSoftcap != nil:
-			return nil, false, fmt.Errorf("attn_logit_softcapping and final_logit_softcapping (Gemma 2) are not supported")
-		}
-		if c.HeadDim == nil {
-			c.HeadDim = new(int)
-			*c.HeadDim = 256 // the class's default, as those below
-		}
+		local := c.RopeLocalTheta
+		c.RopeScaling, c.RopeParameters = nil, nil
 		cfg, err := c.common()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		cfg.gemma3()
-		if c.HiddenActivation != "" {
-			cfg.Activation = Activation(c.HiddenActivation)
+		cfg.Activation = Activation(c.HiddenActivation)
+		cfg.QueryScalar = c.QueryScalar
+		c.RopeTheta = cmp.Or(c.RopeTheta, 1e6)
+		if cfg.RopeTheta, cfg.Rope, err = c.rope(full); err != nil {
+			return nil, err
 		}
-		if c.NormEps == 0 {
-			cfg.NormEps = 1e-6
+		if kind := sliding.kind(); kind != "" {
+			return nil, fmt.Errorf("rope_parameters.sliding_attention has rope_type %q; only \"default\" is supported", kind)
 		}
-		if cfg.QueryScalar = c.QueryScalar; cfg.QueryScalar == 0 {
-			cfg.QueryScalar = 256
-		}
-		cfg.TiedHead = c.TieWordEmbeddings == nil || *c.TieWordEmbeddings
-		full, sliding := c.RopeParameters.layers()
-		cfg.RopeTheta = firstPositive(full.Theta, c.RopeTheta, 1e6)
-		if cfg.Rope = full.scaling(); cfg.Rope.Type == "" {
-			cfg.Rope = c.RopeScaling.scaling()
-		}
-		if s := sliding.scaling(); s.Type != "" {
-			return nil, false, fmt.Errorf("rope_parameters.sliding_attention has rope_type %q; only \"default\" is supported", s.Type)
-		}
-		if err := cfg.windows(c, firstPositive(sliding.Theta, c.RopeLocalTheta, 1e4)); err != nil {
-			return nil, false, err
+		if err := cfg.gemmaWindows(c, cmp.Or(sliding.Theta, local, 1e4)); err != nil {
+			return nil, err
 		}
 		if err := cfg.quantized(c.Quantization); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		cfg.projectionNorms(c.set)
 		if slices.Contains(c.Architectures, "Gemma3TextModel") {
 			cfg.TiedHead = true
-			return cfg, true, cfg.embeds(c.set, gemma3End)
+			return cfg, cfg.embeds(c.set, gemma3End)
 		}
-		return cfg, true, nil
+		return cfg, nil
 	},
 	gguf: []string{"gemma3"},
+	ggufKeys: append([]string{
+		"attention.scale", "attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa",
+	}, embeddingKeys...),
 	fromGGUF: func(cfg *Config, s *weights.Set) error {
 		cfg.gemma3()
 		cfg.QueryScalar = float64(cfg.HeadDim)
@@ -138,35 +146,26 @@ func (cfg *Config) gemma3() {
 	cfg.EmbedScale = float32(math.Sqrt(float64(cfg.HiddenSize)))
 }
 
-// windows reads which layers see a window of tokens only.
-func (cfg *Config) windows(c *hfConfig, theta float64) error {
-	period := 6
-	for _, p := range []int{c.WindowPattern, c.OldWindowPattern} {
-		if p != 0 {
-			period = p
-		}
+// gemmaWindows reads which layers see a window of tokens only: those of layer_types, or all but every
+// sliding_window_pattern-th.
+func (cfg *Config) gemmaWindows(c *hfConfig, theta float64) error {
+	sliding, err := c.slidingTypes()
+	if err != nil {
+		return err
 	}
-	if cfg.NumLayers > maxLayers || period < 0 {
-		return fmt.Errorf("num_hidden_layers %d and sliding_window_pattern %d: impossible", cfg.NumLayers, period)
-	}
-	sliding := slidingLayers(max(cfg.NumLayers, 0), period)
-	if c.LayerTypes != nil {
-		if len(c.LayerTypes) != cfg.NumLayers {
-			return fmt.Errorf("layer_types has %d entries for %d layers", len(c.LayerTypes), cfg.NumLayers)
+	if sliding == nil {
+		if cfg.NumLayers > maxLayers || c.WindowPattern < 1 {
+			return fmt.Errorf("num_hidden_layers %d and sliding_window_pattern %d: impossible", cfg.NumLayers, c.WindowPattern)
 		}
-		for i, t := range c.LayerTypes {
-			if t != "sliding_attention" && t != "full_attention" {
-				return fmt.Errorf("layer_types[%d] is %q; known: full_attention, sliding_attention", i, t)
-			}
-			sliding[i] = t == "sliding_attention"
-		}
+		sliding = slidingLayers(max(cfg.NumLayers, 0), c.WindowPattern)
 	}
-	if slices.Contains(sliding, true) {
-		if cfg.Window = c.SlidingWindow; cfg.Window == 0 {
-			cfg.Window = 4096 // the class's default
-		}
-		cfg.LocalTheta, cfg.Sliding = theta, sliding
+	if !slices.Contains(sliding, true) {
+		return nil
 	}
+	if c.SlidingWindow == nil {
+		return errors.New("layer_types has sliding_attention, but sliding_window is null")
+	}
+	cfg.Window, cfg.LocalTheta, cfg.Sliding = *c.SlidingWindow, theta, sliding
 	return nil
 }
 
@@ -177,13 +176,4 @@ func slidingLayers(layers, period int) []bool {
 		s[i] = period > 0 && (i+1)%period != 0
 	}
 	return s
-}
-
-func firstPositive(list ...float64) float64 {
-	for _, v := range list {
-		if v > 0 {
-			return v
-		}
-	}
-	return 0
 }

@@ -1,98 +1,229 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/weights"
 )
 
-// parseGGUF reads the keys that every GGUF architecture has; the family adds what the format leaves unsaid.
-// Keys: ggml docs/gguf.md.
-func parseGGUF(s *weights.Set) (*Config, error) {
-	g := s.GGUF().KV
-	arch, err := g.String("general.architecture")
+// The keys of a GGUF file behind its architecture's name that every family has. Of keys that are in neither list and not the
+// family's own, such as those of experts, only 0, false and empty values are taken, which mean that there is no such thing.
+// Source: ggml docs/gguf.md; PyPI gguf, constants.py.
+var (
+	ggufUsed = []string{
+		"embedding_length", "feed_forward_length", "block_count", "attention.head_count", "attention.head_count_kv", "attention.key_length",
+		"attention.value_length", "attention.layer_norm_rms_epsilon", "attention.causal", "context_length", "rope.freq_base", "rope.dimension_count",
+		"rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor",
+		"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_ext_factor", "rope.scale_linear",
+	}
+	ggufHarmless = []string{
+		"vocab_size",             // token_embd says it
+		"tensor_data_layout",     // of files before GGUF's first version
+		"rope.scaling.finetuned", // a remark
+	}
+)
+
+// ggufReader reads keys of one architecture and keeps the first error.
+type ggufReader struct {
+	kv   gguf.KV
+	arch string
+	err  error
+}
+
+func (g *ggufReader) has(key string) bool { return g.kv.Has(g.arch + "." + key) }
+
+func (g *ggufReader) fail(err error) {
+	if g.err == nil {
+		g.err = err
+	}
+}
+
+// num reads a number that is missing only where def is not negative. An array, by layer, must hold one and the same number.
+func (g *ggufReader) num(key string, def int) int {
+	if def >= 0 && !g.has(key) {
+		return def
+	}
+	key = g.arch + "." + key
+	if list, err := g.kv.Ints(key); err == nil && len(list) > 0 {
+		for i, v := range list {
+			if v != list[0] || v < 0 {
+				g.fail(fmt.Errorf("%s is %d in layer 0 and %d in layer %d; layers of different shapes are not supported", key, list[0], v, i))
+				return 0
+			}
+		}
+		return int(min(list[0], maxContext+1))
+	}
+	v, err := g.kv.Uint(key)
 	if err != nil {
+		g.fail(err)
+	}
+	return int(min(v, maxContext+1)) // check names the key and the limit
+}
+
+func (g *ggufReader) float(key string, def float64) float64 {
+	if !g.has(key) {
+		return def
+	}
+	v, err := g.kv.Float(g.arch + "." + key)
+	if err != nil {
+		g.fail(err)
+	}
+	return v
+}
+
+// parseGGUF reads the keys that every GGUF architecture has; the family adds what the format leaves unsaid.
+func parseGGUF(s *weights.Set) (*Config, error) {
+	cfg, err := readGGUF(s)
+	if err != nil {
+		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
+	}
+	return cfg, nil
+}
+
+func readGGUF(s *weights.Set) (*Config, error) {
+	g := &ggufReader{kv: s.GGUF().KV}
+	var err error
+	if g.arch, err = g.kv.String("general.architecture"); err != nil {
 		return nil, err
 	}
-	var fam *family
-	for _, f := range families {
-		if slices.Contains(f.gguf, arch) {
-			fam = f
-		}
+	i := slices.IndexFunc(families, func(f *family) bool { return slices.Contains(f.gguf, g.arch) })
+	if i < 0 {
+		return nil, fmt.Errorf("general.architecture %q is not supported; %s", g.arch, supportedGGUF())
 	}
-	if fam == nil {
-		return nil, fmt.Errorf("model: %s: general.architecture %q is not supported; %s", s.ConfigPath(), arch, supportedGGUF())
-	}
-	var firstErr error
-	num := func(key string, def int) int {
-		key = arch + "." + key
-		if def >= 0 && !g.Has(key) {
-			return def
-		}
-		v, err := g.Uint(key)
-		if err != nil && firstErr == nil {
-			firstErr = err
-		}
-		if v > maxContext {
-			v = maxContext + 1 // check names the key and the limit
-		}
-		return int(v)
-	}
-	float := func(key string, def float64) float64 {
-		key = arch + "." + key
-		if !g.Has(key) {
-			return def
-		}
-		v, err := g.Float(key)
-		if err != nil && firstErr == nil {
-			firstErr = err
-		}
-		return v
+	fam := families[i]
+	if err := g.checkKeys(fam); err != nil {
+		return nil, err
 	}
 	cfg := &Config{
 		Family:           fam.name,
-		HiddenSize:       num("embedding_length", -1),
-		IntermediateSize: num("feed_forward_length", -1),
-		NumLayers:        num("block_count", -1),
-		NumHeads:         num("attention.head_count", -1),
-		MaxContext:       num("context_length", -1),
-		NormEps:          float32(float("attention.layer_norm_rms_epsilon", 1e-5)),
-		RopeTheta:        float("rope.freq_base", 10000),
+		HiddenSize:       g.num("embedding_length", -1),
+		IntermediateSize: g.num("feed_forward_length", -1),
+		NumLayers:        g.num("block_count", -1),
+		NumHeads:         g.num("attention.head_count", -1),
+		MaxContext:       g.num("context_length", -1),
+		NormEps:          float32(g.float("attention.layer_norm_rms_epsilon", 1e-5)),
+		RopeTheta:        g.float("rope.freq_base", 10000),
 	}
-	if firstErr != nil {
-		return nil, firstErr
-	}
-	cfg.NumKVHeads = num("attention.head_count_kv", cfg.NumHeads)
+	cfg.NumKVHeads = g.num("attention.head_count_kv", cfg.NumHeads)
 	headDim := 0
 	if cfg.NumHeads > 0 {
 		headDim = cfg.HiddenSize / cfg.NumHeads
 	}
-	cfg.HeadDim = num("attention.key_length", headDim)
-	if g.Has("general.name") {
-		cfg.Name, _ = g.String("general.name")
+	cfg.HeadDim = g.num("attention.key_length", headDim)
+	if n := g.num("attention.value_length", cfg.HeadDim); n != cfg.HeadDim {
+		g.fail(fmt.Errorf("%s.attention.value_length is %d and the heads of queries and keys have %d; they must be equal", g.arch, n, cfg.HeadDim))
 	}
-	switch kind, _ := g.String(arch + ".rope.scaling.type"); kind {
-	case "", "none":
-	case "linear":
-		cfg.Rope = RopeScaling{Type: kind, Factor: float("rope.scaling.factor", 1)}
-	default:
-		cfg.Rope = RopeScaling{Type: kind} // refused by check, by name
+	if n := g.num("rope.dimension_count", cfg.HeadDim); n != cfg.HeadDim {
+		g.fail(fmt.Errorf("%s.rope.dimension_count is %d and a head has %d; rotary positions of a part of a head are not supported in this family", g.arch, n, cfg.HeadDim))
 	}
-	if s.Has("rope_freqs.weight") {
-		return nil, fmt.Errorf("model: %s: tensor %q: per-frequency RoPE factors are not supported in GGUF files; take the Hugging Face folder of this model", s.ConfigPath(), "rope_freqs.weight")
+	if key := g.arch + ".attention.causal"; g.kv.Has(key) {
+		if causal, err := g.kv.Bool(key); err != nil || !causal {
+			g.fail(errors.Join(err, fmt.Errorf("%s is %v; attention here sees what comes before only", key, g.kv.Get(key))))
+		}
 	}
-	if firstErr != nil {
-		return nil, firstErr
+	if g.kv.Has("general.name") {
+		cfg.Name, _ = g.kv.String("general.name")
 	}
-	if shape := s.Shape(embedName + ".weight"); len(shape) == 2 {
-		cfg.VocabSize = shape[0]
-	} else {
-		return nil, fmt.Errorf("model: %s: tensor %q: missing or not a matrix", s.ConfigPath(), "token_embd.weight")
+	cfg.Rope = g.rope(cfg.MaxContext)
+	if g.err != nil {
+		return nil, g.err
 	}
+	if s.Has("rope_freqs.weight") && cfg.HeadDim > 0 && cfg.HeadDim <= maxWidth {
+		if cfg.Rope.Divisors, err = s.Vector("rope_freqs.weight", cfg.HeadDim/2); err != nil {
+			return nil, err
+		}
+	}
+	shape := s.Shape(embedName + ".weight")
+	if len(shape) != 2 {
+		return nil, fmt.Errorf("tensor %q: missing or not a matrix", "token_embd.weight")
+	}
+	cfg.VocabSize = shape[0]
 	cfg.TiedHead = !s.Has(headName + ".weight")
 	return cfg, fam.fromGGUF(cfg, s)
+}
+
+// rope reads how rotary positions are stretched. Source: llama.cpp src/llama-model.cpp and ggml_rope_ext, whose YaRN is that of
+// transformers with attention scaled by yarnScale times its own factor.
+func (g *ggufReader) rope(context int) RopeScaling {
+	kind := ""
+	if key := g.arch + ".rope.scaling.type"; g.kv.Has(key) {
+		var err error
+		if kind, err = g.kv.String(key); err != nil {
+			g.fail(err)
+		}
+	}
+	factor := g.float("rope.scaling.factor", 0)
+	if factor == 0 {
+		factor = g.float("rope.scale_linear", 1) // its older name
+	}
+	switch kind {
+	case "none":
+		return RopeScaling{}
+	case "":
+		if factor == 1 {
+			return RopeScaling{}
+		}
+		return RopeScaling{Type: "linear", Factor: factor} // the format's default
+	case "linear":
+		return RopeScaling{Type: kind, Factor: factor}
+	case "yarn":
+		for _, key := range []string{"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"} {
+			if x := g.float(key, 1); x != 1 {
+				g.fail(fmt.Errorf("%s.%s is %g; only 1 is supported", g.arch, key, x))
+			}
+		}
+		return RopeScaling{
+			Type: kind, Factor: factor, OldContext: g.num("rope.scaling.original_context_length", context),
+			AttnFactor: yarnScale(factor, 1) * g.float("rope.scaling.attn_factor", 1),
+			BetaFast:   g.float("rope.scaling.yarn_beta_fast", 32), BetaSlow: g.float("rope.scaling.yarn_beta_slow", 1),
+		}
+	}
+	return RopeScaling{Type: kind} // refused by check, by name
+}
+
+// checkKeys refuses keys that nothing here reads, of this architecture or of a contract that changes the weights.
+func (g *ggufReader) checkKeys(fam *family) error {
+	for _, p := range g.kv {
+		if strings.HasPrefix(p.Key, "prism.") {
+			return fmt.Errorf("key %q: the weights of this file are rotated (prism.hadamard), which is not supported yet; "+
+				"take the unrotated folder of this model", p.Key)
+		}
+		key, ok := strings.CutPrefix(p.Key, g.arch+".")
+		if !ok || slices.Contains(ggufUsed, key) || slices.Contains(ggufHarmless, key) || slices.Contains(fam.ggufKeys, key) || empty(p.Value) {
+			continue
+		}
+		return fmt.Errorf("key %q is %s, and nothing in a model of family %s reads it: the file needs something that is not supported, or a newer trit",
+			p.Key, short(p.Value), fam.name)
+	}
+	return nil
+}
+
+// empty says whether a value of metadata says that there is no such thing.
+func empty(v any) bool {
+	switch v := v.(type) {
+	case bool:
+		return !v
+	case string:
+		return v == ""
+	}
+	return strings.Trim(fmt.Sprint(v), "[]0 ") == ""
+}
+
+// short is a value for an error.
+func short(v any) string {
+	text := fmt.Sprint(v)
+	if s, ok := v.(string); ok {
+		text = strconv.Quote(s)
+	}
+	if len(text) > 60 {
+		text = text[:60] + "…"
+	}
+	return text
 }
 
 func supportedGGUF() string {

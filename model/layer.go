@@ -85,7 +85,7 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	c, s, st := d.cfg, &d.s, &d.stages
 	p, ok := d.products.(*cpuProducts)
 	gate, up := &l.linears[gateAt], &l.linears[upAt]
-	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || up.dense != nil || up.bias != nil || len(up.scale) != 1 || up.norm.w != nil || up.lora != nil {
+	if !ok || s.b > 1 || c.Activation != ReLU2 || c.Ungated || !up.takesCodes() || up.bias != nil || len(up.scale) != 1 || up.lora != nil || gate.norm.w != nil {
 		if err := d.project(ctx, c.HiddenSize, l.ffnInputs(c.Ungated)); err != nil {
 			return err
 		}
@@ -299,25 +299,37 @@ func (l *layer) ffnOutput() []linear { return l.linears[downAt : downAt+1] }
 // normInRows: h = norm(x), quantised, in front of q, k, v.
 func (d *decoder) normInRows(lo, hi int) {
 	for r := lo; r < hi; r++ {
-		d.normRow(r, &d.stages.layer.attnNorm, &d.stages.layer.linears[qAt])
+		d.normRow(r, &d.stages.layer.attnNorm, d.stages.layer.attnInputs())
 	}
 }
 
-// normRow norms row r of the residual stream into h and quantises it when the projection it feeds is ternary and
-// has no norm of its own.
-func (d *decoder) normRow(r int, n *norm, feeds *linear) {
+// normRow norms row r of the residual stream into h and quantises it when one of the projections it feeds takes codes.
+func (d *decoder) normRow(r int, n *norm, feeds []linear) {
 	D := d.cfg.HiddenSize
 	s := &d.s
 	x, h := s.x[r*D:][:D], s.h[r*D:][:D]
-	if feeds.dense != nil || feeds.norm.w != nil || n.b != nil {
-		n.apply(h, x)
-		if feeds.dense == nil && feeds.norm.w == nil {
-			d.quantizeRow(r, h)
-		}
+	if n.b == nil && anyTakesCodes(feeds) {
+		c16 := roundUp16(D)
+		s.xs[r], s.xsum[r] = kernel.RMSNormQuantize(s.xq[r*c16:][:c16], h, x, n.w, n.eps)
 		return
 	}
-	c16 := roundUp16(D)
-	s.xs[r], s.xsum[r] = kernel.RMSNormQuantize(s.xq[r*c16:][:c16], h, x, n.w, n.eps)
+	n.apply(h, x)
+	if anyTakesCodes(feeds) {
+		d.quantizeRow(r, h)
+	}
+}
+
+// takesCodes says whether the projection multiplies the codes that it shares with its neighbours: it is ternary and has no
+// norm of its own.
+func (l *linear) takesCodes() bool { return l.dense == nil && l.norm.w == nil }
+
+func anyTakesCodes(ls []linear) bool {
+	for i := range ls {
+		if ls[i].takesCodes() {
+			return true
+		}
+	}
+	return false
 }
 
 // quantizeRow quantises row r of a block whose rows have len(h) columns.
@@ -339,40 +351,48 @@ func (d *decoder) quantizeRows(lo, hi int) {
 	}
 }
 
-// project computes the products of the block's activations with the given projections, which share their input:
-// ternary ones from xq into acc, in panels; dense ones from h into out.
+// project computes the products of the block's activations with the given projections, which share their input: dense ones
+// from h into out; ternary ones into acc, in panels, from xq, which those with a norm of their own make anew and so come last.
 func (d *decoder) project(ctx context.Context, cols int, ls []linear) error {
 	s, st := &d.s, &d.stages
 	c16 := roundUp16(cols)
 	d.loraDown(cols, ls)
-	if ls[0].norm.w != nil { // each has a norm of its own: one after the other
-		for i := range ls {
-			st.quantizeNorm, st.quantizeCols = ls[i].norm, cols
-			d.pool.For(s.b, 1, st.quantize)
-			s.ids, s.y = append(s.ids[:0], ls[i].id), append(s.y[:0], s.acc[i][:s.b*roundUp16(ls[i].out)])
-			s.accScale[i] = append(s.accScale[i][:0], s.xs[:s.b]...)
-			if err := d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b]); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	s.ids, s.y = s.ids[:0], s.y[:0]
 	for i := range ls {
-		l := &ls[i]
-		if l.dense != nil {
+		switch l := &ls[i]; {
+		case l.dense != nil:
 			st.dense.set(l.dense, s.h[:s.b*cols], s.out[i], l.out)
 			d.pool.Run((l.out+PanelRows-1)/PanelRows, st.densePanel)
+		case l.takesCodes():
+			s.multiplies(l, i)
+		}
+	}
+	if len(s.ids) > 0 {
+		if err := d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b]); err != nil {
+			return err
+		}
+	}
+	for i := range ls {
+		l := &ls[i]
+		if l.norm.w == nil {
 			continue
 		}
-		s.ids = append(s.ids, l.id)
-		s.y = append(s.y, s.acc[i][:s.b*roundUp16(l.out)])
-		s.accScale[i] = append(s.accScale[i][:0], s.xs[:s.b]...)
+		st.quantizeNorm, st.quantizeCols = l.norm, cols
+		d.pool.For(s.b, 1, st.quantize)
+		s.ids, s.y = s.ids[:0], s.y[:0]
+		s.multiplies(l, i)
+		if err := d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b]); err != nil {
+			return err
+		}
 	}
-	if len(s.ids) == 0 {
-		return nil
-	}
-	return d.products.Multiply(ctx, s.ids, s.y, s.xq[:s.b*c16], s.xsum[:s.b])
+	return nil
+}
+
+// multiplies adds the i-th projection of a project to the matrices of the next Multiply.
+func (s *scratch) multiplies(l *linear, i int) {
+	s.ids = append(s.ids, l.id)
+	s.y = append(s.y, s.acc[i][:s.b*roundUp16(l.out)])
+	s.accScale[i] = append(s.accScale[i][:0], s.xs[:s.b]...)
 }
 
 // takeRow writes outputs from first on of row r of the product of the i-th projection of the last project:
@@ -429,7 +449,7 @@ func (d *decoder) qkvHeads(lo, hi int) {
 		at := s.rows[r]
 		if !c.LearnedPositions {
 			table := d.rope
-			if l.window > 0 {
+			if l.window > 0 && d.local != nil {
 				table = d.local
 			}
 			cos, sin := table.at(at.pos)
@@ -456,7 +476,7 @@ func (d *decoder) subNormRow(r, cols int, n *norm, feeds *linear) {
 	if n.w != nil {
 		n.apply(h, h)
 	}
-	if feeds.dense == nil && feeds.norm.w == nil {
+	if feeds.takesCodes() {
 		d.quantizeRow(r, h)
 	}
 }
@@ -466,7 +486,7 @@ func (d *decoder) residualRows(lo, hi int) {
 	l := d.stages.layer
 	for r := lo; r < hi; r++ {
 		d.addResidual(r, &l.linears[oAt], &l.attnPostNorm)
-		d.normRow(r, &l.ffnNorm, &l.linears[upAt])
+		d.normRow(r, &l.ffnNorm, l.ffnInputs(d.cfg.Ungated))
 	}
 }
 

@@ -15,21 +15,19 @@ import (
 var llamaFamily = &family{
 	name: "llama",
 	says: "Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E, TriLM and our own (LlamaForCausalLM; GGUF llama)",
-	hf: func(c *hfConfig) (*Config, bool, error) {
-		if c.ModelType != "llama" && c.ModelType != "falcon_e" {
-			return nil, false, nil
-		}
+	is:   func(c *hfConfig) bool { return c.ModelType == "llama" || c.ModelType == "falcon_e" },
+	keys: hfKeys{
+		class:    "LlamaConfig",
+		defaults: `{"hidden_act": "silu", "rms_norm_eps": 1e-6}`,
+		used:     "mlp_bias",
+		harmless: "pretraining_tp", // how products were cut among devices
+	},
+	hf: func(c *hfConfig) (*Config, error) {
 		cfg, err := c.common()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
-		if cfg.Activation == "" {
-			cfg.Activation = SiLU
-		}
-		if c.NormEps == 0 {
-			cfg.NormEps = 1e-6
-		}
-		return cfg, true, cfg.quantized(c.Quantization)
+		return cfg, cfg.quantized(c.Quantization)
 	},
 	gguf: []string{"llama", "falcon-e", "falcon3"},
 	fromGGUF: func(cfg *Config, s *weights.Set) error {

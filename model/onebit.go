@@ -10,20 +10,21 @@ import "github.com/tritlm/trit/weights"
 var onebitFamily = &family{
 	name: "bitnet-1bitllm",
 	says: "1bitLLM bitnet_b1_58-large, -xl, -3B and kin (GGUF bitnet)",
-	hf: func(c *hfConfig) (*Config, bool, error) {
-		if !c.isBitNetLlama() {
-			return nil, false, nil
-		}
+	is:   (*hfConfig).isBitNetLlama,
+	keys: hfKeys{
+		defaults: `{"hidden_act": "silu"}`,
+		used:     "mlp_bias weight_bits",
+		only:     map[string][]string{"input_bits": {"8"}},
+		harmless: "pretraining_tp",
+	},
+	hf: func(c *hfConfig) (*Config, error) {
 		cfg, err := c.common()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		cfg.SubNorms = true
 		cfg.Ternary, cfg.FloatLinear = true, []string{headName}
-		if cfg.Activation == "" {
-			cfg.Activation = SiLU
-		}
-		return cfg, true, nil
+		return cfg, nil
 	},
 	gguf: []string{"bitnet"},
 	fromGGUF: func(cfg *Config, _ *weights.Set) error {

@@ -10,22 +10,23 @@ package model
 var transformerFamily = &family{
 	name: "trit-transformer",
 	says: "the vanilla transformer of trit train (LayerNorm, learned positions, GELU)",
-	hf: func(c *hfConfig) (*Config, bool, error) {
-		if c.ModelType != "trit-transformer" {
-			return nil, false, nil
-		}
+	is:   func(c *hfConfig) bool { return c.ModelType == "trit-transformer" },
+	keys: hfKeys{
+		defaults: `{"layer_norm_eps": 1e-5, "attention_bias": true}`,
+		used:     "layer_norm_eps precision",
+		only:     map[string][]string{"hidden_act": {`"gelu"`}, "attention_bias": {"true"}},
+	},
+	hf: func(c *hfConfig) (*Config, error) {
 		cfg, err := c.common()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		cfg.LayerNorm = true
 		cfg.LearnedPositions = true
 		cfg.Ungated = true
 		cfg.NormEps = float32(c.LayerNormEps)
-		if c.LayerNormEps == 0 {
-			cfg.NormEps = 1e-5
-		}
 		cfg.Activation = GELU
-		return cfg, true, cfg.quantized(c.Quantization)
+		c.MLPBias = true // one key for all of them
+		return cfg, cfg.quantized(c.Quantization)
 	},
 }

@@ -124,11 +124,6 @@ func (m *Model) hfConfig(packed bool) hfConfig {
 			mode = "offline"
 		}
 		h.Quantization = map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
-	} else if c.Arch == "bitnet" { // a model of type bitnet is ternary unless its configuration excepts the projections
-		h.Quantization = map[string]any{
-			"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online",
-			"modules_to_not_convert": []string{"lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
-		}
 	}
 	return h
 }

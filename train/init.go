@@ -199,7 +199,7 @@ func configOf(m *model.Config, precision string) (Config, error) {
 	}
 	if c.Precision == "" {
 		c.Precision = "float"
-		if m.Ternary && len(m.FloatLinear) < 3 {
+		if m.Ternary {
 			c.Precision = "ternary"
 		}
 	}

@@ -100,7 +100,7 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	}
 	f, ok := s.format(t)
 	if !ok {
-		m, err := quantize(t, rows, cols)
+		m, err := s.masters(t, name, rows, cols)
 		if err != nil {
 			return nil, err
 		}
@@ -124,6 +124,28 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	} else if !errors.Is(err, ErrMissing) {
 		return nil, err
 	}
+	return m, nil
+}
+
+// masters makes codes of floats: by absmean, or as they are where quantization_config says that they are codes already, which
+// weight_scale multiplies. Source: transformers integrations/bitnet.py, AutoBitLinear.
+func (s *Set) masters(t *tensor, name string, rows, cols int) (*ternary.Matrix, error) {
+	if s.gguf != nil || s.quant == nil || s.quant.Class() != "autobitlinear" || s.quant.Online() {
+		return quantize(t, rows, cols)
+	}
+	scale, err := s.scalar(name + "_scale")
+	if err != nil {
+		return nil, err
+	}
+	w := make([]float32, rows*cols)
+	if err := t.floats(w); err != nil {
+		return nil, err
+	}
+	m, i := ternary.Exact(w, rows, cols)
+	if m == nil {
+		return nil, fmt.Errorf("element %d is %g: quantization_mode is offline, so that all of them must be -1, 0 or 1 times one number", i, w[i])
+	}
+	m.Scale[0] *= scale
 	return m, nil
 }
 

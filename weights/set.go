@@ -66,6 +66,39 @@ type Quantization struct {
 // 1/mean|W| and divides by it; "autobitlinear" stores mean|W| and multiplies. Source: integrations/bitnet.py.
 func (q *Quantization) dividesScale() bool { return q == nil || q.LinearClass != "autobitlinear" }
 
+// Class is linear_class, or its default.
+func (q *Quantization) Class() string {
+	if q.LinearClass == "" {
+		return "bitlinear"
+	}
+	return q.LinearClass
+}
+
+// ModeName is quantization_mode, or its default.
+func (q *Quantization) ModeName() string {
+	if q.Mode == "" {
+		return "offline"
+	}
+	return q.Mode
+}
+
+// Online says whether the folder holds masters, which are quantised when they are loaded.
+func (q *Quantization) Online() bool { return q.Class() == "autobitlinear" && q.ModeName() == "online" }
+
+// Packs says whether the folder can hold ternary weights packed only: class "bitlinear" has no other form.
+func (q *Quantization) Packs() bool { return q.Class() == "bitlinear" }
+
+// Check refuses a class or mode that transformers does not know.
+func (q *Quantization) Check() error {
+	if c := q.Class(); c != "bitlinear" && c != "autobitlinear" {
+		return fmt.Errorf("quantization_config.linear_class %q is not known; known: bitlinear, autobitlinear", c)
+	}
+	if m := q.ModeName(); m != "offline" && m != "online" {
+		return fmt.Errorf("quantization_config.quantization_mode %q is not known; known: offline, online", m)
+	}
+	return nil
+}
+
 // Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file.
 func Open(path string, opt *Options) (*Set, error) {
 	if opt == nil {
@@ -307,6 +340,32 @@ func (s *Set) HFName(name string) (_ string, ok bool) {
 		return "model." + name, true
 	}
 	return name, true
+}
+
+// Bare says whether the folder's names lack "model." in front, as those of a model without a head.
+func (s *Set) Bare() bool { return s.bare }
+
+// Others are the tensors, as the file calls them and in its order, that are none of those of these Hugging Face names.
+func (s *Set) Others(names []string) []string {
+	known := map[*tensor]bool{}
+	for _, name := range names {
+		known[s.find(name)] = true
+	}
+	var others []string
+	for _, name := range s.names {
+		if !known[s.tensors[name]] {
+			others = append(others, name)
+		}
+	}
+	return others
+}
+
+// Stored are the tensor's bytes as the file has them, nil when it is not there.
+func (s *Set) Stored(name string) []byte {
+	if t := s.find(name); t != nil {
+		return t.data
+	}
+	return nil
 }
 
 // Has says whether the tensor is there. Names are those of Hugging Face, or the file's own.
