@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/accel/tensix"
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
@@ -29,6 +30,7 @@ type modelFlags struct {
 	hubFlags
 	trit.Options
 	device     string
+	onDevice   func(*tensix.Device) // is given what --device names, once the model is on it
 	noPackCopy bool
 }
 
@@ -91,7 +93,7 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	}
 	o := f.Options
 	var err error
-	if o.Backend, err = deviceBackend(f.device, f.Threads); err != nil {
+	if o.Backend, err = f.backend(cmd); err != nil {
 		return nil, err
 	}
 	if dir, err := os.UserCacheDir(); err == nil && !f.noPackCopy {
