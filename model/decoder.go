@@ -398,15 +398,19 @@ func (d *decoder) Forward(ctx context.Context, batch []Input) (err error) {
 		batch[i].Cache.(*kvCache).begin()
 	}
 	// Cut the inputs into blocks; a block holds parts of as many inputs as fit.
+	most := blockTokens
+	if d.step != nil { // which runs long inputs a few tokens at a time, and keeps their keys and values
+		most = d.blockRows
+	}
 	s.startBlock()
 	for i := range batch {
 		in := &batch[i]
 		for done := 0; done < len(in.Tokens); {
-			n := min(len(in.Tokens)-done, blockTokens-s.b)
+			n := min(len(in.Tokens)-done, most-s.b)
 			if err := s.add(in, done, n); err != nil {
 				return err
 			}
-			if done += n; s.b == blockTokens {
+			if done += n; s.b == most {
 				if err := d.block(ctx); err != nil {
 					return err
 				}

@@ -100,7 +100,7 @@ type HeadScreener interface {
 // the residual stream x on the device,
 //
 //	x += o·x̂
-//	x += down·x̂(norm(relu(gate)²·up)), gate and up being gate·x̂(norm(x)) and up·x̂(norm(x))
+//	x += down·x̂(norm(act(gate)·up)), gate and up being gate·x̂(norm(x)) and up·x̂(norm(x))
 //	y = q, k and v of the next layer ·x̂(norm(x))
 //
 // bit-equal to what the decoder makes of Multiply.
@@ -115,7 +115,8 @@ type BlockRunner interface {
 type Block struct {
 	O, Gate, Up, Down             BlockMatrix
 	Next                          []BlockMatrix // q, k, v of the next layer; none in the last
-	FFNNorm, FFNSubNorm, NextNorm BlockNorm     // NextNorm is not set in the last layer
+	FFNNorm, FFNSubNorm, NextNorm BlockNorm     // NextNorm is not set in the last layer, FFNSubNorm where there is none
+	Activation                    Activation    // ReLU2 or SiLU
 }
 
 // BlockMatrix is a matrix that Products have loaded, and its scale.
@@ -161,7 +162,7 @@ type StepRunner interface {
 type Step struct {
 	First          []BlockMatrix // q, k, v of the first layer; the others' are the blocks' Next
 	Blocks         []int
-	AttnSubNorms   []BlockNorm // in front of o, of each layer
+	AttnSubNorms   []BlockNorm // in front of o, of each layer; not set where there is none
 	Heads, KVHeads int
 	HeadDim        int
 }

@@ -123,16 +123,16 @@ func (d *decoder) gateAndUp(ctx context.Context, l *layer) error {
 	return nil
 }
 
-// loadBlocks hands the layers to Products that run what lies between attentions by themselves: squared ReLU, a norm
-// in front of down, no biases and one scale a matrix.
+// loadBlocks hands the layers to Products that run what lies between attentions by themselves: squared ReLU or SiLU, no
+// biases and one scale a matrix.
 func (d *decoder) loadBlocks() error {
 	p, ok := d.products.(BlockRunner)
-	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 || c.InputNorm != "" || c.PostNorms || !c.SubNorms || c.LayerNorm {
+	if c := d.cfg; !ok || c.Ungated || c.Activation != ReLU2 && c.Activation != SiLU || c.InputNorm != "" || c.PostNorms || c.LayerNorm {
 		return nil
 	}
 	matrices := func(ls []linear) (ms []BlockMatrix) {
 		for i := range ls {
-			if l := &ls[i]; l.dense == nil && l.bias == nil && len(l.scale) == 1 {
+			if l := &ls[i]; l.takesCodes() && l.bias == nil && len(l.scale) == 1 {
 				ms = append(ms, BlockMatrix{l.id, l.scale[0]})
 			}
 		}
@@ -147,7 +147,7 @@ func (d *decoder) loadBlocks() error {
 		if len(all) != len(l.linears) {
 			return nil
 		}
-		b := Block{O: all[oAt], Gate: all[gateAt], Up: all[upAt], Down: all[downAt], FFNNorm: norm(&l.ffnNorm), FFNSubNorm: norm(&l.ffnSubNorm)}
+		b := Block{O: all[oAt], Gate: all[gateAt], Up: all[upAt], Down: all[downAt], FFNNorm: norm(&l.ffnNorm), FFNSubNorm: norm(&l.ffnSubNorm), Activation: d.cfg.Activation}
 		if n+1 < len(d.layers) {
 			next := &d.layers[n+1]
 			b.Next, b.NextNorm = matrices(next.attnInputs()), norm(&next.attnNorm)

@@ -27,7 +27,7 @@ type Backend struct {
 	// HostHead leaves the output head to the host: no int8 copy of it is made, and every logit is computed there.
 	HostHead bool
 	// ProductsOnly leaves norms, activation functions and the residual stream to the host, for every model. Else the
-	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU and sub-norms, and run all
+	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU or SiLU and one scale a matrix, and run all
 	// that lies between two attentions alone: one job a layer instead of four, and the same bits.
 	ProductsOnly bool
 	// HostAttention leaves attention to the host and keys and values in its memory: one job a layer. Else the tiles run
@@ -182,7 +182,7 @@ type blocks struct {
 func (p *blocks) LoadBlock(b model.Block) (id, tokens int, err error) {
 	scaled := func(m model.BlockMatrix) Scaled { return Scaled{p.matrices[m.ID], m.Scale} }
 	norm := func(n model.BlockNorm) Norm { return Norm(n) }
-	w := BlockWeights{O: scaled(b.O), Gate: scaled(b.Gate), Up: scaled(b.Up), Down: scaled(b.Down), FFNNorm: norm(b.FFNNorm), SubNorm: norm(b.FFNSubNorm), NextNorm: norm(b.NextNorm)}
+	w := BlockWeights{O: scaled(b.O), Gate: scaled(b.Gate), Up: scaled(b.Up), Down: scaled(b.Down), FFNNorm: norm(b.FFNNorm), SubNorm: norm(b.FFNSubNorm), NextNorm: norm(b.NextNorm), SiLU: b.Activation == model.SiLU}
 	for _, m := range b.Next {
 		w.Next = append(w.Next, scaled(m))
 	}

@@ -62,7 +62,7 @@ func Slow(t chip.Telemetry, mhz int) bool {
 	return mhz > 0 && mhz*10 < full*9
 }
 
-var stageNames = [kernels.Thens]string{"products to the host", "activation function", "residual sum", "residual stream to the host", "screen of the head", "attention"}
+var stageNames = [kernels.Thens]string{"products to the host", "activation function", "residual sum", "residual stream to the host", "screen of the head", "attention", "SiLU"}
 
 // Watch begins a Report.
 type Watch struct {

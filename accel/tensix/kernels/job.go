@@ -53,7 +53,7 @@ const Ready = 0x7121
 const (
 	CompletionBytes  = 64
 	CompletionClocks = 16
-	Thens            = 6
+	Thens            = 7
 )
 
 // Tile is what a tile is told once.
@@ -75,6 +75,7 @@ const (
 	ThenOut                // added to the residual stream, which goes to the host
 	ThenScreen             // scores of the output head: the rows that can be best go to the host
 	ThenAttend             // query, key and value: attention, norm, int8: the next stage's activations
+	ThenSiLU               // SiLU of the first matrix's times the second's, norm, int8: the next stage's activations
 )
 
 // Job is one stage of a job: a batch of activations times matrices with the same number of columns.

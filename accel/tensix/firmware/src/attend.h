@@ -99,7 +99,7 @@ static void scores(u32 q, u32 block, u32 cols, u32 scale, u32 to) {
   pack_from(FOUND, to, 1);
 }
 
-// exponential: register 2 = internal/kernel's Exp of register 0, which is not above 0. Below 2^-125 it is zero.
+// exponential: register 2 = internal/kernel's Exp of register 0, which is not above 88.75. Below 2^-125 it is zero.
 static __attribute__((noinline)) void exponential(void) {
   CONSTANT(1, 0xC2AF0000);  // -87.5
   INSN(V_SUB(3, 0, 1));
@@ -136,6 +136,22 @@ static __attribute__((noinline)) void exponential(void) {
   INSN(V_SHIFT(0, 23));
   INSN(V_MUL(2, 2, 0));
   INSN(V_ADD(2, 2, 2));
+}
+
+// exps: the exponentials of numbers of either sign.
+static void exps(u32 at, u32 pairs) {
+  unpack_to(at, 1);
+  for (u32 v = 0; v < 2 * pairs; v++) {
+    PUSH(V_LOAD(0, 2 * v));
+    CONSTANT(1, 0x42B18000);  // 88.75, where it is infinite
+    INSN(V_SUB(3, 1, 0));
+    INSN(V_IF_NEGATIVE(3));
+    INSN(V_MOV(0, 1));
+    INSN(V_ALL_LANES);
+    exponential();
+    PUSH(V_STORE(2, 2 * v));
+  }
+  pack_from(0, at, pairs);
 }
 
 // weights: the exponentials of a span's scores less the largest, and the 32 lanes of their sum.
@@ -247,6 +263,7 @@ static void attend(void) {
     else if (what == WEIGHTS) weights(o->a, o->b, o->c, o->d);
     else if (what == MIX) mix(o->a, o->b, o->c, o->d);
     else if (what == JOIN) join(o->a, o->b, o->c, o->d);
+    else if (what == EXPS) exps(o->a, o->b);
     else if (ready) INSN(V_NO_LANES_OFF);
     insn_done();
     post(ANSWERED, ++n);

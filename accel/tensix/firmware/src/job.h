@@ -26,6 +26,7 @@ enum {
   THEN_OUT,     // added to the residual stream, which goes to the host
   THEN_SCREEN,  // scores of the output head: the rows that can be best go to the host
   THEN_ATTEND,  // query, key and value: attention, norm, int8: the next stage's activations
+  THEN_SILU,    // SiLU of the first matrix's times the second's, norm, int8: the next stage's activations
 };
 struct job {
   u32 kind;
@@ -73,14 +74,14 @@ enum { READY = 0x7121 };
 struct vector {
   u32 tokens, cols;  // real rows, and columns: 32 times the chunks of a matrix
   u32 eps;           // of the norm, float32
-  u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]
+  u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]; 0: no norm
   u32 h, res;        // L1: [chunks][rows][32] float32, what is normed; the residual stream, which stays between jobs
   u32 piece;         // L1: 4 KiB and 32 float32
   u32 gather, table; // L1: [owned quarters of lanes][cols / 32][4] float32; [tiles][32]
   u32 x_in;          // L1: [tokens][cols] float32, the residual stream where a pass begins, or 0
   u32 rect;          // multicast rectangle of all tiles: start << 12 | end
   u32 master;        // coordinates of tile 0
-  u32 out_lo, out_hi;  // host address of the residual stream [tokens][cols], or of the lists of rows
+  u32 out_lo, out_hi;  // host address of the residual stream [tokens][cols], or of the lists of rows; SiLU: L1, 4 KiB
   u32 max_lo, max_hi;  // host address for the rows' largest magnitudes
 };
 #define VECTOR(stage) ((volatile struct vector *)(REG(BELL + 4) + 128 * (stage) + 64))
@@ -120,6 +121,7 @@ enum {
   JOIN,     // the span that was mixed with those before it. a: which has the larger score, b: how much less the other's
             // is, c: sum of the span's weights; d: where 32 sums over values, and of weights, go, or 0
   REST,     // back to products
+  EXPS,     // a: pairs of vectors, b: how many; they become their exponentials
 };
 enum { JOIN_FIRST, JOIN_SMALLER, JOIN_LARGER }; // the span is the first; its largest score is not larger; it is larger
 #define ORDER ((volatile struct order *)0x17F40)

@@ -92,7 +92,7 @@ int main(void) {
         INSN(T_SEMPOST(SEM_DST));
       }
       insn_done();
-      if (j->then == THEN_ATTEND) attend();
+      if (j->then == THEN_ATTEND || j->then == THEN_SILU) attend();
     }
     post(LINE(DONE + CORE_MATH), job);
   }

@@ -36,7 +36,7 @@ int main(void) {
   u32 job = 0, sent = 0, acks = NIU_ACKS, meeting = 0;
   for (;;) {
     job = next_job(job);
-    u32 start = CLOCK, before = sent, since = start, spent[6] = {0, 0, 0, 0, 0, 0};
+    u32 start = CLOCK, before = sent, since = start, spent[7] = {0, 0, 0, 0, 0, 0, 0};
     for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
       u32 then = JOB(stage)->then, n = all_chunks(stage);
       if (then == THEN_HOST) {
@@ -60,7 +60,7 @@ int main(void) {
     REG(SCRATCH + 0) = job;
     REG(SCRATCH + 4) = sent - before;
     REG(SCRATCH + 8) = CLOCK - start;
-    for (u32 i = 0; i < 6; i++) REG(SCRATCH + 16 + 4 * i) = spent[i];
+    for (u32 i = 0; i < 7; i++) REG(SCRATCH + 16 + 4 * i) = spent[i];
     REG(SCRATCH + 60) = ~job;
     drain(SCRATCH + 60);
     u32 line = TILE->index * 64, end = TILE->host_lo + line;
