@@ -65,6 +65,21 @@ static inline void niu_write(u32 i, u32 xy, u32 lo, u32 hi, u32 l1, u32 n) {
   niu_go(i);
 }
 
+// niu_increment adds one to a word of another tile's L1; the old one is stored at `old` here. It is not waited for.
+static inline void niu_increment(u32 i, u32 xy, u32 addr, u32 old) {
+  NIU(i, TARG_ADDR_LO) = addr;
+  NIU(i, TARG_ADDR_MID) = 0;
+  NIU(i, TARG_ADDR_HI) = xy;
+  NIU(i, RET_ADDR_LO) = old;
+  NIU(i, RET_ADDR_MID) = 0;
+  NIU(i, RET_ADDR_HI) = NIU_SELF;
+  NIU(i, PACKET_TAG) = 0;
+  NIU(i, NOC_CTRL) = CTRL_ATOMIC | CTRL_ACK;
+  NIU(i, AT_LEN_BE) = AT_INCREMENT;
+  NIU(i, AT_DATA) = 1;
+  niu_go(i);
+}
+
 // ---- Tensix coprocessor ----
 // A constant instruction travels in the core's own instruction stream, rotated left by two; one with a run-time
 // operand is stored to the thread's queue.

@@ -130,7 +130,8 @@ enum { JOIN_FIRST, JOIN_SMALLER, JOIN_LARGER }; // the span is the first; its la
 #define TILES_AT 0x16A00u   // coordinates of all tiles
 #define SCALES 0x16500u     // float32 [32]: the activations' scales, by row; [32] more for the screen
 #define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r, and the meeting after which it was made
-#define ARRIVED(i) (0x17400u + 16u * (i))  // on tile 0: the last meeting that tile i came to
+#define ARRIVALS 0x17400u   // on tile 0: how many tiles have come to meetings, all meetings together
+#define ARRIVED 0x17410u    // what comes back of adding to that
 #define RELEASE 0x17D00u    // the last meeting that is over
 #define LARGEST 0x17D80u    // [32] largest magnitudes of all tiles
 #define MINE 0x17E00u       // [32] of this tile

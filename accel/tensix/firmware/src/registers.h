@@ -72,10 +72,12 @@ enum {
   RET_ADDR_HI = 0x14,  // local coordinates
   PACKET_TAG = 0x18,   // transaction id << 10
   NOC_CTRL = 0x1C,
-  AT_LEN_BE = 0x20,    // bytes
+  AT_LEN_BE = 0x20,    // bytes, or which atomic
+  AT_DATA = 0x28,      // what is added
   CMD_CTRL = 0x40,     // 1 sends, 0 when it is accepted
 };
-enum { CTRL_READ = 0x10, CTRL_WRITE = 2, CTRL_ACK = 1 << 4, CTRL_CAST = 1 << 5, CTRL_PATH_RESERVE = 1 << 8, CTRL_CAST_SELF = 1 << 17 };
+enum { CTRL_READ = 0x10, CTRL_ATOMIC = 1, CTRL_WRITE = 2, CTRL_ACK = 1 << 4, CTRL_CAST = 1 << 5, CTRL_PATH_RESERVE = 1 << 8, CTRL_CAST_SELF = 1 << 17 };
+enum { AT_INCREMENT = 0x107C }; // a word, all of its 32 bits; the old one comes back
 #define NIU_0 0xFFB20000u
 #define NIU_1 0xFFB30000u
 enum {

@@ -11,7 +11,7 @@
 //   - mean, 1/sqrt and 127/max are single correctly rounded operations
 //
 // Exponentials are the vector unit's (attend.h), which the matrix core works. The tiles meet three times, and twice where
-// there is no norm. A meeting: everybody tells tile 0, tile 0 tells everybody.
+// there is no norm. A meeting: everybody adds one to a word of tile 0's, tile 0 tells everybody.
 #ifndef VECTOR_H
 #define VECTOR_H
 #include "job.h"
@@ -115,12 +115,11 @@ static u32 meet(volatile struct vector *v, u32 acks, u32 *meeting, u32 fold) {
     niu_write(NIU_SENDER, v->master, v->table + 128 * me, 0, MINE, 128);
     acked(++acks);
   }
-  REG(NOTE) = n;
-  drain(NOTE);
-  niu_write(NIU_SENDER, v->master, ARRIVED(me), 0, NOTE, 16);
-  acked(++acks);
+  niu_increment(NIU_SENDER, v->master, ARRIVALS, ARRIVED);
   if (me == 0) {
-    for (u32 i = 0; i < tiles; i++) while (peek(ARRIVED(i)) != n) {}
+    while (peek(ARRIVALS) != n * tiles) {}
+    REG(NOTE) = n;
+    drain(NOTE);
     if (fold) {
       see();
       for (u32 r = 0; r < v->tokens; r++) {

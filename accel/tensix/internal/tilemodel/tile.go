@@ -83,7 +83,8 @@ type request struct {
 	l1, n      uint32
 	bank, addr uint32
 	toBank     bool
-	data, done int // remaining steps until the bytes move, until it is answered
+	atomic     bool // one is added to a word at addr; the old one goes to l1
+	data, done int  // remaining steps until the bytes move, until it is answered
 }
 
 // Tile is a tile's memory, its NIU and its cores.
@@ -187,10 +188,16 @@ func (m *Tile) request(c *Core, base uint32) {
 				m.Breaks("%s: the NIU is told to send %#x, whose store is not drained", c.name, s.addr)
 			}
 		}
+	case 0x11:
+		r.atomic, r.l1, r.addr, r.to = true, m.niu[base+0xC], m.niu[base], m.Peers[m.niu[base+8]]
+		if r.to == nil || r.addr%16 != 0 || r.n != 0x107C || m.niu[base+0x28] != 1 {
+			m.Breaks("%s: an atomic %#x of %d at %#x of %#x", c.name, r.n, m.niu[base+0x28], r.addr, m.niu[base+8])
+			return
+		}
 	default:
 		m.Breaks("%s: request control %#x", c.name, ctrl)
 	}
-	if n := m.niu[base+0x20]; n == 0 || n > 16384 {
+	if n := m.niu[base+0x20]; !(r != nil && r.atomic) && (n == 0 || n > 16384) {
 		m.Breaks("%s: a packet of %d bytes", c.name, n)
 	}
 	if r == nil {
@@ -214,7 +221,11 @@ func (m *Tile) Network() {
 	keep := m.requests[:0]
 	for _, r := range m.requests {
 		if r.data == 0 {
-			if r.read {
+			if r.atomic {
+				v := r.to.Word(r.addr)
+				binary.LittleEndian.PutUint32(r.to.L1[r.addr:], v+1)
+				binary.LittleEndian.PutUint32(m.L1[r.l1:], v)
+			} else if r.read {
 				copy(m.L1[r.l1:r.l1+r.n], m.GDDR(r.bank, r.addr, r.n))
 			} else if r.toBank {
 				if !m.Keep(r.bank, r.addr, m.L1[r.l1:r.l1+r.n]) {
@@ -232,9 +243,11 @@ func (m *Tile) Network() {
 			keep = append(keep, r)
 			continue
 		}
-		if r.read {
+		switch {
+		case r.atomic: // has a counter of its own
+		case r.read:
 			m.out[r.tag]--
-		} else {
+		default:
 			m.Acks++
 		}
 	}
