@@ -22,6 +22,9 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
 )
@@ -38,9 +41,12 @@ type Options struct {
 	// KV is how keys and values are kept: model.KVFloat32, exact, unless said otherwise. The others take a half or a
 	// quarter of the memory and of the reading, and round.
 	KV model.KVType
+	// Activations is how the inputs of projections of weights alone are rounded: to 16 bits, unless part.Activations8 says to 8,
+	// which is faster for prompts and another text. Models with activations of 8 bits of their own (W1.58A8) ignore it.
+	Activations part.Activations
 	// MaxContext bounds the tokens of a session, 0 for what the model was made for.
 	MaxContext int
-	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See model.CPU.
+	// Kernels of the CPU backend by name, such as "generic" or "avx2"; "" for the best. See cpu.Backend.
 	Kernels string
 	// CacheDir is where the CPU backend keeps a copy of the weights in its own layout, so that the next start is
 	// fast; "" keeps none.
@@ -117,13 +123,13 @@ func load(ctx context.Context, set *weights.Set, o *Options) (*Model, error) {
 
 func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	set := m.weights
-	if m.cfg, err = model.ParseConfig(set); err != nil {
+	if m.cfg, err = family.Read(set); err != nil {
 		return err
 	}
 	if o.Quantize {
 		m.cfg.QuantizeMasters()
 	}
-	m.cfg.KV = o.KV
+	m.cfg.KV, m.cfg.Activations = o.KV, o.Activations
 	if err := m.pool(o.Pooling); err != nil {
 		return err
 	}
@@ -142,13 +148,13 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 		return fmt.Errorf("trit: adapter %s: this device cannot add adapters, the CPU can: %w", o.Adapter, errors.ErrUnsupported)
 	}
 	if backend == nil {
-		cpu := model.CPU{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
+		b := cpu.Backend{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
 		if o.Adapter != "" {
-			if cpu.Adapter, err = model.OpenAdapter(o.Adapter); err != nil {
+			if b.Adapter, err = part.OpenAdapter(o.Adapter); err != nil {
 				return err
 			}
 		}
-		backend = cpu
+		backend = b
 	}
 	m.engine, err = backend.Load(ctx, m.cfg, set)
 	return err

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
@@ -173,35 +176,42 @@ type entry struct {
 
 // plan lists the tensors in the order that they are written.
 func plan(src Source) (list []entry, skipped []string) {
-	c := src.Config()
+	has := map[string]bool{}
 	for _, name := range src.Names() {
-		e, ok := place(c, name)
-		if !ok {
-			skipped = append(skipped, name)
+		has[name] = true
+	}
+	for _, t := range src.Config().Tensors() {
+		if t.Kind == model.Scale || !has[t.Name] {
 			continue
 		}
-		list = append(list, e)
+		list = append(list, entryOf(t))
+		delete(has, t.Name)
 	}
-	rank := func(e entry) int {
-		switch n, ok := layerOf(e.name); {
-		case ok:
-			return n + 1
-		case strings.HasPrefix(e.name, "model.embed"):
-			return 0
+	return list, slices.Sorted(maps.Keys(has))
+}
+
+// entryOf is a tensor of the model's description.
+func entryOf(t model.Tensor) entry {
+	e := entry{name: t.Name, kind: vector, rows: t.Rows, cols: t.Cols, module: strings.TrimSuffix(strings.TrimSuffix(t.Name, ".weight"), ".bias")}
+	switch t.Kind {
+	case model.Table:
+		e.kind = dense
+	case model.Matrix:
+		if e.kind = projection; t.Name == model.HeadName+".weight" && t.Projection.Arithmetic == part.Dense {
+			e.kind = dense
 		}
-		return math.MaxInt
 	}
-	slices.SortStableFunc(list, func(a, b entry) int {
-		ra, rb := rank(a), rank(b)
-		switch {
-		case ra < rb:
-			return -1
-		case ra > rb:
-			return 1
+	return e
+}
+
+// place is the entry of a tensor.
+func place(c *model.Config, name string) (entry, bool) {
+	for _, t := range c.Tensors() {
+		if t.Name == name {
+			return entryOf(t), true
 		}
-		return 0
-	})
-	return list, skipped
+	}
+	return entry{}, false
 }
 
 func layerOf(name string) (int, bool) {
@@ -214,68 +224,6 @@ func layerOf(name string) (int, bool) {
 		return 0, false
 	}
 	return n, true
-}
-
-// place says what a tensor is and which shape the configuration gives it.
-func place(c *model.Config, name string) (entry, bool) {
-	module, isWeight := strings.CutSuffix(name, ".weight")
-	if !isWeight {
-		module = strings.TrimSuffix(name, ".bias")
-		if module == name {
-			return entry{}, false // rotary_emb.inv_freq and other buffers
-		}
-	}
-	attn, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
-	e := entry{name: name, module: module}
-	switch module {
-	case "lm_head":
-		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
-		if c.IsTernary(module) {
-			e.kind = projection
-		}
-		return e, isWeight
-	case "model.embed_tokens":
-		e.kind, e.rows, e.cols = dense, c.VocabSize, c.HiddenSize
-		return e, isWeight
-	case "model.embed_positions":
-		e.kind, e.rows, e.cols = dense, c.MaxContext, c.HiddenSize
-		return e, isWeight
-	case "model.norm", "lm_head.rms_norm":
-		e.kind, e.cols = vector, c.HiddenSize
-		return e, true
-	}
-	if n, ok := layerOf(name); !ok || n >= c.NumLayers {
-		return entry{}, false
-	}
-	inner := module
-	if c.InputNorm != "" {
-		inner = strings.TrimSuffix(module, "."+c.InputNorm)
-	}
-	part := inner[strings.LastIndexByte(inner, '.')+1:]
-	shapes := map[string][2]int{
-		"q_proj": {attn, c.HiddenSize}, "k_proj": {kv, c.HiddenSize}, "v_proj": {kv, c.HiddenSize}, "o_proj": {c.HiddenSize, attn},
-		"gate_proj": {c.IntermediateSize, c.HiddenSize}, "up_proj": {c.IntermediateSize, c.HiddenSize}, "down_proj": {c.HiddenSize, c.IntermediateSize},
-	}
-	if s, ok := shapes[part]; ok {
-		switch {
-		case inner != module: // the norm in front of this projection alone
-			e.kind, e.cols = vector, s[1]
-		case isWeight:
-			e.kind, e.rows, e.cols = projection, s[0], s[1]
-		default:
-			e.kind, e.cols = vector, s[0]
-		}
-		return e, true
-	}
-	widths := map[string]int{
-		"input_layernorm": c.HiddenSize, "post_attention_layernorm": c.HiddenSize,
-		"pre_feedforward_layernorm": c.HiddenSize, "post_feedforward_layernorm": c.HiddenSize,
-		"attn_sub_norm": attn, "inner_attn_ln": attn, "q_norm": c.HeadDim, "k_norm": c.HeadDim,
-		"ffn_sub_norm": c.IntermediateSize, "ffn_layernorm": c.IntermediateSize,
-	}
-	w, ok := widths[part]
-	e.kind, e.cols = vector, w
-	return e, ok
 }
 
 // ternaryEntry reports whether the tensor is a projection that the model computes with ternary weights.
@@ -316,10 +264,10 @@ func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, er
 		return nil, nil, fmt.Errorf("convert: format %q is not known; known: %v", o.Format, names)
 	}
 	c := src.Config()
-	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary {
+	if o.Format.IsGGUF() && formats[i].codec == 0 && c.Ternary() {
 		return nil, nil, fmt.Errorf("convert: %s stores floats, and this model is ternary; take gguf-i2_s, gguf-tq2_0 or another ternary format: %w", o.Format, errors.ErrUnsupported)
 	}
-	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary {
+	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary() {
 		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
 	}
 	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec}
@@ -400,6 +348,7 @@ func (s setSource) Config() *model.Config { return s.cfg }
 
 func (s setSource) Names() []string {
 	var names []string
+	own, _ := family.OwnNorm(s.cfg)
 	for _, n := range s.set.Names() {
 		hf, ok := s.set.HFName(n)
 		if !ok {
@@ -411,12 +360,12 @@ func (s setSource) Names() []string {
 			if s.cfg.Family == "bitnet-1bitllm" {
 				n = strings.NewReplacer("self_attn.attn_sub_norm", "self_attn.inner_attn_ln", "mlp.ffn_sub_norm", "mlp.ffn_layernorm").Replace(n)
 			}
-			n = strings.Replace(n, "_proj.rms_norm.", "_proj."+s.cfg.InputNorm+".", 1)
+			n = strings.Replace(n, "_proj.rms_norm.", "_proj."+own+".", 1)
 		}
 		if strings.HasSuffix(n, ".weight_scale") {
 			continue // part of the codes
 		}
-		if n == "lm_head.weight" && s.cfg.TiedHead {
+		if n == "lm_head.weight" && s.cfg.TiedHead() {
 			continue
 		}
 		names = append(names, n)

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/tritlm/trit/gguf"
-	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -25,7 +25,7 @@ func open(t *testing.T, path string) (*weights.Set, Source) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { set.Close() })
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +52,9 @@ func same(t *testing.T, got, want Source, tol float64) {
 				t.Fatal(err)
 			}
 			name := e.name // folders have transformers' one name for the norm in front of a projection
-			if n := got.Config().InputNorm; n != "" {
-				name = strings.Replace(name, "_proj."+c.InputNorm+".", "_proj."+n+".", 1)
+			if n, _ := family.OwnNorm(got.Config()); n != "" {
+				own, _ := family.OwnNorm(c)
+				name = strings.Replace(name, "_proj."+own+".", "_proj."+n+".", 1)
 			}
 			b, err := got.Vector(name, e.cols)
 			if err != nil {
@@ -168,7 +169,7 @@ func TestGoldensSurviveConversion(t *testing.T) {
 				t.Fatal(err)
 			}
 			f := HFPacked
-			if !src.Config().Ternary {
+			if !src.Config().Ternary() {
 				f = HFBF16
 			}
 			dst := filepath.Join(t.TempDir(), "packed")
@@ -312,9 +313,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", f, err)
 		}
 	}
-	plain := *r
-	plain.cfg.Ternary = false
-	if _, err := Write(t.Context(), dst, &plain, Options{Format: I2S}); !errors.Is(err, errors.ErrUnsupported) {
+	r.Config().Quantize(func(string) bool { return true }, "", 0)
+	if _, err := Write(t.Context(), dst, r, Options{Format: I2S}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
 	}
 	if _, err := Write(t.Context(), filepath.Join(dst, "no", "such"), r, Options{Format: IQ2BN}); err == nil {

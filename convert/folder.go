@@ -16,6 +16,7 @@ import (
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 )
@@ -217,8 +218,8 @@ func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales ma
 
 // hfName is what a folder calls the tensor: transformers' BitLinear knows the norm in front of it by one name only.
 func (w *writer) hfName(name string) string {
-	if c := w.src.Config(); c.InputNorm != "" {
-		return strings.Replace(name, "_proj."+c.InputNorm+".", "_proj.rms_norm.", 1)
+	if norm, _ := family.OwnNorm(w.src.Config()); norm != "" {
+		return strings.Replace(name, "_proj."+norm+".", "_proj.rms_norm.", 1)
 	}
 	return name
 }
@@ -276,22 +277,25 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 		if err := json.Unmarshal(w.o.HFConfig, &config); err != nil {
 			return nil, fmt.Errorf("config.json: %w", err)
 		}
-	} else if err := describe(config, c); err != nil {
-		return nil, err
+	} else {
+		var err error
+		if config, err = family.HFConfig(c); err != nil {
+			return nil, err
+		}
 	}
 	delete(config, "auto_map") // names Python files that are not here, and transformers has the classes
 	delete(config, "quantization_config")
-	if c.Ternary && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
+	if c.Ternary() && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
 		mode := "offline"
 		if w.o.Format != HFPacked {
 			mode = "online"
 		}
 		q := map[string]any{"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}
-		if len(c.FloatLinear) != 1 || c.FloatLinear[0] != "lm_head" { // that one is the default
-			q["modules_to_not_convert"] = append([]string{}, c.FloatLinear...)
+		if floats := c.Floats(); len(floats) != 1 || floats[0] != model.HeadName { // that one is the default
+			q["modules_to_not_convert"] = floats
 		}
-		if c.InputNorm != "" {
-			q["use_rms_norm"], q["rms_norm_eps"] = true, c.InputNormEps
+		if norm, eps := family.OwnNorm(c); norm != "" {
+			q["use_rms_norm"], q["rms_norm_eps"] = true, eps
 		}
 		config["quantization_config"] = q
 	}
@@ -305,68 +309,6 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 		config["dtype"] = "bfloat16"
 	}
 	return json.MarshalIndent(config, "", "  ")
-}
-
-// describe fills a config.json for a model that had none.
-func describe(config map[string]any, c *model.Config) error {
-	classes := map[string][2]string{
-		"bitnet":         {"BitNetForCausalLM", "bitnet"},
-		"bitnet-1bitllm": {"BitnetForCausalLM", "llama"},
-		"llama":          {"LlamaForCausalLM", "llama"},
-		"qwen3":          {"Qwen3ForCausalLM", "qwen3"},
-		"gemma3":         {"Gemma3ForCausalLM", "gemma3_text"},
-	}
-	class, ok := classes[c.Family]
-	if !ok {
-		return fmt.Errorf("a configuration of %s cannot be written: %w", c.Family, errors.ErrUnsupported)
-	}
-	switch {
-	case c.Pooling != "" && c.Family == "qwen3":
-		class[0] = "Qwen3Model"
-	case c.Pooling != "" && c.Family == "gemma3":
-		class[0] = "Gemma3TextModel"
-	}
-	for k, v := range map[string]any{
-		"architectures": []string{class[0]}, "model_type": class[1],
-		"hidden_size": c.HiddenSize, "intermediate_size": c.IntermediateSize, "num_hidden_layers": c.NumLayers,
-		"num_attention_heads": c.NumHeads, "num_key_value_heads": c.NumKVHeads, "head_dim": c.HeadDim,
-		"vocab_size": c.VocabSize, "max_position_embeddings": c.MaxContext, "rms_norm_eps": float64(c.NormEps),
-		"rope_theta": c.RopeTheta, "hidden_act": string(c.Activation), "tie_word_embeddings": c.TiedHead,
-		"attention_bias": false, "use_cache": true, "initializer_range": 0.02,
-	} {
-		config[k] = v
-	}
-	if c.NormEps == 1e-5 {
-		config["rms_norm_eps"] = 1e-5
-	} else if c.NormEps == 1e-6 {
-		config["rms_norm_eps"] = 1e-6
-	}
-	if c.Family == "gemma3" {
-		delete(config, "hidden_act")
-		config["hidden_activation"], config["query_pre_attn_scalar"] = string(c.Activation), c.QueryScalar
-		kinds := make([]string, c.NumLayers)
-		for i := range kinds {
-			kinds[i] = "full_attention"
-			if c.Sliding != nil && c.Sliding[i] {
-				kinds[i] = "sliding_attention"
-				config["sliding_window"], config["rope_local_base_freq"] = c.Window, c.LocalTheta
-			}
-		}
-		config["layer_types"] = kinds
-	}
-	if c.Family == "bitnet-1bitllm" {
-		config["weight_bits"], config["input_bits"] = 1, 8
-	}
-	switch c.Rope.Type {
-	case "linear":
-		config["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": c.Rope.Factor}
-	case "llama3":
-		config["rope_scaling"] = map[string]any{
-			"rope_type": "llama3", "factor": c.Rope.Factor, "low_freq_factor": c.Rope.LowFreqFactor,
-			"high_freq_factor": c.Rope.HighFreqFactor, "original_max_position_embeddings": c.Rope.OldContext,
-		}
-	}
-	return nil
 }
 
 // atomically writes a file through a temporary one beside it: synced, then renamed, gone on any error.

@@ -1,96 +1,26 @@
 package convert
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
-
-// archs are the values of general.architecture by family. llama.cpp rotates the heads of arch llama
-// in neighbouring pairs, so the rows of q and k are stored in another order (permute).
-var archs = map[string]string{"bitnet": "bitnet-b1.58", "bitnet-1bitllm": "bitnet", "llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3"}
 
 // fileTypes are the values of general.file_type. Source: llama.cpp include/llama.h, microsoft/BitNet's fork.
 var fileTypes = map[Format]uint32{I2S: 40, TQ1: 36, TQ2: 37, F16: 1, BF16: 32, F32: 0}
 
 // kv is the metadata of the file.
-func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
-	arch, ok := archs[c.Family]
-	if !ok {
-		return nil, fmt.Errorf("GGUF has no architecture for %s; take an hf- format: %w", c.Family, errors.ErrUnsupported)
-	}
-	// What the file could not say, and its readers would get wrong.
-	switch {
-	case c.Rope.Type == "llama3":
-		return nil, fmt.Errorf("rope scaling of type llama3 is not written to GGUF; take an hf- format: %w", errors.ErrUnsupported)
-	case c.InputNorm != "" && c.Pooling == "":
-		return nil, fmt.Errorf("GGUF has no place for the RMSNorm inside each BitLinear of this model; take an hf- format: %w", errors.ErrUnsupported)
-	case c.Ternary && !c.TiedHead && c.IsTernary("lm_head"):
-		return nil, fmt.Errorf("GGUF has no place for a BitLinear head; take an hf- format: %w", errors.ErrUnsupported)
-	}
-	for _, e := range list {
-		if c.Ternary && e.kind == projection && !c.IsTernary(e.module) {
-			return nil, fmt.Errorf("tensor %q is not ternary in this model (modules_to_not_convert), which GGUF cannot say; take an hf- format: %w", e.name, errors.ErrUnsupported)
-		}
-	}
-	if c.InputNorm != "" && c.InputNormEps != c.NormEps {
-		return nil, fmt.Errorf("the norms in front of projections have eps %g and the others %g, and GGUF has one; take an hf- format: %w", c.InputNormEps, c.NormEps, errors.ErrUnsupported)
-	}
-	name := c.Name
-	if name == "" {
-		name = c.Family
-	}
-	kv := gguf.KV{{Key: "general.architecture", Value: arch}, {Key: "general.type", Value: "model"}, {Key: "general.name", Value: name}}
-	u := func(key string, v int) { kv.Set(arch+"."+key, uint32(v)) }
-	u("vocab_size", c.VocabSize)
-	u("context_length", c.MaxContext)
-	u("embedding_length", c.HiddenSize)
-	u("block_count", c.NumLayers)
-	u("feed_forward_length", c.IntermediateSize)
-	u("attention.head_count", c.NumHeads)
-	u("attention.head_count_kv", c.NumKVHeads)
-	u("attention.key_length", c.HeadDim)
-	u("attention.value_length", c.HeadDim)
-	u("rope.dimension_count", c.HeadDim)
-	kv.Set(arch+".attention.layer_norm_rms_epsilon", c.NormEps)
-	kv.Set(arch+".rope.freq_base", float32(c.RopeTheta))
-	if c.Rope.Type == "linear" {
-		kv.Set(arch+".rope.scaling.type", "linear")
-		kv.Set(arch+".rope.scaling.factor", float32(c.Rope.Factor))
-	}
-	if c.QueryScalar != 0 && c.QueryScalar != float64(c.HeadDim) {
-		kv.Set(arch+".attention.scale", float32(1/math.Sqrt(c.QueryScalar)))
-	}
-	if c.Family == "gemma3" && c.Sliding == nil {
-		u("attention.sliding_window", 0) // said, so that nobody guesses
-	}
-	if c.Sliding != nil {
-		period := slices.Index(c.Sliding, false) + 1 // 0: all of them slide
-		for i, s := range c.Sliding {
-			if s != (period == 0 || (i+1)%period != 0) {
-				return nil, fmt.Errorf("layer %d is not where GGUF would have a layer that sees the whole text; take an hf- format: %w", i, errors.ErrUnsupported)
-			}
-		}
-		if period == 0 {
-			period = c.NumLayers + 1
-		}
-		u("attention.sliding_window", c.Window)
-		u("attention.sliding_window_pattern", period)
-		kv.Set(arch+".rope.freq_base_swa", float32(c.LocalTheta))
-	}
-	switch c.Pooling { // as in llama.cpp's llama.h
-	case model.PoolMean:
-		u("pooling_type", 1)
-	case model.PoolLast:
-		u("pooling_type", 3)
+func (w *writer) kv(c *model.Config) (gguf.KV, error) {
+	kv, err := family.GGUFKeys(c)
+	if err != nil {
+		return nil, err
 	}
 	if t, ok := fileTypes[w.o.Format]; ok {
 		kv.Set("general.file_type", t)
@@ -102,14 +32,14 @@ func (w *writer) kv(c *model.Config, list []entry) (gguf.KV, error) {
 // gguf writes one file.
 func (w *writer) gguf(dst string, list []entry) error {
 	c := w.src.Config()
-	kv, err := w.kv(c, list)
+	kv, err := w.kv(c)
 	if err != nil {
 		return err
 	}
 	tensors := make([]gguf.Tensor, len(list))
 	byName := map[string]entry{}
 	for i, e := range list {
-		name, ok := weights.GGUFName(archs[c.Family], e.name)
+		name, ok := weights.GGUFName(family.Arch(c.Family), e.name)
 		if !ok {
 			return fmt.Errorf("tensor %q has no name in GGUF", e.name)
 		}
@@ -173,7 +103,7 @@ func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {
 	switch {
 	case ternaryEntry(c, e):
 		return w.typ
-	case e.kind == projection && !c.Ternary:
+	case e.kind == projection && !c.Ternary():
 		return w.typ
 	case w.o.Keep || e.kind == projection:
 		return w.src.Type(e.name)
@@ -185,12 +115,12 @@ func (w *writer) ggufType(c *model.Config, e entry) gguf.Type {
 func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 	c := w.src.Config()
 	heads := 0 // whose rows change places
-	if c.Family == "llama" {
+	if s := family.ShapeOf(c); c.Family == "llama" {
 		switch {
 		case strings.HasSuffix(e.module, ".q_proj"):
-			heads = c.NumHeads
+			heads = s.NumHeads
 		case strings.HasSuffix(e.module, ".k_proj"):
-			heads = c.NumKVHeads
+			heads = s.NumKVHeads
 		}
 	}
 	switch {
@@ -202,7 +132,7 @@ func (w *writer) tensor(out io.Writer, e entry, t gguf.Type) error {
 		if heads > 0 { // a bias
 			v = permuted(v, heads, 1)
 		}
-		if weights.OffsetNorm(archs[c.Family], e.name) {
+		if weights.OffsetNorm(family.Arch(c.Family), e.name) {
 			for i := range v {
 				v[i]++
 			}

@@ -10,6 +10,8 @@ import (
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -20,7 +22,7 @@ func load(t *testing.T, path string, quantize bool) (*weights.Set, *model.Config
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { set.Close() })
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +61,7 @@ func TestConvertedGoldensComputeTheSame(t *testing.T) {
 					t.Fatal(err)
 				}
 				set, cfg := load(t, dst, false)
-				e, err := model.CPU{}.Load(t.Context(), cfg, set)
+				e, err := cpu.Backend{}.Load(t.Context(), cfg, set)
 				if err != nil {
 					t.Fatal(err)
 				}

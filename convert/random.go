@@ -12,76 +12,96 @@ import (
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/ternary"
 )
 
 // presets are the shapes of published models, and small ones for tests.
 var presets = []struct {
 	name, about string
-	config      model.Config
+	config      func() *model.Config
 }{
-	{"bitnet-2b4t", "microsoft/bitnet-b1.58-2B-4T", model.Config{
-		Family: "bitnet", HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128,
-		VocabSize: 128256, MaxContext: 4096, NormEps: 1e-5, RopeTheta: 500000, Activation: model.ReLU2, TiedHead: true, SubNorms: true,
-	}},
-	{"bitnet-large", "1bitLLM/bitnet_b1_58-large", model.Config{
-		Family: "bitnet-1bitllm", HiddenSize: 1536, IntermediateSize: 4096, NumLayers: 24, NumHeads: 16, NumKVHeads: 16, HeadDim: 96,
-		VocabSize: 32002, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: model.SiLU, TiedHead: true, SubNorms: true,
-	}},
-	{"bitnet-3b", "1bitLLM/bitnet_b1_58-3B", model.Config{
-		Family: "bitnet-1bitllm", HiddenSize: 3200, IntermediateSize: 8640, NumLayers: 26, NumHeads: 32, NumKVHeads: 32, HeadDim: 100,
-		VocabSize: 32002, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: model.SiLU, TiedHead: true, SubNorms: true,
-	}},
-	{"falcon3-1b", "tiiuae/Falcon3-1B-Instruct-1.58bit", model.Config{
-		Family: "llama", HiddenSize: 2048, IntermediateSize: 8192, NumLayers: 18, NumHeads: 8, NumKVHeads: 4, HeadDim: 256,
-		VocabSize: 131072, MaxContext: 8192, NormEps: 1e-6, RopeTheta: 1000042, Activation: model.SiLU,
-	}},
-	{"llama3-8b", "HF1BitLLM/Llama3-8B-1.58-100B-tokens", model.Config{
-		Family: "llama", HiddenSize: 4096, IntermediateSize: 14336, NumLayers: 32, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
-		VocabSize: 128256, MaxContext: 8192, NormEps: 1e-5, RopeTheta: 500000, Activation: model.SiLU,
-	}},
-	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", model.Config{
-		Family: "qwen3", HiddenSize: 1024, IntermediateSize: 3072, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
-		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: model.SiLU, TiedHead: true,
-		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast,
-	}},
-	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", gemma3(model.Config{
+	{"bitnet-2b4t", "microsoft/bitnet-b1.58-2B-4T", of(family.BitNet, family.Shape{
+		HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128,
+		VocabSize: 128256, MaxContext: 4096, NormEps: 1e-5, RopeTheta: 500000, Activation: part.ReLU2, TiedHead: true,
+	})},
+	{"bitnet-large", "1bitLLM/bitnet_b1_58-large", of(family.OneBit, family.Shape{
+		HiddenSize: 1536, IntermediateSize: 4096, NumLayers: 24, NumHeads: 16, NumKVHeads: 16, HeadDim: 96,
+		VocabSize: 32002, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: part.SiLU, TiedHead: true,
+	})},
+	{"bitnet-3b", "1bitLLM/bitnet_b1_58-3B", of(family.OneBit, family.Shape{
+		HiddenSize: 3200, IntermediateSize: 8640, NumLayers: 26, NumHeads: 32, NumKVHeads: 32, HeadDim: 100,
+		VocabSize: 32002, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: part.SiLU, TiedHead: true,
+	})},
+	{"falcon3-1b", "tiiuae/Falcon3-1B-Instruct-1.58bit", of(family.Llama, family.Shape{
+		HiddenSize: 2048, IntermediateSize: 8192, NumLayers: 18, NumHeads: 8, NumKVHeads: 4, HeadDim: 256,
+		VocabSize: 131072, MaxContext: 8192, NormEps: 1e-6, RopeTheta: 1000042, Activation: part.SiLU,
+	})},
+	{"llama3-8b", "HF1BitLLM/Llama3-8B-1.58-100B-tokens", of(family.Llama, family.Shape{
+		HiddenSize: 4096, IntermediateSize: 14336, NumLayers: 32, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
+		VocabSize: 128256, MaxContext: 8192, NormEps: 1e-5, RopeTheta: 500000, Activation: part.SiLU,
+	})},
+	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", embedding(qwen3, family.Shape{
+		HiddenSize: 1024, IntermediateSize: 3072, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
+		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
+	})},
+	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", embedding(gemma3(256, 512, 6), family.Shape{
 		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
-		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, QueryScalar: 256, Window: 512,
-	}, 6)},
-	{"tiny", "2B4T's block, small", model.Config{
-		Family: "bitnet", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
-		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.ReLU2, TiedHead: true, SubNorms: true,
-	}},
-	{"tiny-llama", "Llama's block at the same size", model.Config{
-		Family: "llama", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
-		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: model.SiLU,
-	}},
-	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", model.Config{
-		Family: "qwen3", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 128,
-		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: model.SiLU, TiedHead: true,
-		QKNorms: true, InputNorm: "norm", InputNormEps: 1e-6, Pooling: model.PoolLast,
-	}},
-	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", gemma3(model.Config{
+		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
+	})},
+	{"tiny", "2B4T's block, small", of(family.BitNet, family.Shape{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: part.ReLU2, TiedHead: true,
+	})},
+	{"tiny-llama", "Llama's block at the same size", of(family.Llama, family.Shape{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: part.SiLU,
+	})},
+	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", embedding(qwen3, family.Shape{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 128,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
+	})},
+	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", embedding(gemma3(128, 64, 2), family.Shape{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 1, HeadDim: 128,
-		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, QueryScalar: 128, Window: 64,
-	}, 2)},
-	{"tiny-1bitllm", "1bitLLM's block at the same size", model.Config{
-		Family: "bitnet-1bitllm", HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 4, HeadDim: 64,
-		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: model.SiLU, TiedHead: true, SubNorms: true,
-	}},
+		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
+	})},
+	{"tiny-1bitllm", "1bitLLM's block at the same size", of(family.OneBit, family.Shape{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 4, HeadDim: 64,
+		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 10000, Activation: part.SiLU, TiedHead: true,
+	})},
 }
 
-// gemma3 adds what all of that family have; every period-th layer sees the whole text.
-func gemma3(c model.Config, period int) model.Config {
-	c.LocalTheta = 10000
-	for n := range c.NumLayers {
-		c.Sliding = append(c.Sliding, (n+1)%period != 0)
+// of makes a preset of a family's layers: ternary, the head excepted.
+func of(layers func(family.Shape) *model.Config, s family.Shape) func() *model.Config {
+	return func() *model.Config {
+		c := layers(s)
+		c.QuantizeMasters()
+		return c
 	}
-	c.Family, c.Activation, c.TiedHead, c.NormEps = "gemma3", model.GELUTanh, true, 1e-6
-	c.QKNorms, c.PostNorms, c.OffsetNorms, c.EmbedScale = true, true, true, float32(math.Sqrt(float64(c.HiddenSize)))
-	c.InputNorm, c.InputNormEps, c.Pooling = "norm", c.NormEps, model.PoolLast
-	return c
+}
+
+// embedding makes one of a model for vectors, with a norm in front of each projection.
+func embedding(layers func(family.Shape) *model.Config, s family.Shape) func() *model.Config {
+	return func() *model.Config {
+		c := layers(s)
+		c.Quantize(func(module string) bool { return module == model.HeadName }, "norm", s.NormEps)
+		c.Pooling = model.PoolLast
+		return c
+	}
+}
+
+func qwen3(s family.Shape) *model.Config { return family.Qwen3(s, nil, 0) }
+
+// gemma3 are Gemma 3's layers, of which every period-th sees the whole text.
+func gemma3(scalar float64, window, period int) func(family.Shape) *model.Config {
+	return func(s family.Shape) *model.Config {
+		g := family.Gemma3Shape{Shape: s, QueryScalar: scalar, Window: window, LocalTheta: 10000}
+		for n := range s.NumLayers {
+			g.Sliding = append(g.Sliding, (n+1)%period != 0)
+		}
+		return family.Gemma3(g)
+	}
 }
 
 // Presets lists the shapes that NewRandom knows, with a line about each.
@@ -99,7 +119,7 @@ func Presets() (names, about []string) {
 // variance, so that the text follows the blocks rather than repeating the last token. The constant
 // in front makes the share of zeros adjustable: see zeroShift.
 type Random struct {
-	cfg   model.Config
+	cfg   *model.Config
 	seed  uint64
 	zeros float64
 }
@@ -107,22 +127,15 @@ type Random struct {
 // NewRandom makes a random model of a preset's shape. zeros is the share of exact zeros in front of
 // down_proj, for presets with squared ReLU; 0 leaves the natural half.
 func NewRandom(preset string, seed uint64, zeros float64) (*Random, error) {
-	i := slices.IndexFunc(presets, func(p struct {
-		name, about string
-		config      model.Config
-	},
-	) bool {
-		return p.name == preset
-	})
+	names, _ := Presets()
+	i := slices.Index(names, preset)
 	if i < 0 {
-		names, _ := Presets()
 		return nil, fmt.Errorf("convert: preset %q is not known; known: %s", preset, strings.Join(names, ", "))
 	}
-	r := &Random{cfg: presets[i].config, seed: seed, zeros: zeros}
-	r.cfg.Ternary, r.cfg.FloatLinear = true, []string{"lm_head"}
+	r := &Random{cfg: presets[i].config(), seed: seed, zeros: zeros}
 	r.cfg.Name = preset + "-random"
-	if zeros != 0 && r.cfg.Activation != model.ReLU2 {
-		return nil, fmt.Errorf("convert: preset %s has the activation %s, whose output is never exactly 0; zeros are for squared ReLU", preset, r.cfg.Activation)
+	if act := family.ShapeOf(r.cfg).Activation; zeros != 0 && act != part.ReLU2 {
+		return nil, fmt.Errorf("convert: preset %s has the activation %s, whose output is never exactly 0; zeros are for squared ReLU", preset, act)
 	}
 	if zeros < 0 || zeros > 0.99 || math.IsNaN(zeros) {
 		return nil, fmt.Errorf("convert: a share of zeros of %g; it must be from 0 to 0.99", zeros)
@@ -130,25 +143,24 @@ func NewRandom(preset string, seed uint64, zeros float64) (*Random, error) {
 	return r, nil
 }
 
-func (r *Random) Config() *model.Config { return &r.cfg }
+func (r *Random) Config() *model.Config { return r.cfg }
 
 // Cut keeps the first so many layers and so many tokens of the vocabulary, for a model of the same width that is
 // sooner made and run. 0 keeps all.
 func (r *Random) Cut(layers, vocabulary int) error {
 	const leastVocabulary = 512 // bytes, special tokens, a few words
-	c := &r.cfg
-	if layers < 0 || layers > c.NumLayers {
-		return fmt.Errorf("convert: %d layers; %s has 1 to %d", layers, c.Name, c.NumLayers)
+	c := r.cfg
+	if layers < 0 || layers > len(c.Layers) {
+		return fmt.Errorf("convert: %d layers; %s has 1 to %d", layers, c.Name, len(c.Layers))
 	}
 	if vocabulary != 0 && (vocabulary < leastVocabulary || vocabulary > c.VocabSize) {
 		return fmt.Errorf("convert: a vocabulary of %d; %s can have %d to %d", vocabulary, c.Name, leastVocabulary, c.VocabSize)
 	}
 	if layers > 0 {
-		c.NumLayers = layers
-		c.Sliding = c.Sliding[:min(layers, len(c.Sliding))]
+		c.Layers = c.Layers[:layers]
 	}
 	if vocabulary > 0 {
-		c.VocabSize = vocabulary
+		c.SetVocabSize(vocabulary)
 	}
 	return nil
 }
@@ -158,39 +170,11 @@ func (r *Random) HasCodes(string) bool { return true }
 func (r *Random) Type(string) gguf.Type { return gguf.BF16 }
 
 func (r *Random) Names() []string {
-	subAttn, subFFN := "self_attn.attn_sub_norm", "mlp.ffn_sub_norm"
-	if r.cfg.Family == "bitnet-1bitllm" {
-		subAttn, subFFN = "self_attn.inner_attn_ln", "mlp.ffn_layernorm"
-	}
-	parts := []string{
-		"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-		"post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-	}
-	if r.cfg.SubNorms {
-		parts = append(parts, subAttn, subFFN)
-	}
-	if r.cfg.QKNorms {
-		parts = append(parts, "self_attn.q_norm", "self_attn.k_norm")
-	}
-	if r.cfg.PostNorms {
-		parts = append(parts, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-	}
-	if r.cfg.InputNorm != "" {
-		for _, p := range slices.Clone(parts) {
-			if strings.HasSuffix(p, "_proj") {
-				parts = append(parts, p+"."+r.cfg.InputNorm)
-			}
+	var names []string
+	for _, t := range r.cfg.Tensors() {
+		if t.Kind != model.Scale {
+			names = append(names, t.Name)
 		}
-	}
-	names := []string{"model.embed_tokens.weight"}
-	for l := range r.cfg.NumLayers {
-		for _, p := range parts {
-			names = append(names, fmt.Sprintf("model.layers.%d.%s.weight", l, p))
-		}
-	}
-	names = append(names, "model.norm.weight")
-	if !r.cfg.TiedHead {
-		names = append(names, "lm_head.weight")
 	}
 	return names
 }
@@ -209,7 +193,7 @@ func (r *Random) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 	case strings.HasSuffix(name, "gate_proj.weight") && r.zeros > 0:
 		minus += r.zeroShift(name) / 2
 	case strings.HasSuffix(name, "o_proj.weight"), strings.HasSuffix(name, "down_proj.weight"):
-		scale *= math.Sqrt(blocksShare / 2 / float64(r.cfg.NumLayers))
+		scale *= math.Sqrt(blocksShare / 2 / float64(len(r.cfg.Layers)))
 	}
 	below, above := uint64(minus*65536), uint64((1-(nonZero-minus))*65536)
 	codes := make([]int8, rows*cols)
@@ -245,7 +229,7 @@ func (r *Random) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 // σ² grows from block to block, see blocksShare.
 func (r *Random) zeroShift(name string) float64 {
 	layer, _ := layerOf(name)
-	sigma := math.Sqrt(1 + blocksShare*(float64(layer)+0.5)/float64(r.cfg.NumLayers))
+	sigma := math.Sqrt(1 + blocksShare*(float64(layer)+0.5)/float64(len(r.cfg.Layers)))
 	shift := math.Sqrt2 * math.Erfinv(2*r.zeros-1) * sigma / embedMean * math.Sqrt(nonZero/float64(r.cfg.HiddenSize))
 	return max(-nonZero, min(nonZero, shift))
 }
@@ -267,13 +251,14 @@ func (r *Random) Dense(name string, _, cols int) (Rows, error) {
 func (r *Random) Vector(name string, n int) ([]float32, error) {
 	v := make([]float32, n)
 	state := r.stream(name)
+	offset := slices.ContainsFunc(r.cfg.Norms(), func(n *part.Norm) bool { return n.Offset && n.Name+".weight" == name })
 	for i := range v {
 		u := mix(&state)
 		v[i] = bf16(0.9 + 0.2*float64(u>>11)/(1<<53))
-		if name == "model.norm.weight" && r.cfg.TiedHead && u&1 == 1 {
+		if name == "model.norm.weight" && r.cfg.TiedHead() && u&1 == 1 {
 			v[i] = -v[i]
 		}
-		if r.cfg.OffsetNorms && !strings.Contains(name, "_proj.") {
+		if offset {
 			v[i] = bf16(float64(v[i]) - 1)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/demo"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/sample"
 	"github.com/tritlm/trit/train"
 )
@@ -32,7 +33,7 @@ func TestTheDemoSpeaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	have := m.Config()
+	have := family.ShapeOf(m.Config())
 	if p, err := train.Preset("demo", "bitnet", "ternary"); err != nil || have.HiddenSize != p.HiddenSize || have.IntermediateSize != p.IntermediateSize ||
 		have.NumLayers != p.NumLayers || have.NumHeads != p.NumHeads || have.NumKVHeads != p.NumKVHeads || have.MaxContext != p.Block {
 		t.Errorf("the model has not the shape of the preset demo, %+v: %v", p, err)

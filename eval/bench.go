@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -29,12 +30,13 @@ type Memory struct {
 	KVToken   int64 `json:"kv_per_token"`
 }
 
-// Weights is everything but the KV cache.
+// Weights is everything but the KV cache. Rows of an embedding that is not the head as well stay in the file.
 func (m Memory) Weights() int64 {
-	if m.Screen > 0 {
-		return m.Ternary + m.Copies + m.Dense + m.Screen + m.Norms
+	head := m.Screen
+	if head == 0 {
+		head = m.HeadPerToken()
 	}
-	return m.Ternary + m.Copies + m.Dense + m.Embedding + m.Head + m.Norms
+	return m.Ternary + m.Copies + m.Dense + head + m.Norms
 }
 
 // Total is the memory with room for so many tokens.
@@ -58,8 +60,8 @@ func (m Memory) PerToken(before int) int64 {
 
 // Estimate computes Memory from names and shapes alone.
 func Estimate(c *model.Config, set *weights.Set) Memory {
-	m := Memory{KVToken: c.KVBytes(), Copies: c.CopyBytes()}
-	m.Screen, m.Screened = c.ScreenBytes()
+	m := Memory{KVToken: c.KVBytes(), Copies: cpu.CopyBytes(c)}
+	m.Screen, m.Screened = cpu.ScreenBytes(c)
 	for _, name := range set.Names() {
 		hf, ok := set.HFName(name)
 		if !ok {
@@ -70,15 +72,17 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 		case hf == "model.embed_tokens.weight", hf == "model.embed_positions.weight":
 			m.Embedding += set.Bytes(name)
 		case hf == "lm_head.weight":
-			if !c.TiedHead {
+			if !c.TiedHead() {
 				m.Head += set.Bytes(name)
 			}
+		case len(shape) == 2 && set.IsGrouped(name) && c.Projection(strings.TrimSuffix(hf, ".weight")) != nil:
+			m.Ternary += set.Bytes(name) // as large in memory as in the file
 		case len(shape) == 2 && c.IsTernary(strings.TrimSuffix(hf, ".weight")):
 			rows, cols := shape[0], shape[1]
 			if set.GGUF() == nil && set.IsTernary(name) {
 				rows *= 4 // packed, four rows in one
 			}
-			m.Ternary += model.MatrixBytes(rows, cols)
+			m.Ternary += cpu.MatrixBytes(rows, cols)
 		case len(shape) == 2:
 			m.Dense += set.Bytes(name)
 		default:

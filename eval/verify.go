@@ -76,10 +76,10 @@ func (r *Report) OK() bool { return len(r.Failures) == 0 }
 // greedy continuations. step, when set, is called as work gets done, with the number of tokens.
 func Verify(ctx context.Context, e model.Engine, ref *Reference, tol Tolerance, step func(done, total int64)) (*Report, error) {
 	c := e.Config()
-	if ref.Layers != c.NumLayers {
-		return nil, fmt.Errorf("eval: %s has %d layers, the model %d: it is another model's", ref.Name, ref.Layers, c.NumLayers)
+	if ref.Layers != c.NumLayers() {
+		return nil, fmt.Errorf("eval: %s has %d layers, the model %d: it is another model's", ref.Name, ref.Layers, c.NumLayers())
 	}
-	v := &verifier{ctx: ctx, e: e, c: c, places: make([]place, c.NumLayers+2), step: step, alone: tol.LayerByLayer}
+	v := &verifier{ctx: ctx, e: e, c: c, places: make([]place, c.NumLayers()+2), step: step, alone: tol.LayerByLayer}
 	for n, p := range ref.Prompts {
 		d, vocab := len(p.Final)/len(p.Positions), len(p.Logits)/len(p.Positions)
 		if d != c.HiddenSize || vocab != c.VocabSize {
@@ -107,7 +107,7 @@ func Verify(ctx context.Context, e model.Engine, ref *Reference, tol Tolerance, 
 		switch i {
 		case 0:
 			name = "embedding"
-		case c.NumLayers + 1:
+		case c.NumLayers() + 1:
 			name = "final norm"
 		}
 		r.Layers = append(r.Layers, v.places[i].row(name))
@@ -202,7 +202,7 @@ func (v *verifier) prompt(p *Prompt) error {
 			switch {
 			case l == 0:
 				name, want = "embed", p.Hidden[0]
-			case l <= v.c.NumLayers:
+			case l <= v.c.NumLayers():
 				want = p.Hidden[l]
 			default:
 				name = "final"

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -19,14 +21,14 @@ func engine(t *testing.T, dir string) model.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.HasSuffix(dir, "-prequantized") { // the folder's configuration does not say that it is ternary
 		cfg.QuantizeMasters()
 	}
-	e, err := model.CPU{}.Load(t.Context(), cfg, set)
+	e, err := cpu.Backend{}.Load(t.Context(), cfg, set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,17 +119,18 @@ func TestEstimateAndBench(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := Estimate(cfg, set)
 	// Two blocks of 128/256 with 4 heads of 32 and 2 KV heads, vocabulary 320, bfloat16.
-	d, f := int64(cfg.HiddenSize), int64(cfg.IntermediateSize)
-	projections := int64(cfg.NumLayers) * (2*d*d + 2*d*int64(cfg.NumKVHeads*cfg.HeadDim) + 3*d*f)
+	shape := family.ShapeOf(cfg)
+	d, f := int64(cfg.HiddenSize), int64(shape.IntermediateSize)
+	projections := int64(cfg.NumLayers()) * (2*d*d + 2*d*int64(shape.NumKVHeads*shape.HeadDim) + 3*d*f)
 	want := projections / 4
-	if model.MatrixBytes(16, 96) < 16*96/4 { // three weights in five bits, and what is left of 128 and 256 columns in two
-		want = projections/4 - int64(cfg.NumLayers)*(((2*d+2*int64(cfg.NumKVHeads*cfg.HeadDim)+2*f)*1+d*2)*(96/4-96*5/24))
+	if cpu.MatrixBytes(16, 96) < 16*96/4 { // three weights in five bits, and what is left of 128 and 256 columns in two
+		want = projections/4 - int64(cfg.NumLayers())*(((2*d+2*int64(shape.NumKVHeads*shape.HeadDim)+2*f)*1+d*2)*(96/4-96*5/24))
 	}
 	if m.Ternary != want || m.Embedding != 2*d*int64(cfg.VocabSize) || m.Head != 0 || m.Dense != 0 {
 		t.Errorf("%+v, want %d ternary bytes", m, want)

@@ -4,62 +4,27 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sort"
 	"strings"
 
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/weights"
 )
 
-// Activation is the function between gate and up projection.
-type Activation string
-
-const (
-	SiLU  Activation = "silu"
-	ReLU2 Activation = "relu2" // squared ReLU
-	GELU  Activation = "gelu"  // exact, by erf
-	// GELUTanh is the approximation of it by tanh.
-	GELUTanh Activation = "gelu_pytorch_tanh"
-)
-
-// Config is the shape and the arithmetic of a decoder.
-//
-// The letters are those of the shapes in this package: D, F, L, H, KV, V.
+// Config is the description of a decoder: its layers, made of parts, between an embedding and a head. Everything that needs to
+// know what tensors a model has, or how they are computed, asks it. Package family makes it of a model's files.
 type Config struct {
-	Family string // which file of this package read it, e.g. "bitnet"
+	Family string // which file of package family read it, e.g. "bitnet"
 	Name   string // what the file calls itself, for people
 
-	HiddenSize       int // D, width of the residual stream
-	IntermediateSize int // F
-	NumLayers        int // L
-	NumHeads         int // H
-	NumKVHeads       int // KV, divides H
-	HeadDim          int // hd
-	VocabSize        int // V
-	MaxContext       int // tokens
+	HiddenSize int // D, width of the residual stream
+	VocabSize  int // V
+	MaxContext int // tokens
 
-	NormEps    float32
-	RopeTheta  float64
-	Rope       RopeScaling
-	Activation Activation
-
-	TiedHead bool // the head is the embedding
-	SubNorms bool // RMSNorm in front of o_proj and down_proj
-	QKNorms  bool // RMSNorm over each head of q and k (Qwen3)
-	// InputNorm: every BitLinear has an RMSNorm of its own in front, its module of this name, "rms_norm" (use_rms_norm)
-	// or "norm" (embedding models); "" is none.
-	InputNorm    string
-	InputNormEps float32
-	PostNorms    bool // RMSNorm behind o_proj and down_proj, in front of the residual (Gemma 3)
-	OffsetNorms  bool // norms multiply by 1+w, those in front of projections excepted (Gemma)
-
-	EmbedScale  float32 // the embedding is multiplied by it; 0 is 1
-	QueryScalar float64 // attention's scores are divided by its root; 0 is HeadDim
-
-	// Layers that are Sliding see the last Window tokens only. Where LocalTheta is not 0, they have rotary positions of that
-	// base, not scaled.
-	Sliding    []bool // [L], nil: none
-	Window     int
-	LocalTheta float64
+	Embedding Embedding
+	Layers    []part.Layer
+	FinalNorm part.Norm
+	HeadScale float32         // of the states in front of the head; 0 is 1
+	Head      part.Projection // its Weights are the embedding's where it is tied to that
 
 	// Pooling is set for models whose output is a vector of a text: how it is made of the final states, L2-normalised
 	// then. "" is a model that writes text.
@@ -69,214 +34,275 @@ type Config struct {
 
 	// KV is how engines keep keys and values: not the model's but its user's choice, made before it is loaded.
 	KV KVType
+	// Activations is how engines round the inputs of projections of weights alone: their user's choice, too.
+	Activations part.Activations
 
 	Notes []string // what was guessed and may be wrong, a line each; for people
-
-	// Ternary: the projections are BitLinear, W1.58A8. False: they are dense, in the precision of the file.
-	Ternary bool
-	// FloatLinear names the projections that stay dense although Ternary is set (modules_to_not_convert). A head that is not
-	// among them is ternary too.
-	FloatLinear []string
-
-	// Vanilla transformer (package train): LayerNorm with bias, learned positions, no gate in the feed-forward.
-	LayerNorm        bool
-	LearnedPositions bool
-	Ungated          bool
 }
 
-// RopeScaling stretches rotary positions; the zero value is none. Source: transformers modeling_rope_utils.
-type RopeScaling struct {
-	Type           string  // "", "linear", "llama3", "yarn"
-	Factor         float64 // of all three
-	LowFreqFactor  float64 // llama3
-	HighFreqFactor float64 // llama3
-	OldContext     int     // llama3, yarn: original_max_position_embeddings
-	AttnFactor     float64 // yarn: cosines and sines are multiplied by it
-	BetaFast       float64 // yarn
-	BetaSlow       float64 // yarn
-	NoTruncate     bool    // yarn: the borders of the ramp are not rounded to whole dimensions
-
-	// Divisors divide the frequencies before they are stretched, nil for none: rope_freqs.weight of a GGUF file.
-	Divisors []float32 // [hd/2]
+// Embedding is the table of tokens, and what is done to its rows.
+type Embedding struct {
+	Name      string  // of the module
+	Scale     float32 // rows are multiplied by it; 0 is 1
+	Positions string  // module of learned positions, added to the rows; "" is none
+	// Rotation that the rows were folded with and that is undone behind them, nil for none.
+	Rotation *part.Rotation
 }
 
-// family is one architecture: how its configuration is recognised and read.
-type family struct {
-	name string
-	// says is one line for the list of what is supported.
-	says string
-	// is says whether a Hugging Face config.json is this family's.
-	is func(c *hfConfig) bool
-	// keys says of every key of config.json what becomes of it.
-	keys hfKeys
-	// hf reads config.json.
-	hf func(c *hfConfig) (*Config, error)
-	// gguf lists the values of general.architecture that it reads.
-	gguf []string
-	// ggufKeys are the keys behind the architecture's name that fromGGUF reads, beside the common ones.
-	ggufKeys []string
-	// fromGGUF finishes a configuration whose common keys were read already.
-	fromGGUF func(cfg *Config, s *weights.Set) error
+// The names of modules outside of layers, as Hugging Face writes them in every family.
+const (
+	EmbedName     = "model.embed_tokens"
+	PositionsName = "model.embed_positions" // learned positions of the vanilla transformer
+	FinalNormName = "model.norm"
+	HeadName      = "lm_head"
+)
+
+// KVType is how keys and values are kept. All but KVFloat32 round them.
+type KVType = part.KVType
+
+// The kinds of KVType.
+const (
+	KVFloat32 = part.KVFloat32
+	KVFloat16 = part.KVFloat16
+	KVInt8    = part.KVInt8
+)
+
+// NumLayers is L.
+func (c *Config) NumLayers() int { return len(c.Layers) }
+
+// TiedHead says whether the head is the embedding.
+func (c *Config) TiedHead() bool { return c.Head.Weights != "" }
+
+// TieHead makes it that.
+func (c *Config) TieHead(tied bool) {
+	if c.Head.Weights = ""; tied {
+		c.Head.Weights = c.Embedding.Name
+	}
 }
 
-// families in order of trial.
-var families = []*family{bitnetFamily, onebitFamily, qwen3Family, gemma3Family, llamaFamily, transformerFamily}
+// SetVocabSize changes V.
+func (c *Config) SetVocabSize(n int) { c.VocabSize, c.Head.Out = n, n }
 
-// Families lists what can be run, a line each.
-func Families() []string {
-	var list []string
-	for _, f := range families {
-		list = append(list, f.name+": "+f.says)
+// Projections are those of all layers, and the head at last.
+func (c *Config) Projections() []*part.Projection {
+	var list []*part.Projection
+	for i := range c.Layers {
+		list = append(list, c.Layers[i].Projections()...)
+	}
+	return append(list, &c.Head)
+}
+
+// Projection gives the one of this module name, nil when there is none.
+func (c *Config) Projection(module string) *part.Projection {
+	for _, p := range c.Projections() {
+		if p.Name == module {
+			return p
+		}
+	}
+	return nil
+}
+
+// Ternary says whether some projection is W1.58A8.
+func (c *Config) Ternary() bool { return c.has(part.Ternary8) }
+
+// WeightOnly says whether some projection is of weights alone.
+func (c *Config) WeightOnly() bool { return c.has(part.WeightOnly) }
+
+func (c *Config) has(a part.Arithmetic) bool {
+	return slices.ContainsFunc(c.Projections(), func(p *part.Projection) bool { return p.Arithmetic == a })
+}
+
+// Floats are the names of the projections that are dense in a model that is ternary.
+func (c *Config) Floats() []string {
+	list := []string{}
+	for _, p := range c.Projections() {
+		if p.Arithmetic != part.Ternary8 {
+			list = append(list, p.Name)
+		}
 	}
 	return list
 }
 
-// ParseConfig reads the configuration out of a model's files.
-func ParseConfig(s *weights.Set) (*Config, error) {
-	var cfg *Config
-	var err error
-	if s.GGUF() != nil {
-		cfg, err = parseGGUF(s)
-	} else {
-		cfg, err = parseHF(s)
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = cfg.check()
-	if err == nil {
-		err = cfg.checkTensors(s)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("model: %s: %w", s.ConfigPath(), err)
-	}
-	return cfg, nil
-}
-
-func supported() string {
-	var names []string
-	for _, f := range families {
-		names = append(names, f.name)
-	}
-	sort.Strings(names)
-	return "supported: " + strings.Join(names, ", ")
-}
-
-// Limits of a believable configuration: what no published model reaches, small enough that products of two of them
-// and buffers made from them stay far below an int's range.
-const (
-	maxWidth   = 1 << 17
-	maxLayers  = 1 << 10
-	maxVocab   = 1 << 22
-	maxContext = 1 << 24
-)
-
-func (c *Config) check() error {
-	for _, d := range []struct {
-		name     string
-		v, limit int
-	}{
-		{"hidden_size", c.HiddenSize, maxWidth},
-		{"intermediate_size", c.IntermediateSize, maxWidth},
-		{"num_hidden_layers", c.NumLayers, maxLayers},
-		{"num_attention_heads", c.NumHeads, maxWidth},
-		{"num_key_value_heads", c.NumKVHeads, maxWidth},
-		{"head_dim", c.HeadDim, maxWidth},
-		{"vocab_size", c.VocabSize, maxVocab},
-		{"max_position_embeddings", c.MaxContext, maxContext},
-	} {
-		if d.v < 1 || d.v > d.limit {
-			return fmt.Errorf("%s is %d; it must be 1 to %d", d.name, d.v, d.limit)
-		}
-	}
-	if c.NumHeads%c.NumKVHeads != 0 {
-		return fmt.Errorf("num_attention_heads %d is not a multiple of num_key_value_heads %d", c.NumHeads, c.NumKVHeads)
-	}
-	if c.HeadDim%2 != 0 {
-		return fmt.Errorf("head_dim %d is odd; rotary positions need pairs", c.HeadDim)
-	}
-	if c.NumHeads*c.HeadDim > maxWidth {
-		return fmt.Errorf("num_attention_heads × head_dim is %d; at most %d", c.NumHeads*c.HeadDim, maxWidth)
-	}
-	if !(c.NormEps > 0 && c.NormEps < 1) {
-		return fmt.Errorf("the norm's eps is %g; it must be between 0 and 1", c.NormEps)
-	}
-	if !c.LearnedPositions && !(c.RopeTheta > 0 && !math.IsInf(c.RopeTheta, 0)) {
-		return fmt.Errorf("rope_theta is %g; it must be positive", c.RopeTheta)
-	}
-	switch c.Activation {
-	case SiLU, ReLU2, GELU, GELUTanh:
-	default:
-		return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", c.Activation)
-	}
-	if c.QueryScalar < 0 || math.IsInf(c.QueryScalar, 0) {
-		return fmt.Errorf("query_pre_attn_scalar is %g; it must be positive", c.QueryScalar)
-	}
-	if c.Sliding != nil {
-		if c.Window < 1 || c.Window > maxContext {
-			return fmt.Errorf("sliding_window is %d; it must be 1 to %d", c.Window, maxContext)
-		}
-		if !(c.LocalTheta >= 0 && !math.IsInf(c.LocalTheta, 0)) {
-			return fmt.Errorf("the rope_theta of sliding layers is %g; it must be positive", c.LocalTheta)
-		}
-	}
-	return c.Rope.check()
-}
-
-func (r RopeScaling) check() error {
-	for _, d := range r.Divisors {
-		if !(d > 0 && d <= math.MaxFloat32) {
-			return fmt.Errorf("a factor of rope_freqs.weight is %g; it must be positive", d)
-		}
-	}
-	switch r.Type {
-	case "":
-		return nil
-	case "linear":
-		if r.Factor > 0 {
-			return nil
-		}
-	case "llama3":
-		if r.Factor > 0 && r.LowFreqFactor > 0 && r.HighFreqFactor > r.LowFreqFactor && r.OldContext > 0 {
-			return nil
-		}
-	case "yarn":
-		if r.Factor > 0 && r.OldContext > 0 && r.AttnFactor > 0 && r.BetaFast > 0 && r.BetaSlow > 0 && !math.IsInf(r.AttnFactor, 0) {
-			return nil
-		}
-	default:
-		return fmt.Errorf("rope_scaling type %q is not supported; supported: linear, llama3, yarn", r.Type)
-	}
-	return fmt.Errorf("rope_scaling of type %q has impossible numbers: %+v", r.Type, r)
-}
-
-// projections is how many weights the layers' projections have.
-func (c *Config) projections() int64 {
-	D, F := int64(c.HiddenSize), int64(c.IntermediateSize)
-	heads, kv := int64(c.NumHeads*c.HeadDim), int64(c.NumKVHeads*c.HeadDim)
-	feedForward := 3 * D * F
-	if c.Ungated {
-		feedForward = 2 * D * F
-	}
-	return int64(c.NumLayers) * (2*D*heads + 2*D*kv + feedForward)
-}
-
-// KVBytes is the size of the keys and values of one token, in bytes.
-func (c *Config) KVBytes() int64 {
-	return int64(c.NumLayers) * int64(c.NumKVHeads) * 2 * int64(c.KV.headBytes(c.HeadDim))
-}
-
 // IsTernary says whether the projection of this module name, such as "model.layers.0.mlp.up_proj", is a BitLinear.
-func (c *Config) IsTernary(module string) bool { return !c.floatLinear(module) }
+func (c *Config) IsTernary(module string) bool {
+	p := c.Projection(module)
+	return p != nil && p.Arithmetic == part.Ternary8
+}
+
+// Quantize makes the projections BitLinear for which float is false. With norm, such as "rms_norm", each of them has an RMSNorm
+// of its own, the module of that name in it.
+func (c *Config) Quantize(float func(module string) bool, norm string, eps float32) {
+	for _, p := range c.Projections() {
+		p.Arithmetic, p.Norm = part.Ternary8, nil
+		if float(p.Name) {
+			p.Arithmetic = part.Dense
+		} else if norm != "" {
+			p.Norm = &part.Norm{Name: p.Name + "." + norm, Width: p.In, Eps: eps}
+		}
+	}
+}
 
 // QuantizeMasters makes the projections BitLinear, the head excepted, although the configuration does not say so.
 func (c *Config) QuantizeMasters() {
-	if !c.Ternary {
-		c.Ternary, c.FloatLinear = true, []string{headName}
+	if !c.Ternary() {
+		c.Quantize(func(module string) bool { return module == HeadName }, "", 0)
 	}
 }
 
-// floatLinear says whether the projection of this module name stays dense.
-func (c *Config) floatLinear(module string) bool {
-	return !c.Ternary || slices.Contains(c.FloatLinear, module)
+// Norms are those of all layers, of projections, and the final one.
+func (c *Config) Norms() []*part.Norm {
+	var list []*part.Norm
+	for i := range c.Layers {
+		list = append(list, c.Layers[i].Norms()...)
+	}
+	for _, p := range c.Projections() {
+		if p.Norm != nil {
+			list = append(list, p.Norm)
+		}
+	}
+	return append(list, &c.FinalNorm)
+}
+
+// Kind is what a tensor is in a model.
+type Kind uint8
+
+const (
+	Table      Kind = iota // the embedding, learned positions
+	Matrix                 // the weights of a projection
+	Scale                  // the scale of packed weights, part of them
+	NormWeight             // of a norm
+	Bias                   // of a projection or a norm
+)
+
+// Tensor is one tensor of a model.
+type Tensor struct {
+	Name       string // as Hugging Face has it
+	Kind       Kind
+	Rows, Cols int              // vectors: Rows is 1
+	Projection *part.Projection // of a Matrix, Scale or Bias of one
+	Optional   bool
+}
+
+// Tensors lists all that the model reads of its files: those at the bottom first, then layer by layer, norm and head at last.
+func (c *Config) Tensors() []Tensor {
+	list := []Tensor{{Name: c.Embedding.Name + ".weight", Kind: Table, Rows: c.VocabSize, Cols: c.HiddenSize}}
+	if p := c.Embedding.Positions; p != "" {
+		list = append(list, Tensor{Name: p + ".weight", Kind: Table, Rows: c.MaxContext, Cols: c.HiddenSize})
+	}
+	norm := func(n *part.Norm) {
+		list = append(list, Tensor{Name: n.Name + ".weight", Kind: NormWeight, Rows: 1, Cols: n.Width})
+		if n.Centered {
+			list = append(list, Tensor{Name: n.Name + ".bias", Kind: Bias, Rows: 1, Cols: n.Width})
+		}
+	}
+	projection := func(p *part.Projection) {
+		if p.Weights == "" {
+			list = append(list, Tensor{Name: p.Name + ".weight", Kind: Matrix, Rows: p.Out, Cols: p.In, Projection: p})
+			if p.Arithmetic == part.Ternary8 {
+				list = append(list, Tensor{Name: p.Name + ".weight_scale", Kind: Scale, Rows: 1, Cols: 1, Projection: p, Optional: true})
+			}
+		}
+		if p.Bias {
+			list = append(list, Tensor{Name: p.Name + ".bias", Kind: Bias, Rows: 1, Cols: p.Out, Projection: p})
+		}
+		if p.Norm != nil {
+			norm(p.Norm)
+		}
+	}
+	for i := range c.Layers {
+		for _, n := range c.Layers[i].Norms() {
+			norm(n)
+		}
+		for _, p := range c.Layers[i].Projections() {
+			projection(p)
+		}
+	}
+	norm(&c.FinalNorm)
+	projection(&c.Head)
+	return list
+}
+
+// CheckTensors refuses files with tensors that the model does not read, as transformers' loading report and llama.cpp's count
+// of tensors would show them; but not those named in ignore.
+func (c *Config) CheckTensors(s *weights.Set, ignore ...string) error {
+	known := ignore
+	for _, t := range c.Tensors() {
+		known = append(known, t.Name)
+	}
+	var extra []string
+	for _, name := range s.Others(known) {
+		// Older Hugging Face folders keep the frequencies of the rotary positions, which follow from the configuration.
+		if !strings.HasSuffix(name, "rotary_emb.inv_freq") {
+			extra = append(extra, name)
+		}
+	}
+	if len(extra) == 0 {
+		return nil
+	}
+	more := ""
+	if n := len(extra) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more: %s)", n, strings.Join(extra[1:min(len(extra), 4)], ", "))
+	}
+	return fmt.Errorf("tensor %q%s is in the file, and nothing in a model of family %s with %d layers reads it: "+
+		"the configuration describes another model", extra[0], more, c.Family, len(c.Layers))
+}
+
+// KVBytes is the size of the keys and values of one token, in bytes.
+func (c *Config) KVBytes() (n int64) {
+	for i := range c.Layers {
+		if a, ok := c.Layers[i].Mixer.(*part.Attention); ok {
+			n += c.KV.Bytes(a.KVHeads, a.HeadDim)
+		}
+	}
+	return n
+}
+
+// Heads are how many heads of queries, and of keys and values, the first attention has.
+func (c *Config) Heads() (queries, keys int) {
+	for i := range c.Layers {
+		if a, ok := c.Layers[i].Mixer.(*part.Attention); ok {
+			return a.Heads, a.KVHeads
+		}
+	}
+	return 0, 0
+}
+
+// Weights is how many weights the layers' projections have.
+func (c *Config) Weights() (n int64) {
+	for i := range c.Layers {
+		for _, p := range c.Layers[i].Projections() {
+			n += int64(p.In) * int64(p.Out)
+		}
+	}
+	return n
+}
+
+// Check refuses numbers that no part can have. What a configuration's own keys may be is checked where they are read, by name.
+func (c *Config) Check() error {
+	for _, n := range c.Norms() {
+		if !(n.Eps > 0 && n.Eps < 1) {
+			return fmt.Errorf("the norm's eps is %g; it must be between 0 and 1", n.Eps)
+		}
+	}
+	for i := range c.Layers {
+		if g, ok := c.Layers[i].FeedForward.(*part.Gated); ok && !slices.Contains(part.Functions, g.Activation) {
+			return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", g.Activation)
+		}
+		a, ok := c.Layers[i].Mixer.(*part.Attention)
+		if !ok {
+			continue
+		}
+		if a.Scalar < 0 || math.IsInf(a.Scalar, 0) {
+			return fmt.Errorf("query_pre_attn_scalar is %g; it must be positive", a.Scalar)
+		}
+		if r := a.Rope; r != nil {
+			if !(r.Theta > 0 && !math.IsInf(r.Theta, 0)) {
+				return fmt.Errorf("rope_theta is %g; it must be positive", r.Theta)
+			}
+			if err := r.Scaling.Check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

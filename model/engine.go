@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
-	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -70,134 +70,8 @@ type Scored struct {
 // ErrContextFull: the tokens do not fit the cache.
 var ErrContextFull = errors.New("the context is full")
 
-// Products computes the exact integer products of ternary matrices with int8 activations: the part of a decoder
-// that a device takes over (NewDecoder). Used by one goroutine at a time.
-type Products interface {
-	// Load makes the matrix resident and returns its number: 0, 1, 2, … in order of loading.
-	Load(name string, m *ternary.Matrix) (int, error)
-	// Multiply computes y[i] = W[ids[i]]·x̂ for the T = len(xsum) activation rows of x.
-	//
-	//	x     [T, cols16] int8, cols rounded up to a multiple of 16, the tail zero
-	//	xsum  [T] the sum of each row of x
-	//	y[i]  int32, in panels: see PanelRows
-	//
-	// All the matrices have the same number of columns.
-	Multiply(ctx context.Context, ids []int, y [][]int32, x []int8, xsum []int32) error
-	Close() error
-}
-
-// HeadScreener is what Products may do besides: find the best tokens of a dense output head.
-type HeadScreener interface {
-	// LoadHead prepares it; ok is false when the decoder shall compute the head.
-	LoadHead(head *weights.Dense) (ok bool, err error)
-	// BestTokens fills each dst with the best tokens of its hidden state, exactly: best first, equal ones by lower id.
-	//
-	//	x  [len(dst), D]  after the final norm
-	BestTokens(ctx context.Context, dst [][]Scored, x []float32) error
-}
-
-// BlockRunner is what Products may do besides: run all that lies between two layers' attentions by themselves, with
-// the residual stream x on the device,
-//
-//	x += o·x̂
-//	x += down·x̂(norm(act(gate)·up)), gate and up being gate·x̂(norm(x)) and up·x̂(norm(x))
-//	y = q, k and v of the next layer ·x̂(norm(x))
-//
-// bit-equal to what the decoder makes of Multiply.
-type BlockRunner interface {
-	// LoadBlock prepares it for loaded matrices and returns its number and how many tokens it takes at a time; none
-	// when the device cannot run it.
-	LoadBlock(b Block) (id, tokens int, err error)
-	RunBlock(ctx context.Context, id int, r BlockRun) error
-}
-
-// Block is what a BlockRunner runs.
-type Block struct {
-	O, Gate, Up, Down             BlockMatrix
-	Next                          []BlockMatrix // q, k, v of the next layer; none in the last
-	FFNNorm, FFNSubNorm, NextNorm BlockNorm     // NextNorm is not set in the last layer, FFNSubNorm where there is none
-	Activation                    Activation    // ReLU2 or SiLU
-}
-
-// BlockMatrix is a matrix that Products have loaded, and its scale.
-type BlockMatrix struct {
-	ID    int
-	Scale float32
-}
-
-// BlockNorm is an RMSNorm's weights and epsilon.
-type BlockNorm struct {
-	W   []float32
-	Eps float32
-}
-
-// BlockRun is one run for T tokens.
-type BlockRun struct {
-	X       []int8    // [T, cols16] activations of o
-	Scales  []float32 // [T] their scales; overwritten by those of the activations of q, k and v
-	In, Out []float32 // [T, D] the residual stream, in the first layer and out of the last one; else nil
-	Y       [][]int32 // sums of q, k and v, in panels
-}
-
-// StepRunner is what a BlockRunner may do besides: run all layers by itself, attention included, with keys and values in
-// its own memory, by pages of PageTokens tokens. Bit-equal to the same layers on the host. The decoder brings pages to the
-// device and back where it must (page).
-type StepRunner interface {
-	// LoadStep prepares it for loaded matrices and blocks; ok is false when the device cannot run it.
-	LoadStep(s Step) (ok bool, err error)
-	// StepFits says whether it runs so many tokens at a time, of which the longest sequence has `longest`.
-	StepFits(tokens, longest int) bool
-	RunStep(ctx context.Context, r StepRun) error
-	// NewPage reserves memory for a page; FreePage gives it back, and is called from any goroutine.
-	NewPage() (page int, err error)
-	FreePage(page int)
-	// WritePage brings a page to the device, ReadPage back.
-	//
-	//	data  [L, KV] of: keys, [hd, PageTokens]; then values, [PageTokens, hd]
-	WritePage(page int, data []float32) error
-	ReadPage(page int, data []float32) error
-}
-
-// Step is what a StepRunner runs.
-type Step struct {
-	First          []BlockMatrix // q, k, v of the first layer; the others' are the blocks' Next
-	Blocks         []int
-	AttnSubNorms   []BlockNorm // in front of o, of each layer; not set where there is none
-	Heads, KVHeads int
-	HeadDim        int
-}
-
-// StepRun is one run for T tokens. Those of one sequence come in order.
-type StepRun struct {
-	X      []int8    // [T, cols16] activations of the first layer's q, k and v
-	Scales []float32 // [T] their scales
-	Stream []float32 // [T, D] the residual stream in front of the first layer, then behind the last one
-	Rows   []StepRow
-}
-
-// StepRow says where a token stands.
-type StepRow struct {
-	Pos      int
-	Pages    []int     // of its sequence, up to the one it is in
-	Cos, Sin []float32 // [hd/2] of its position
-}
-
-// PanelRows is the height of a panel of outputs. A product of T rows by a matrix of R rows (rounded up to a
-// multiple of 16) lies as ⌈R/PanelRows⌉ panels, each [T, PanelRows] row-major, the last one narrower; so for T = 1
-// it is simply [R]. A worker owns a panel, and its outputs are contiguous.
-const PanelRows = 64
-
-// panel cuts panel p out of y, the product of t rows with a matrix of rows rows, and gives its first row and width.
-func panel[T any](y []T, p, t, rows int) (out []T, first, width int) {
-	first = p * PanelRows
-	width = min(PanelRows, rows-first)
-	return y[first*t : (first+width)*t], first, width
-}
-
-func roundUp16(n int) int { return (n + 15) &^ 15 }
-
-// best is where the best tokens after token i of the input go; empty where they are not wanted.
-func (in *Input) best(i int) []Scored {
+// Best is where the best tokens after token i of the input go; empty where they are not wanted.
+func (in *Input) Best(i int) []Scored {
 	fromEnd := len(in.Tokens) - 1 - i
 	switch {
 	case fromEnd < len(in.Each):
@@ -208,7 +82,8 @@ func (in *Input) best(i int) []Scored {
 	return nil
 }
 
-func checkInput(in *Input, c *Config) error {
+// Check refuses an input that an engine of this configuration cannot take.
+func (in *Input) Check(c *Config) error {
 	if in.Cache == nil {
 		return errors.New("model: an input without a cache")
 	}
@@ -241,4 +116,28 @@ func checkInput(in *Input, c *Config) error {
 		return fmt.Errorf("model: %d tokens after %d of %d: %w", len(in.Tokens), have, room, ErrContextFull)
 	}
 	return nil
+}
+
+// Best writes the len(dst) highest scores, best first, equal ones by lower id.
+func Best(dst []Scored, logits []float32) { AddBest(dst, 0, 0, logits) }
+
+// AddBest goes on with Best: dst[:n] has what was found among lower ids, logits[0] is the score of first. It returns n.
+func AddBest(dst []Scored, n int, first int32, logits []float32) int {
+	for i, v := range logits {
+		if n == len(dst) && !(v > dst[n-1].Logit) {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(dst[:n], v, func(s Scored, v float32) int {
+			if s.Logit >= v {
+				return -1
+			}
+			return 1
+		})
+		if n < len(dst) {
+			n++
+		}
+		copy(dst[at+1:n], dst[at:n-1])
+		dst[at] = Scored{first + int32(i), v}
+	}
+	return n
 }

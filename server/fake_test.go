@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/tokenizer"
 )
 
@@ -84,8 +85,8 @@ func newFake(t testing.TB) *fake {
 		t.Fatal(err)
 	}
 	return &fake{tok: tok, cfg: model.Config{
-		Family: "fake", VocabSize: tok.VocabSize() + 3, MaxContext: 4096, HiddenSize: 16, IntermediateSize: 32,
-		NumLayers: 1, NumHeads: 1, NumKVHeads: 1, HeadDim: 8, Ternary: true,
+		Family: "fake", VocabSize: tok.VocabSize() + 3, MaxContext: 4096, HiddenSize: 16,
+		Layers: []part.Layer{{Mixer: &part.Attention{Heads: 1, KVHeads: 1, HeadDim: 8}, FeedForward: &part.Plain{}}},
 	}}
 }
 

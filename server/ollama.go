@@ -317,18 +317,18 @@ func (s *Server) ollamaEmbeddings(w http.ResponseWriter, r *http.Request) error 
 func (m *served) ollamaDetails() map[string]any {
 	c := m.Engine.Config()
 	quant := "F32"
-	if c.Ternary {
+	if c.Ternary() {
 		quant = "1.58-bit"
 	}
 	return map[string]any{
 		"format": m.Format, "family": c.Family, "families": []string{c.Family}, "parent_model": "",
-		"parameter_size": parameters(c.HiddenSize, c.IntermediateSize, c.NumLayers, c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.VocabSize), "quantization_level": quant,
+		"parameter_size": parameters(c.Weights() + int64(c.VocabSize)*int64(c.HiddenSize)), "quantization_level": quant,
 	}
 }
 
-// parameters is the size of a decoder in words such as 2.4B.
-func parameters(d, f, l, q, kv, v int) string {
-	n := float64(v*d + l*(2*d*q+2*d*kv+3*d*f))
+// parameters is so many parameters in words such as 2.4B.
+func parameters(count int64) string {
+	n := float64(count)
 	switch {
 	case n >= 1e9:
 		return fmt.Sprintf("%.1fB", n/1e9)
@@ -382,13 +382,14 @@ func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		can = can[:1]
 	}
+	heads, kvHeads := c.Heads()
 	return writeJSON(w, 200, map[string]any{
 		"modelfile": "", "parameters": "", "template": template, "license": "", "modified_at": m.Created.UTC().Format(time.RFC3339Nano),
 		"details": m.ollamaDetails(), "capabilities": can,
 		"model_info": map[string]any{
 			"general.architecture": family, "general.basename": strings.TrimSpace(m.ID),
-			family + ".context_length": m.MaxContext, family + ".embedding_length": c.HiddenSize, family + ".block_count": c.NumLayers,
-			family + ".attention.head_count": c.NumHeads, family + ".attention.head_count_kv": c.NumKVHeads, family + ".vocab_size": c.VocabSize,
+			family + ".context_length": m.MaxContext, family + ".embedding_length": c.HiddenSize, family + ".block_count": c.NumLayers(),
+			family + ".attention.head_count": heads, family + ".attention.head_count_kv": kvHeads, family + ".vocab_size": c.VocabSize,
 		},
 	})
 }

@@ -23,6 +23,8 @@ const (
 	IQ1_BN                      // ik_llama.cpp: rows of an f16 scale and blocks of 64 weights in 13 bytes
 	IQ2_BN                      // ik_llama.cpp: rows of a float32 scale and blocks of 64 weights in 16 bytes
 	IQ2_BN_R4                   // ik_llama.cpp: IQ2_BN with 4 rows interleaved
+	Q1_0                        // llama.cpp: 128 weights in 18 bytes, f16 scale a block; binary, -1 or +1
+	STQ1_0                      // llama.cpp, Sherry: 256 weights in 42 bytes, f16 scale a block; one of four weights is 0
 )
 
 // layout describes a Format. Exactly one of the three scale positions is used.
@@ -40,6 +42,9 @@ type layout struct {
 	// finds dst zeroed. Both see exactly weights codes and bytes bytes.
 	decode func(codes, src []byte)
 	encode func(dst, codes []byte)
+
+	// cannot, where a layout does not hold all codes, is the first of a block that it does not hold, or -1.
+	cannot func(codes []byte) int
 
 	// words, where a layout has it, is decode straight to T16: word w at dst[64·w:]. A bit of the
 	// result is set for each code 3.
@@ -59,6 +64,8 @@ var layouts = [...]layout{
 	IQ1_BN:    {name: "iq1_bn", weights: 64, bytes: 13, scaleAt: -1, prefix: 2, decode: decodeIQ1BN, encode: encodeIQ1BN},
 	IQ2_BN:    {name: "iq2_bn", weights: 64, bytes: 16, scaleAt: -1, prefix: 4, decode: decodeIQ2BN, encode: encodeIQ2BN, words: wordsIQ2BN},
 	IQ2_BN_R4: {name: "iq2_bn_r4", weights: 64, bytes: 16, scaleAt: -1, prefix: 4, four: true},
+	Q1_0:      {name: "q1_0", weights: 128, bytes: 18, scaleAt: 0, decode: decodeQ1, encode: encodeQ1, cannot: notBinary},
+	STQ1_0:    {name: "stq1_0", weights: 256, bytes: 42, scaleAt: 40, decode: decodeSTQ1, encode: encodeSTQ1, cannot: notSparse},
 }
 
 func (f Format) layout() *layout {
@@ -334,6 +341,7 @@ func Pack(m *Matrix, f Format) ([]byte, error) {
 		}
 		binary.LittleEndian.PutUint32(dst[size-l.tail:], math.Float32bits(m.Scale[0]))
 	}
+	var fault firstError
 	parallel(m.Rows, func(lo, hi int) {
 		buf := m.codeBuffer()
 		for r := lo; r < hi; r++ {
@@ -354,6 +362,10 @@ func Pack(m *Matrix, f Format) ([]byte, error) {
 			}
 			row = row[l.prefix:]
 			for codes := buf; len(row) > 0; codes, row = codes[l.weights:], row[l.bytes:] {
+				if err := f.holds(codes[:l.weights], r, m.Cols/l.weights*l.weights-len(row)/l.bytes*l.weights); err != nil {
+					fault.report(r, err)
+					return
+				}
 				l.encode(row[:l.bytes], codes[:l.weights])
 				if l.scaleAt >= 0 {
 					binary.LittleEndian.PutUint16(row[l.scaleAt:], toF16(m.RowScale(r)))
@@ -361,7 +373,22 @@ func Pack(m *Matrix, f Format) ([]byte, error) {
 			}
 		}
 	})
+	if fault.err != nil {
+		return nil, fault.err
+	}
 	return dst, nil
+}
+
+// holds says whether the layout can write a block, at row r and column c.
+func (f Format) holds(codes []byte, r, c int) error {
+	l := f.layout()
+	if l.cannot == nil {
+		return nil
+	}
+	if i := l.cannot(codes); i >= 0 {
+		return fmt.Errorf("ternary: %s: row %d, column %d: the layout cannot hold the weight %d there: %w", f, r, c+i, int(codes[i])-1, ErrFormat)
+	}
+	return nil
 }
 
 // Decode writes the float values of a matrix [rows, cols] in layout f, for tensors that no Matrix can

@@ -19,6 +19,7 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/train"
@@ -148,8 +149,8 @@ func TestExportedModelIsTheTrainedOne(t *testing.T) {
 						t.Fatal(err)
 					}
 					defer m.Close()
-					if m.Config().Ternary != (precision == "ternary") && arch != "bitnet" {
-						t.Errorf("Ternary is %v", m.Config().Ternary)
+					if m.Config().Ternary() != (precision == "ternary") {
+						t.Errorf("Ternary is %v", m.Config().Ternary())
 					}
 					cache, err := m.Engine().NewCache(0)
 					if err != nil {
@@ -478,7 +479,7 @@ func TestLlamaCppRunsGGUF(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/train/nn"
 	"github.com/tritlm/trit/weights"
@@ -37,7 +39,7 @@ func openBase(path, precision string, block int) (_ *base, err error) {
 			b.Close()
 		}
 	}()
-	cfg, err := model.ParseConfig(b.set)
+	cfg, err := family.Read(b.set)
 	if err != nil {
 		return nil, err
 	}
@@ -179,27 +181,30 @@ func initFrom(b *base, pool *par.Pool) (*Model, error) {
 
 // configOf is the training configuration of a model that is one of our architectures.
 func configOf(m *model.Config, precision string) (Config, error) {
+	s := family.ShapeOf(m)
 	c := Config{
-		Precision: precision, VocabSize: m.VocabSize, HiddenSize: m.HiddenSize, IntermediateSize: m.IntermediateSize, NumLayers: m.NumLayers,
-		NumHeads: m.NumHeads, NumKVHeads: m.NumKVHeads, Block: min(m.MaxContext, 2048), RopeTheta: m.RopeTheta,
+		Precision: precision, VocabSize: m.VocabSize, HiddenSize: m.HiddenSize, IntermediateSize: s.IntermediateSize, NumLayers: s.NumLayers,
+		NumHeads: s.NumHeads, NumKVHeads: s.NumKVHeads, Block: min(m.MaxContext, 2048), RopeTheta: s.RopeTheta,
 	}
-	c.NormEps, _ = strconv.ParseFloat(strconv.FormatFloat(float64(m.NormEps), 'g', -1, 32), 64) // 1e-5 again, not its float32
+	c.NormEps, _ = strconv.ParseFloat(strconv.FormatFloat(float64(s.NormEps), 'g', -1, 32), 64) // 1e-5 again, not its float32
+	ownNorm, _ := family.OwnNorm(m)
+	plain := ownNorm == "" && s.Rope.Type == "" && s.Rope.Divisors == nil
 	switch {
-	case m.LayerNorm && m.LearnedPositions && m.Ungated && m.Activation == model.GELU:
+	case m.Family == "trit-transformer":
 		c.Arch, c.RopeTheta, c.Block = "transformer", 10000, m.MaxContext
-	case m.SubNorms && m.Activation == model.ReLU2 && !m.QKNorms && m.InputNorm == "" && m.TiedHead && m.Rope.Type == "":
+	case m.Family == "bitnet" && s.Activation == part.ReLU2 && plain && s.TiedHead:
 		c.Arch = "bitnet"
-	case m.Family == "llama" && m.Activation == model.SiLU && !m.SubNorms && !m.QKNorms && m.InputNorm == "" && !m.TiedHead && m.Rope.Type == "":
+	case m.Family == "llama" && s.Activation == part.SiLU && plain && !s.TiedHead:
 		c.Arch = "llama"
 	default:
 		return c, fmt.Errorf("a model of family %q in this form cannot be trained here; llama (untied head), bitnet and trit-transformer can", m.Family)
 	}
-	if m.HeadDim*m.NumHeads != m.HiddenSize {
-		return c, fmt.Errorf("%d heads of %d values are not the hidden size %d", m.NumHeads, m.HeadDim, m.HiddenSize)
+	if s.HeadDim*s.NumHeads != m.HiddenSize {
+		return c, fmt.Errorf("%d heads of %d values are not the hidden size %d", s.NumHeads, s.HeadDim, m.HiddenSize)
 	}
 	if c.Precision == "" {
 		c.Precision = "float"
-		if m.Ternary {
+		if m.Ternary() {
 			c.Precision = "ternary"
 		}
 	}

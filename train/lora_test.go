@@ -17,7 +17,7 @@ import (
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/internal/par"
-	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/train/nn"
@@ -95,7 +95,7 @@ func toGGUF(t *testing.T, dir string) (path string) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ var ternaryFormats = map[gguf.Type]ternary.Format{
 	gguf.IQ2_BN:   ternary.IQ2_BN,
 
 	gguf.IQ2_BN_R4: ternary.IQ2_BN_R4,
+	gguf.Q1_0:      ternary.Q1_0,
 }
 
 // format is the layout of a tensor's codes; ok is false when it holds none.
@@ -127,6 +128,68 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 	return m, nil
 }
 
+// Groups reads the matrix [rows, cols] of codes with a scale for each group of columns, for products of weights alone.
+func (s *Set) Groups(name string, rows, cols int) (*ternary.Groups, error) {
+	t := s.find(name)
+	if t == nil {
+		return nil, s.missing(name)
+	}
+	g, err := s.groups(t, name, rows, cols)
+	if err != nil {
+		return nil, t.errorf(name, "%w", err)
+	}
+	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
+		release(t.data)
+	}
+	return g, nil
+}
+
+func (s *Set) groups(t *tensor, name string, rows, cols int) (*ternary.Groups, error) {
+	if a, err := s.affineOf(name); err != nil {
+		return nil, err
+	} else if a != nil {
+		if a.rows != rows || a.cols != cols {
+			return nil, fmt.Errorf("has shape [%d %d]; the configuration asks for [%d %d]", a.rows, a.cols, rows, cols)
+		}
+		return a.groups()
+	}
+	if len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols {
+		return nil, fmt.Errorf("has shape %v; the configuration asks for [%d %d]", t.shape, rows, cols)
+	}
+	f, ok := s.format(t)
+	if !ok || !f.Grouped() {
+		return nil, fmt.Errorf("is stored as %s, which has no scales of groups", t.typ)
+	}
+	data := t.data
+	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
+		data = reorder(data, len(data)/rows, hd)
+	}
+	return ternary.UnpackGroups(data, f, rows, cols)
+}
+
+// MixedScales says whether the tensor is stored as codes whose blocks have scales that differ within a row.
+func (s *Set) MixedScales(name string) bool {
+	t := s.find(name)
+	if t == nil || len(t.shape) != 2 || !s.IsGrouped(name) {
+		return false
+	}
+	f, _ := s.format(t)
+	_, err := ternary.Unpack(t.data, f, t.shape[0], t.shape[1])
+	return errors.Is(err, ternary.ErrMixedScales)
+}
+
+// IsGrouped says whether the tensor is stored as codes with a scale for each block of columns.
+func (s *Set) IsGrouped(name string) bool {
+	if a, err := s.affineOf(name); err == nil && a != nil {
+		return a.grouped()
+	}
+	if t := s.find(name); t != nil {
+		f, ok := s.format(t)
+		return ok && f.Grouped()
+	}
+	return false
+}
+
 // masters makes codes of floats: by absmean, or as they are where quantization_config says that they are codes already, which
 // weight_scale multiplies. Source: transformers integrations/bitnet.py, AutoBitLinear.
 func (s *Set) masters(t *tensor, name string, rows, cols int) (*ternary.Matrix, error) {
@@ -200,10 +263,12 @@ func (s *Set) scalar(name string) (float32, error) {
 // Dense is a matrix in the precision of the file. Exactly one of F32, U16 and Raw is set.
 type Dense struct {
 	Rows, Cols int
-	Type       gguf.Type // F32, F16, BF16, or a block type
-	F32        []float32 // F32
-	U16        []uint16  // F16, BF16
-	Raw        []byte    // block types, row after row
+	Type       gguf.Type      // F32, F16, BF16, or a block type
+	F32        []float32      // F32
+	U16        []uint16       // F16, BF16
+	Raw        []byte         // block types, row after row
+	format     ternary.Format // of Raw where it holds codes with a scale for each block, else 0
+	affine     *affine        // of Raw that MLX has written, else nil
 	rowBytes   int
 	mapped     []byte   // the same bytes in the file's mapping, when that is where they are
 	file       *os.File // and in the file, from at, when ReadRow is to take them from there
@@ -232,6 +297,12 @@ func (d *Dense) stored(r int) []byte {
 		return unsafe.Slice((*byte)(unsafe.Pointer(&d.U16[r*d.Cols])), n)
 	}
 	return d.Raw[r*n:][:n]
+}
+
+// RowBuffer is room for what ReadRow gives.
+func RowBuffer(d *Dense) []byte {
+	b := make([]uint64, d.RowBytes()/8+1)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&b[0])), 8*len(b))
 }
 
 // RowBytes is the size of a row in the precision of the file.
@@ -270,7 +341,24 @@ func (d *Dense) Widen(dst []float32, row []byte) {
 			dst[i] = math.Float32frombits(uint32(v) << 16)
 		}
 	default:
-		mustDequantize(dst, d.Type, row)
+		d.decode(dst, row)
+	}
+}
+
+// decode widens rows of a block type, whose length and type were checked when they were opened.
+func (d *Dense) decode(dst []float32, rows []byte) {
+	if d.affine != nil {
+		d.affine.widen(dst, rows)
+		return
+	}
+	var err error
+	if d.format != 0 {
+		err = ternary.Decode(dst, rows, d.format, len(dst)/d.Cols, d.Cols)
+	} else {
+		err = gguf.Dequantize(dst, d.Type, rows)
+	}
+	if err != nil {
+		panic(err)
 	}
 }
 
@@ -282,18 +370,24 @@ func (d *Dense) Release(lo, hi int) {
 	}
 }
 
-// mustDequantize is for data whose length was checked when it was opened.
-func mustDequantize(dst []float32, t gguf.Type, src []byte) {
-	if err := gguf.Dequantize(dst, t, src); err != nil {
-		panic(err)
-	}
-}
-
-// Dense reads the matrix [rows, cols] without quantising it. Codes of a ternary type are widened to float16 or float32.
+// Dense reads the matrix [rows, cols] without quantising it. Codes with one scale for the whole matrix are widened to float32;
+// those with a scale for each block stay as they are, and rows are widened as they are read.
 func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)
+	}
+	if a, err := s.affineOf(name); err != nil {
+		return nil, t.errorf(name, "%w", err)
+	} else if a != nil {
+		if a.rows != rows || a.cols != cols {
+			return nil, t.errorf(name, "has shape [%d %d]; the configuration asks for [%d %d]", a.rows, a.cols, rows, cols)
+		}
+		d, err := a.dense()
+		if err != nil {
+			return nil, t.errorf(name, "%w", err)
+		}
+		return d, nil
 	}
 	d, err := s.dense(t, rows, cols)
 	if err != nil {
@@ -346,7 +440,8 @@ func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {
 	case gguf.F16, gguf.BF16:
 		d.U16 = view[uint16](t.data, rows*cols)
 	default:
-		if f, ok := s.format(t); ok { // codes, widened once
+		f, ok := s.format(t)
+		if ok && !f.Grouped() { // codes, widened once
 			d.Type, d.F32 = gguf.F32, make([]float32, rows*cols)
 			return d, ternary.Decode(d.F32, t.data, f, rows, cols)
 		}
@@ -361,6 +456,10 @@ func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {
 			return nil, fmt.Errorf("holds %d bytes; %d rows of %d need %d", len(t.data), rows, cols, int64(rows)*size)
 		}
 		d.Raw, d.rowBytes = t.data, int(size)
+		if ok {
+			d.format = f
+			return d, nil
+		}
 		// Whether the type can be read at all shows now and not in the middle of a text.
 		if err := gguf.Dequantize(make([]float32, cols), d.Type, d.Raw[:size]); err != nil {
 			return nil, err

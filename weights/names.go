@@ -25,6 +25,8 @@ var (
 		{"self_attn.inner_attn_ln", "attn_sub_norm"}, // 1bitLLM
 		{"self_attn.q_norm", "attn_q_norm"},
 		{"self_attn.k_norm", "attn_k_norm"},
+		{"self_attn.query_layernorm", "attn_q_norm"}, // Hunyuan
+		{"self_attn.key_layernorm", "attn_k_norm"},   // Hunyuan
 		{"post_attention_layernorm", "ffn_norm"},
 		{"mlp.gate_proj", "ffn_gate"},
 		{"mlp.up_proj", "ffn_up"},

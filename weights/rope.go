@@ -2,7 +2,7 @@ package weights
 
 import "strings"
 
-// GGUF files of the architecture llama hold the rows of q_proj and k_proj in another order, so that the two numbers
+// GGUF files of the architectures llama and minicpm hold the rows of q_proj and k_proj in another order, so that the two numbers
 // that RoPE rotates together are neighbours: row (head, i, s) there is row (head, s, i) of Hugging Face, i < hd/2,
 // s < 2. Source: llama.cpp convert_hf_to_gguf.py, LlamaModel.permute.
 
@@ -18,15 +18,15 @@ func (s *Set) ropeHead(name string) int {
 		return 0
 	}
 	kv := s.gguf.KV
-	if s.arch != "llama" {
+	if s.arch != "llama" && s.arch != "minicpm" {
 		return 0
 	}
 	if !strings.Contains(name, ".q_proj.") && !strings.Contains(name, ".k_proj.") {
 		return 0
 	}
-	width, _ := kv.Uint("llama.embedding_length")
-	heads, _ := kv.Uint("llama.attention.head_count")
-	if hd, err := kv.Uint("llama.attention.key_length"); err == nil {
+	width, _ := kv.Uint(s.arch + ".embedding_length")
+	heads, _ := kv.Uint(s.arch + ".attention.head_count")
+	if hd, err := kv.Uint(s.arch + ".attention.key_length"); err == nil {
 		return int(hd)
 	}
 	if heads == 0 {

@@ -34,7 +34,8 @@ type Set struct {
 
 	hfConfig []byte
 	quant    *Quantization
-	bare     bool // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
+	mlx      *mlxConfig // nil: not quantised by MLX
+	bare     bool       // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
 	gguf     *gguf.File
 	arch     string         // general.architecture
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
@@ -169,9 +170,13 @@ func openFolder(f *folder) (set *Set, err error) {
 	}
 	var c struct {
 		Quantization *Quantization `json:"quantization_config"`
+		MLX          *mlxConfig    `json:"quantization"`
 	}
 	if err := json.Unmarshal(s.hfConfig, &c); err != nil {
 		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	if s.mlx = c.MLX; s.mlx != nil && c.Quantization != nil && c.Quantization.Method == "" {
+		c.Quantization = nil // mlx-lm writes the same under both names
 	}
 	if s.quant = c.Quantization; s.quant != nil && s.quant.RMSNormEps == 0 {
 		s.quant.RMSNormEps = 1e-6 // BitNetQuantConfig's default
@@ -342,6 +347,9 @@ func (s *Set) HFName(name string) (_ string, ok bool) {
 	return name, true
 }
 
+// MLX says whether MLX has quantised the folder's matrices.
+func (s *Set) MLX() bool { return s.mlx != nil }
+
 // Bare says whether the folder's names lack "model." in front, as those of a model without a head.
 func (s *Set) Bare() bool { return s.bare }
 
@@ -350,6 +358,9 @@ func (s *Set) Others(names []string) []string {
 	known := map[*tensor]bool{}
 	for _, name := range names {
 		known[s.find(name)] = true
+		if module, ok := strings.CutSuffix(name, ".weight"); ok && s.mlx != nil {
+			known[s.find(module+".scales")], known[s.find(module+".biases")] = true, true
+		}
 	}
 	var others []string
 	for _, name := range s.names {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/accel/tensix/kernels"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/engine"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
@@ -61,14 +62,14 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 	p.d = d
 	p.pool = par.New(b.Threads)
 	p.hostHead = b.HostHead
-	var products model.Products = &steps{blocks: blocks{products: p}}
+	var products part.Products = &steps{blocks: blocks{products: p}}
 	switch {
 	case b.ProductsOnly:
 		products = p
 	case b.HostAttention:
 		products = &blocks{products: p}
 	}
-	e, err := model.NewDecoder(ctx, c, w, p.pool, products)
+	e, err := engine.New(ctx, c, w, p.pool, products, engine.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -81,13 +82,13 @@ func (b Backend) Load(ctx context.Context, c *model.Config, w *weights.Set) (mod
 // checkModel refuses models whose products would not be exact or whose shape the tiles cannot hold, before anything
 // is uploaded.
 func checkModel(c *model.Config) error {
-	if !c.Ternary {
+	if !c.Ternary() {
 		return errors.New("tensix: this model has no ternary weights; use --device cpu")
 	}
 	return nil
 }
 
-// products is model.Products on a Device, and a model.HeadScreener.
+// products is part.Products on a Device, and an engine.HeadScreener.
 type products struct {
 	m        driver.Machine
 	own      bool
@@ -100,14 +101,21 @@ type products struct {
 	head     *head
 }
 
-func (p *products) Load(name string, m *ternary.Matrix) (int, error) {
-	t, err := p.place.next(p.d, name, func() (*Matrix, error) { return p.d.LoadTernary(name, m.T16, m.Rows, m.Cols) })
+func (p *products) Load(x part.Matrix, read func() (*ternary.Matrix, error)) (int, []float32, error) {
+	m, err := read()
 	if err != nil {
-		return 0, err
+		return 0, nil, err
+	}
+	t, err := p.place.next(p.d, x.Role, func() (*Matrix, error) { return p.d.LoadTernary(x.Name, m.T16, m.Rows, m.Cols) })
+	if err != nil {
+		return 0, nil, err
 	}
 	p.matrices = append(p.matrices, t)
-	return len(p.matrices) - 1, nil
+	return len(p.matrices) - 1, m.Scale, nil
 }
+
+// roles are those of a layer's projections by the last part of their names, where there is no model to ask.
+var roles = map[string]part.Role{"o_proj": part.RoleOut, "gate_proj": part.RoleGate, "up_proj": part.RoleUp, "down_proj": part.RoleDown}
 
 // placement spreads a model's matrices over the tiles so that Blocks can be made of them: up beside gate, and all
 // that add to the residual stream beside each other.
@@ -116,13 +124,12 @@ type placement struct {
 }
 
 // next has the next matrix loaded where it belongs.
-func (p *placement) next(d *Device, name string, load func() (*Matrix, error)) (*Matrix, error) {
-	kind := name[strings.LastIndexByte(name, '.')+1:]
-	adds := kind == "o_proj" || kind == "down_proj"
+func (p *placement) next(d *Device, role part.Role, load func() (*Matrix, error)) (*Matrix, error) {
+	adds := role == part.RoleOut || role == part.RoleDown
 	switch {
 	case adds && p.residual != nil:
 		d.Beside(p.residual)
-	case kind == "up_proj" && p.gate != nil:
+	case role == part.RoleUp && p.gate != nil:
 		d.Beside(p.gate)
 	}
 	m, err := load()
@@ -131,7 +138,7 @@ func (p *placement) next(d *Device, name string, load func() (*Matrix, error)) (
 		return nil, err
 	case adds && p.residual == nil:
 		p.residual = m
-	case kind == "gate_proj":
+	case role == part.RoleGate:
 		p.gate = m
 	}
 	return m, nil
@@ -154,7 +161,7 @@ func (p *products) Multiply(ctx context.Context, ids []int, y [][]int32, x []int
 	tokens := len(xsum)
 	p.list = p.list[:0]
 	for i, id := range ids {
-		p.list = append(p.list, Product{M: p.matrices[id], Y: y[i], Panel: model.PanelRows})
+		p.list = append(p.list, Product{M: p.matrices[id], Y: y[i], Panel: part.PanelRows})
 	}
 	return p.d.MatMul(ctx, x, tokens, len(x)/tokens, p.list...)
 }
@@ -173,18 +180,66 @@ func (p *products) Close() error {
 	return errors.Join(errs...)
 }
 
-// blocks is products that run blocks, too: a model.BlockRunner.
+// blocks is products that run blocks, too: an engine.BlockRunner.
 type blocks struct {
 	*products
 	list []*Block
 }
 
-func (p *blocks) LoadBlock(b model.Block) (id, tokens int, err error) {
-	scaled := func(m model.BlockMatrix) Scaled { return Scaled{p.matrices[m.ID], m.Scale} }
-	norm := func(n model.BlockNorm) Norm { return Norm(n) }
-	w := BlockWeights{O: scaled(b.O), Gate: scaled(b.Gate), Up: scaled(b.Up), Down: scaled(b.Down), FFNNorm: norm(b.FFNNorm), SubNorm: norm(b.FFNSubNorm), NextNorm: norm(b.NextNorm), SiLU: b.Activation == model.SiLU}
-	for _, m := range b.Next {
-		w.Next = append(w.Next, scaled(m))
+// runsGated says whether the tiles compute such a feed-forward: squared ReLU or SiLU.
+func runsGated(g *part.Gated) bool { return g.Activation == part.ReLU2 || g.Activation == part.SiLU }
+
+// taken gathers what of a layer the tiles are to have; ok turns false where they cannot.
+type taken struct {
+	p  *products
+	of *part.DeviceLayer
+	ok bool
+}
+
+func (t *taken) matrix(p *part.Projection) Scaled {
+	m, ok := t.of.Matrix(p)
+	if t.ok = t.ok && ok; !ok {
+		return Scaled{}
+	}
+	return Scaled{t.p.matrices[m.ID], m.Scale}
+}
+
+// norm is one of the layer's norms, or none.
+func (t *taken) norm(n *part.Norm) Norm {
+	if n == nil {
+		return Norm{}
+	}
+	w, ok := t.of.Norm(n)
+	t.ok = t.ok && ok
+	return Norm(w)
+}
+
+// inputs are q, k and v.
+func (t *taken) inputs(a *part.Attention) []Scaled {
+	return []Scaled{t.matrix(&a.Q), t.matrix(&a.K), t.matrix(&a.V)}
+}
+
+func (p *blocks) LoadBlock(layer, next *part.DeviceLayer) (id, tokens int, err error) {
+	a, ok := layer.Mixer.(*part.Attention)
+	g, gated := layer.FeedForward.(*part.Gated)
+	if !ok || !gated || !runsGated(g) || layer.MixerPost != nil || layer.FeedForwardPost != nil || layer.Scale != 0 {
+		return 0, 0, nil
+	}
+	t := &taken{p.products, layer, true}
+	w := BlockWeights{
+		O: t.matrix(&a.O), Gate: t.matrix(&g.Gate), Up: t.matrix(&g.Up), Down: t.matrix(&g.Down),
+		FFNNorm: t.norm(&layer.FeedForwardNorm), SubNorm: t.norm(g.SubNorm), SiLU: g.Activation == part.SiLU,
+	}
+	if next != nil {
+		b, ok := next.Mixer.(*part.Attention)
+		if !ok {
+			return 0, 0, nil
+		}
+		t.of = next
+		w.Next, w.NextNorm = t.inputs(b), t.norm(&next.MixerNorm)
+	}
+	if !t.ok {
+		return 0, 0, nil
 	}
 	x, err := p.d.NewBlock(w, kernels.MaxBatch)
 	if errors.Is(err, ErrShape) {
@@ -194,31 +249,36 @@ func (p *blocks) LoadBlock(b model.Block) (id, tokens int, err error) {
 	return len(p.list) - 1, kernels.MaxBatch, err
 }
 
-func (p *blocks) RunBlock(ctx context.Context, id int, r model.BlockRun) error {
+func (p *blocks) RunBlock(ctx context.Context, id int, r engine.BlockRun) error {
 	p.products.list = p.products.list[:0]
 	for _, y := range r.Y {
-		p.products.list = append(p.products.list, Product{Y: y, Panel: model.PanelRows})
+		p.products.list = append(p.products.list, Product{Y: y, Panel: part.PanelRows})
 	}
 	return p.d.RunBlock(ctx, p.list[id], r.X, len(r.X)/len(r.Scales), r.Scales, r.In, r.Out, p.products.list...)
 }
 
-// steps is blocks that run whole tokens, too: a model.StepRunner.
+// steps is blocks that run whole tokens, too: an engine.StepRunner.
 type steps struct {
 	blocks
 	step *Step
 	rows []StepRow
 }
 
-func (p *steps) LoadStep(s model.Step) (bool, error) {
-	w := StepWeights{Heads: s.Heads, KeyHeads: s.KVHeads, Cols: s.HeadDim}
-	for _, m := range s.First {
-		w.First = append(w.First, Scaled{p.matrices[m.ID], m.Scale})
+func (p *steps) LoadStep(layers []*part.DeviceLayer, blocks []int) (bool, error) {
+	first := layers[0].Mixer.(*part.Attention) // or there were no blocks
+	t := &taken{p.products, layers[0], true}
+	w := StepWeights{Heads: first.Heads, KeyHeads: first.KVHeads, Cols: first.HeadDim, First: t.inputs(first)}
+	for i, l := range layers {
+		a := l.Mixer.(*part.Attention)
+		if a.Rope == nil || a.QNorm != nil || a.KNorm != nil || a.Window != 0 || a.Scalar != 0 || a.Rope != first.Rope {
+			return false, nil
+		}
+		t.of = l
+		w.AttnNorms = append(w.AttnNorms, t.norm(a.SubNorm))
+		w.Blocks = append(w.Blocks, p.blocks.list[blocks[i]])
 	}
-	for _, id := range s.Blocks {
-		w.Blocks = append(w.Blocks, p.blocks.list[id])
-	}
-	for _, n := range s.AttnSubNorms {
-		w.AttnNorms = append(w.AttnNorms, Norm(n))
+	if !t.ok {
+		return false, nil
 	}
 	var err error
 	p.step, err = p.d.NewStep(w)
@@ -230,7 +290,7 @@ func (p *steps) LoadStep(s model.Step) (bool, error) {
 
 func (p *steps) StepFits(tokens, longest int) bool { return p.d.StepFits(p.step, tokens, longest) }
 
-func (p *steps) RunStep(ctx context.Context, r model.StepRun) error {
+func (p *steps) RunStep(ctx context.Context, r engine.StepRun) error {
 	p.rows = p.rows[:0]
 	for _, row := range r.Rows {
 		p.rows = append(p.rows, StepRow(row))

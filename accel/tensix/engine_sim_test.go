@@ -15,7 +15,9 @@ import (
 	"github.com/tritlm/trit/accel/tensix/internal/simtest"
 	"github.com/tritlm/trit/accel/tensix/ttsim"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
 	"github.com/tritlm/trit/model/enginetest"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -32,7 +34,7 @@ func goldens(t *testing.T) []string {
 		d = filepath.Dir(d)
 		set, cfg := openModel(t, d)
 		short := slices.Contains([]string{"bitnet-2b4t", "falcon-e", "qwen3-bitnet"}, filepath.Base(d))
-		if cfg.Ternary && (*long || short) {
+		if cfg.Ternary() && (*long || short) {
 			out = append(out, d)
 		}
 		set.Close()
@@ -46,7 +48,7 @@ func openModel(t *testing.T, path string) (*weights.Set, *model.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func TestEngineWithLessOnTheTiles(t *testing.T) {
 			what                     string
 			blocksOnly, productsOnly bool
 			jobs                     int
-		}{{"all", false, false, 2}, {"blocks", true, false, cfg.NumLayers + 2}, {"products", false, true, 4*cfg.NumLayers + 1}} {
+		}{{"all", false, false, 2}, {"blocks", true, false, cfg.NumLayers() + 2}, {"products", false, true, 4*cfg.NumLayers() + 1}} {
 			b.HostAttention, b.ProductsOnly = c.blocksOnly, c.productsOnly
 			var d *Device
 			b.Opened = func(opened *Device) { d = opened }
@@ -94,7 +96,7 @@ func TestEngineWithLessOnTheTiles(t *testing.T) {
 				before := d.Stats()
 				greedy(t, e, [][]int32{prompt[:tokens]}, 1)
 				if n := d.Stats().Jobs - before.Jobs; n != uint64(c.jobs) {
-					t.Errorf("%s: %d jobs for %d tokens of %d layers, want %d", c.what, n, tokens, cfg.NumLayers, c.jobs)
+					t.Errorf("%s: %d jobs for %d tokens of %d layers, want %d", c.what, n, tokens, cfg.NumLayers(), c.jobs)
 				}
 			}
 			if err := e.Close(); err != nil {
@@ -141,7 +143,7 @@ func TestGreedyTextIsTheCPUs(t *testing.T) {
 			simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
 				set, cfg := openModel(t, dir)
 				defer set.Close()
-				cpu, err := model.CPU{Threads: 1}.Load(context.Background(), cfg, set)
+				cpu, err := cpu.Backend{Threads: 1}.Load(context.Background(), cfg, set)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -169,8 +171,8 @@ func TestGreedyTextIsTheCPUs(t *testing.T) {
 						}
 					}
 					after := d.Stats()
-					if n := after.Products - before.Products; n < 8*uint64(cfg.NumLayers)*6 {
-						t.Errorf("batch %d: the tiles multiplied %d matrices in 8 steps of %d layers: somebody else did", batch, n, cfg.NumLayers)
+					if n := after.Products - before.Products; n < 8*uint64(cfg.NumLayers())*6 {
+						t.Errorf("batch %d: the tiles multiplied %d matrices in 8 steps of %d layers: somebody else did", batch, n, cfg.NumLayers())
 					}
 					t.Logf("batch %2d: 8 tokens of each equal the CPU's; %d products in %d jobs, %d chunks", batch, after.Products-before.Products, after.Jobs-before.Jobs, after.Chunks-before.Chunks)
 				}
@@ -185,7 +187,7 @@ func TestCancelInMidTokenAndChangingBatches(t *testing.T) {
 	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
 		set, cfg := openModel(t, goldens(t)[0])
 		defer set.Close()
-		cpu, err := model.CPU{Threads: 1}.Load(context.Background(), cfg, set)
+		cpu, err := cpu.Backend{Threads: 1}.Load(context.Background(), cfg, set)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,8 @@ import (
 	"github.com/tritlm/trit/accel/tensix/kernels"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -468,7 +470,7 @@ func (b *testBlock) load(d *Device, place *placement) (*Block, error) {
 	var errs []error
 	put := func(name string, rows, cols int, seed uint32, scale float32) Scaled {
 		_, t16 := trits(rows, cols, seed)
-		m, err := place.next(d, name, func() (*Matrix, error) { return d.LoadTernary(name, t16, rows, cols) })
+		m, err := place.next(d, roles[name], func() (*Matrix, error) { return d.LoadTernary(name, t16, rows, cols) })
 		errs = append(errs, err)
 		return Scaled{m, scale}
 	}
@@ -630,7 +632,7 @@ func (s *selftest) model(hostAttention bool) (string, error) {
 		return "", err
 	}
 	defer set.Close()
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		return "", err
 	}
@@ -659,7 +661,7 @@ func (s *selftest) model(hostAttention bool) (string, error) {
 		top := make([]model.Scored, 5)
 		return logits, top, e.Forward(s.ctx, []model.Input{{Cache: a, Tokens: []int32{9}, Top: top}})
 	}
-	wantLogits, wantTop, err := run(model.CPU{})
+	wantLogits, wantTop, err := run(cpu.Backend{})
 	if err != nil {
 		return "", err
 	}

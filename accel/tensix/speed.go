@@ -15,6 +15,8 @@ import (
 	"github.com/tritlm/trit/accel/tensix/kernels"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 )
 
 // Card figures behind the speed model that the vendor publishes.
@@ -356,10 +358,10 @@ const (
 	ProductsAlone
 )
 
-// ModelSpeed counts one decode step of a model of shape c on a card with 120 tiles and 8 banks: the very jobs the
+// ModelSpeed counts one decode step of a model of the shape of cfg on a card with 120 tiles and 8 banks: the very jobs the
 // Device would issue, on a machine that does nothing.
-func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error) {
-	if err := checkModel(c); err != nil {
+func ModelSpeed(cfg *model.Config, batch, context_ int, share Share) (Speed, error) {
+	if err := checkModel(cfg); err != nil {
 		return Speed{}, err
 	}
 	m := &counter{columns: cardColumns, banks: cardBanks, tiles: cardColumns * 10}
@@ -369,10 +371,11 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 	}
 	defer d.Close()
 	ctx := context.Background()
+	c := family.ShapeOf(cfg)
 	attn, kv, D, F := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim, c.HiddenSize, c.IntermediateSize
 	var place placement
 	reserve := func(kind kernels.Kind, name string, rows, cols int) (*Matrix, error) {
-		return place.next(d, name, func() (*Matrix, error) {
+		return place.next(d, roles[name], func() (*Matrix, error) {
 			x := newMatrix(name, kind, rows, cols)
 			return x, errors.Join(kernels.CheckTernary(cols), d.reserve(x))
 		})
@@ -382,7 +385,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 		rows, cols int
 	}
 	jobs := [4][]shape{{{"q_proj", attn, D}, {"k_proj", kv, D}, {"v_proj", kv, D}}, {{"o_proj", D, attn}}, {{"gate_proj", F, D}, {"up_proj", F, D}}, {{"down_proj", D, F}}}
-	if c.Ungated {
+	if _, ungated := cfg.Layers[0].FeedForward.(*part.Plain); ungated {
 		jobs[2] = jobs[2][1:]
 	}
 	layers := make([][4][]*Matrix, c.NumLayers)
@@ -403,9 +406,9 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 	}
 	m.s = Speed{Batch: batch, Context: context_}
 	if share == Steps {
-		err = modelStep(ctx, d, c, layers, batch, context_)
+		err = modelStep(ctx, d, cfg, layers, batch, context_)
 	} else {
-		err = modelLayers(ctx, d, c, layers, batch, share)
+		err = modelLayers(ctx, d, cfg, layers, batch, share)
 	}
 	if err != nil {
 		return Speed{}, err
@@ -418,7 +421,7 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 	s.PCIe = float64(s.PCIeBytes)/likely.pcie + float64(s.Casts)*likely.cast
 	columns := 0
 	if share != Steps {
-		s.CacheBytes = int(c.KVBytes()) * context_ * batch
+		s.CacheBytes = int(cfg.KVBytes()) * context_ * batch
 		s.Host = float64(s.CacheBytes) / hostPerSec
 		columns = attn + 2*kv + attn // q, k, v; what is normed in front of o
 	}
@@ -432,11 +435,11 @@ func ModelSpeed(c *model.Config, batch, context_ int, share Share) (Speed, error
 }
 
 // modelLayers runs a token's jobs with attention on the host.
-func modelLayers(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, batch int, share Share) error {
+func modelLayers(ctx context.Context, d *Device, cfg *model.Config, layers [][4][]*Matrix, batch int, share Share) error {
 	for n, l := range layers {
 		for i, ms := range l {
 			if share == Blocks && i > 0 {
-				if err := modelBlock(ctx, d, c, layers, n, batch); err != nil {
+				if err := modelBlock(ctx, d, cfg, layers, n, batch); err != nil {
 					return err
 				}
 				break
@@ -457,10 +460,11 @@ func modelLayers(ctx context.Context, d *Device, c *model.Config, layers [][4][]
 }
 
 // modelStep runs a token's job on matrices that are only reserved.
-func modelStep(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, batch, context_ int) error {
+func modelStep(ctx context.Context, d *Device, cfg *model.Config, layers [][4][]*Matrix, batch, context_ int) error {
+	c := family.ShapeOf(cfg)
 	w := StepWeights{Heads: c.NumHeads, KeyHeads: c.NumKVHeads, Cols: c.HeadDim}
 	for n, l := range layers {
-		b := newModelBlock(c, layers, n)
+		b := newModelBlock(cfg, layers, n)
 		w.Blocks, w.AttnNorms = append(w.Blocks, b), append(w.AttnNorms, Norm{})
 		if n == 0 {
 			for _, x := range l[0] {
@@ -470,7 +474,7 @@ func modelStep(ctx context.Context, d *Device, c *model.Config, layers [][4][]*M
 	}
 	norms := make([]uint64, len(layers))
 	for i := range norms {
-		norms[i] = someNorm(c.SubNorms)
+		norms[i] = someNorm(cfg.Layers[i].Mixer.(*part.Attention).SubNorm != nil)
 	}
 	s := &Step{w: w, norms: norms, pages: newPages(d, len(layers), c.NumKVHeads, c.HeadDim)}
 	row := StepRow{Pos: context_ - 1, Pages: make([]int, (context_-1)/kernels.PageTokens+1), Cos: make([]float32, c.HeadDim/2), Sin: make([]float32, c.HeadDim/2)}
@@ -486,10 +490,13 @@ func someNorm(there bool) uint64 {
 }
 
 // newModelBlock is block n of matrices that are only reserved.
-func newModelBlock(c *model.Config, layers [][4][]*Matrix, n int) *Block {
+func newModelBlock(cfg *model.Config, layers [][4][]*Matrix, n int) *Block {
 	l := layers[n]
-	b := &Block{w: BlockWeights{O: Scaled{M: l[1][0]}, Gate: Scaled{M: l[2][0]}, Up: Scaled{M: l[2][1]}, Down: Scaled{M: l[3][0]}, SiLU: c.Activation == model.SiLU}}
-	b.ffnNorm, b.outNorm, b.subNorm = someNorm(true), someNorm(true), someNorm(c.SubNorms)
+	b := &Block{w: BlockWeights{O: Scaled{M: l[1][0]}, Gate: Scaled{M: l[2][0]}, Up: Scaled{M: l[2][1]}, Down: Scaled{M: l[3][0]}}}
+	b.ffnNorm, b.outNorm = someNorm(true), someNorm(true)
+	if g, ok := cfg.Layers[0].FeedForward.(*part.Gated); ok {
+		b.w.SiLU, b.subNorm = g.Activation == part.SiLU, someNorm(g.SubNorm != nil)
+	}
 	if n+1 < len(layers) {
 		for _, x := range layers[n+1][0] {
 			b.w.Next = append(b.w.Next, Scaled{M: x})
@@ -499,8 +506,9 @@ func newModelBlock(c *model.Config, layers [][4][]*Matrix, n int) *Block {
 }
 
 // modelBlock runs one block on matrices that are only reserved.
-func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*Matrix, n, batch int) error {
-	b := newModelBlock(c, layers, n)
+func modelBlock(ctx context.Context, d *Device, cfg *model.Config, layers [][4][]*Matrix, n, batch int) error {
+	c := family.ShapeOf(cfg)
+	b := newModelBlock(cfg, layers, n)
 	var ys []Product
 	var in, out []float32
 	if n == 0 {
@@ -518,14 +526,17 @@ func modelBlock(ctx context.Context, d *Device, c *model.Config, layers [][4][]*
 
 // BitNet2B4T is the shape of BitNet b1.58 2B4T.
 func BitNet2B4T() *model.Config {
-	return &model.Config{
+	c := family.BitNet(family.Shape{
 		Name: "BitNet b1.58 2B4T", HiddenSize: 2560, IntermediateSize: 6912, NumLayers: 30, NumHeads: 20, NumKVHeads: 5, HeadDim: 128,
-		VocabSize: 128256, MaxContext: 4096, Activation: model.ReLU2, Ternary: true, SubNorms: true, TiedHead: true,
-	}
+		VocabSize: 128256, MaxContext: 4096, NormEps: 1e-5, RopeTheta: 500000, Activation: part.ReLU2, TiedHead: true,
+	})
+	c.QuantizeMasters()
+	return c
 }
 
 // WriteSpeed prints the speed model of a shape for batches of 1 and 32 and contexts of 128 and 4096.
-func WriteSpeed(w io.Writer, c *model.Config) error {
+func WriteSpeed(w io.Writer, cfg *model.Config) error {
+	c := family.ShapeOf(cfg)
 	fmt.Fprintf(w, "%s: %d layers of width %d and %d, %d rows of head.\n", cmp.Or(c.Name, "this model"), c.NumLayers, c.HiddenSize, c.IntermediateSize, c.VocabSize)
 	fmt.Fprintf(w, `Speed model of one Blackhole p150a: %d tiles at %.2f GHz, %.0f GB/s of GDDR.
 THIS IS A MODEL, NOT A MEASUREMENT: no card has run it. Bytes, chunks, jobs and multicasts are counted from the jobs that
@@ -536,21 +547,21 @@ the engine issues; times come from public figures and from assumptions, the expe
 		fmt.Fprintf(w, "  %s: %s.\n    Wrong if the report of a card says otherwise: %s.\n", f[0], f[1], f[2])
 	}
 	fmt.Fprintf(w, "\nFor comparison, measured by others on a card: BitNet 2B4T at 74 tokens/s on the vendor's stack, not bit-exact (deveworld/bitnet-tt).\n\n")
-	if !c.Ungated && (c.Activation == model.ReLU2 || c.Activation == model.SiLU) && c.InputNorm == "" && !c.PostNorms {
+	if g, ok := cfg.Layers[0].FeedForward.(*part.Gated); ok && runsGated(g) {
 		if c.HeadDim == 32 || c.HeadDim == 64 || c.HeadDim == 128 {
 			fmt.Fprint(w, "Whole tokens on the tiles (--device tensix); the next weights are read meanwhile:\n\n")
-			if err := writeSpeed(w, c, Steps); err != nil {
+			if err := writeSpeed(w, cfg, Steps); err != nil {
 				return err
 			}
 			fmt.Fprintln(w)
 		}
 		fmt.Fprint(w, "All but attention on the tiles (--device tensix-blocks):\n\n")
-		if err := writeSpeed(w, c, Blocks); err != nil {
+		if err := writeSpeed(w, cfg, Blocks); err != nil {
 			return err
 		}
 		fmt.Fprint(w, "\nProducts only (--device tensix-products):\n\n")
 	}
-	return writeSpeed(w, c, ProductsAlone)
+	return writeSpeed(w, cfg, ProductsAlone)
 }
 
 func writeSpeed(w io.Writer, c *model.Config, share Share) error {

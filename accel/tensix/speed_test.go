@@ -9,7 +9,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/chip"
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/accel/tensix/kernels"
-	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/part"
 )
 
 // The model of 2B4T's speed rests on counts that can be worked out by hand.
@@ -58,9 +58,14 @@ func TestSpeedModelCounts(t *testing.T) {
 	if full, _ := ModelSpeed(c, 2, 100, ProductsAlone); steps.WeightBytes != full.WeightBytes {
 		t.Errorf("whole tokens: %+v, layer by layer %+v", steps, full)
 	}
-	llama := *c
-	llama.Activation, llama.SubNorms = model.SiLU, false
-	silu, err := ModelSpeed(&llama, 1, 128, Steps)
+	llama := BitNet2B4T()
+	for i := range llama.Layers {
+		l := &llama.Layers[i]
+		l.Mixer.(*part.Attention).SubNorm = nil
+		g := l.FeedForward.(*part.Gated)
+		g.Activation, g.SubNorm = part.SiLU, nil
+	}
+	silu, err := ModelSpeed(llama, 1, 128, Steps)
 	if err != nil || silu.Jobs != 2 || silu.WeightBytes != s.WeightBytes {
 		t.Errorf("SiLU without norms in front of o and down: %+v, %v", silu, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/internal/simtest"
 	"github.com/tritlm/trit/accel/tensix/ttsim"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
 )
 
 // enginePair is a synthetic model on the CPU and on simulated tiles.
@@ -37,7 +38,7 @@ func newPairOf(t *testing.T, s *ttsim.Sim, dir string, g chip.Grid) *enginePair 
 	t.Cleanup(func() { set.Close() })
 	p := &enginePair{cfg: cfg}
 	var err error
-	if p.cpu, err = (model.CPU{Threads: 1}).Load(context.Background(), cfg, set); err != nil {
+	if p.cpu, err = (cpu.Backend{Threads: 1}).Load(context.Background(), cfg, set); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.cpu.Close() })

@@ -14,6 +14,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/internal/simtest"
 	"github.com/tritlm/trit/accel/tensix/ttsim"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
 )
 
 func usage() (cpu time.Duration, peakMiB int64) {
@@ -40,7 +41,7 @@ func compareWide(t *testing.T, s *ttsim.Sim, layers, vocab, steps int, productsO
 	}
 	set, cfg := openModel(t, dir)
 	defer set.Close()
-	cpu, err := model.CPU{}.Load(context.Background(), cfg, set)
+	cpu, err := cpu.Backend{}.Load(context.Background(), cfg, set)
 	if err != nil {
 		t.Fatal(err)
 	}

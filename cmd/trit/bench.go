@@ -14,7 +14,7 @@ import (
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
-	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
 )
 
 // benchmark is what bench --json prints.
@@ -150,7 +150,7 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 			b.BytesPerToken = mem.PerToken(o.Prompt + o.Tokens/2)
 			b.MemoryEstimated = mem.Total(o.Prompt + o.Tokens)
 			b.Vocabulary = m.Config().VocabSize
-			if tokens, rows, ok := model.HeadStats(m.Engine()); ok && tokens > 0 {
+			if tokens, rows, ok := cpu.HeadStats(m.Engine()); ok && tokens > 0 {
 				b.HeadRows = float64(rows) / float64(tokens)
 			}
 			b.BytesPerSecond = float64(b.BytesPerToken) * b.Decode

@@ -21,6 +21,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 )
 
 // deviceHelp is the text of --device.
@@ -368,9 +369,10 @@ func newCardFile(ctx context.Context, w io.Writer, d device) (*cardFile, error) 
 func (c *cardFile) write(name string, cfg *model.Config, b *benchmark, failed error) error {
 	if cfg != nil {
 		c.Model = cfg.Name
+		s := family.ShapeOf(cfg)
 		c.Shape = map[string]int{
-			"layers": cfg.NumLayers, "hidden": cfg.HiddenSize, "intermediate": cfg.IntermediateSize, "heads": cfg.NumHeads, "kv_heads": cfg.NumKVHeads,
-			"head_dim": cfg.HeadDim, "vocabulary": cfg.VocabSize,
+			"layers": s.NumLayers, "hidden": s.HiddenSize, "intermediate": s.IntermediateSize, "heads": s.NumHeads, "kv_heads": s.NumKVHeads,
+			"head_dim": s.HeadDim, "vocabulary": s.VocabSize,
 		}
 	}
 	if b != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
 )
@@ -112,10 +113,11 @@ estimate of the memory that it will take, before anything is loaded.`,
 }
 
 func inspect(c *model.Config, set *weights.Set) *inspection {
+	s := family.ShapeOf(c)
 	i := &inspection{
-		Path: set.Path(), Format: "Hugging Face folder", Family: c.Family, Name: c.Name, Ternary: c.Ternary,
-		Layers: c.NumLayers, HiddenSize: c.HiddenSize, Intermediate: c.IntermediateSize, Heads: c.NumHeads, KVHeads: c.NumKVHeads, HeadDim: c.HeadDim,
-		Vocabulary: c.VocabSize, MaxContext: c.MaxContext, Activation: string(c.Activation), Pooling: c.Pooling, RopeTheta: c.RopeTheta, NormEps: c.NormEps, TiedHead: c.TiedHead,
+		Path: set.Path(), Format: "Hugging Face folder", Family: c.Family, Name: c.Name, Ternary: c.Ternary(),
+		Layers: s.NumLayers, HiddenSize: c.HiddenSize, Intermediate: s.IntermediateSize, Heads: s.NumHeads, KVHeads: s.NumKVHeads, HeadDim: s.HeadDim,
+		Vocabulary: c.VocabSize, MaxContext: c.MaxContext, Activation: string(s.Activation), Pooling: c.Pooling, RopeTheta: s.RopeTheta, NormEps: s.NormEps, TiedHead: s.TiedHead,
 		Memory: eval.Estimate(c, set),
 	}
 	if g := set.GGUF(); g != nil {

@@ -21,6 +21,8 @@ import (
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
+	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/weights"
 )
@@ -49,6 +51,8 @@ func (f *modelFlags) addCompute(cmd *cobra.Command) {
 	fl.StringVar(&f.Adapter, "adapter", "", "folder with low-rank adapters for the model, of trit train --lora or of peft")
 	fl.BoolVar(&f.noPackCopy, "no-packed-copy", false, "keep no copy of a large model's weights in the layout of this program, which makes the next start fast")
 	f.addKV(cmd)
+	cmd.Flags().TextVar(&f.Activations, "activations", part.Activations16, "round the inputs of weights with scales of groups to int16, or to int8: faster prompts, another text")
+	cmd.RegisterFlagCompletionFunc("activations", cobra.FixedCompletions([]string{"int16", "int8"}, cobra.ShellCompDirectiveNoFileComp))
 	fl.IntVar(&f.MaxContext, "context", 0, "most tokens to keep in mind (default what the model was made for)")
 	cmd.RegisterFlagCompletionFunc("kernels", cobra.FixedCompletions(kernel.Tiers(), cobra.ShellCompDirectiveNoFileComp))
 }
@@ -148,7 +152,7 @@ func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *mod
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		set.Close()
 		return nil, nil, err

@@ -24,6 +24,7 @@ func init() {
 	t.peak.int8, t.peak.int8Turn = peakInt8EVEX, 12*32
 	t.ternaryMatVec = ternaryMatVecEVEX
 	t.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecEVEX, ternaryMatMulEVEX)
+	t.groupMatMul = groupEVEX().matMul
 	t.screen = screenQueries(screenEVEX)
 	available = slices.Insert(available, i+1, &t)
 }

@@ -51,6 +51,62 @@ func ternaryMatVecAVXVNNI(y []int32, w []byte, x []int8, xsum int32)
 //go:noescape
 func ternaryMatMulAVXVNNI(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
 
+// groupVecT2Planes1AVXVNNI is GroupMatMul of one token of 1 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes1AVXVNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes1AVXVNNI is GroupMatMul of one token of 1 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes1AVXVNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes1AVXVNNI is GroupMatMul of one token of 1 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes1AVXVNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupTokensPlanes1AVXVNNI adds to y[t] the products of so many groups of a tile with tokens of 1 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1AVXVNNI(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
+// groupVecT2Planes2AVXVNNI is GroupMatMul of one token of 2 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes2AVXVNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes2AVXVNNI is GroupMatMul of one token of 2 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes2AVXVNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes2AVXVNNI is GroupMatMul of one token of 2 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes2AVXVNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupTokensPlanes2AVXVNNI adds to y[t] the products of so many groups of a tile with tokens of 2 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2AVXVNNI(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
 // screenAVXVNNI is Screen of one query, one tile of 16 rows at a time.
 //
 //go:noescape
@@ -71,6 +127,62 @@ func ternaryMatVecEVEX(y []int32, w []byte, x []int8, xsum int32)
 //
 //go:noescape
 func ternaryMatMulEVEX(y *int32, stride int, w *byte, x *int8, cols int, xsum *int32, tokens int)
+
+// groupVecT2Planes1EVEX is GroupMatMul of one token of 1 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes1EVEX(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes1EVEX is GroupMatMul of one token of 1 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes1EVEX(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes1EVEX is GroupMatMul of one token of 1 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes1EVEX(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupTokensPlanes1EVEX adds to y[t] the products of so many groups of a tile with tokens of 1 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1EVEX(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
+// groupVecT2Planes2EVEX is GroupMatMul of one token of 2 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes2EVEX(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes2EVEX is GroupMatMul of one token of 2 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes2EVEX(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes2EVEX is GroupMatMul of one token of 2 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes2EVEX(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupTokensPlanes2EVEX adds to y[t] the products of so many groups of a tile with tokens of 2 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2EVEX(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
 
 // screenEVEX is Screen of one query, one tile of 16 rows at a time.
 //
@@ -102,6 +214,168 @@ func t16FromT5VBMI(dst *byte, src *byte, tiles int, groups int, rest int, table 
 //
 //go:noescape
 func t5FromT16VNNI(dst *byte, src *byte, tiles int, groups int, rest int)
+
+// groupVecT2Planes1VNNI is GroupMatMul of one token of 1 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes1VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes1VNNI is GroupMatMul of one token of 1 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes1VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes1VBMI is GroupMatMul of one token of 1 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes1VBMI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int, table *byte)
+
+// groupTokensPlanes1VNNI adds to y[t] the products of so many groups of two tiles with tokens of 1 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1VNNI(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
+// groupVecT2Planes1AVX2 is GroupMatMul of one token of 1 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes1AVX2(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes1AVX2 is GroupMatMul of one token of 1 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes1AVX2(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes1AVX2 is GroupMatMul of one token of 1 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes1AVX2(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupTokensPlanes1AVX2 adds to y[t] the products of so many groups of a tile with tokens of 1 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1AVX2(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
+// groupVecT2Planes2VNNI is GroupMatMul of one token of 2 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes2VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes2VNNI is GroupMatMul of one token of 2 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes2VNNI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes2VBMI is GroupMatMul of one token of 2 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes2VBMI(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int, table *byte)
+
+// groupTokensPlanes2VNNI adds to y[t] the products of so many groups of two tiles with tokens of 2 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2VNNI(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
+// groupVecT2Planes2AVX2 is GroupMatMul of one token of 2 planes from layout T2, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT2Planes2AVX2(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecB1Planes2AVX2 is GroupMatMul of one token of 2 planes from layout B1, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecB1Planes2AVX2(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupVecT5Planes2AVX2 is GroupMatMul of one token of 2 planes from layout T5, a tile at a time.
+// scaleBytes is from one tile's scales to the next one's; shift turns a group's number into its scale's.
+//
+//go:noescape
+func groupVecT5Planes2AVX2(y *float32, tiles int, w *byte, scales *uint16, scaleBytes int, shift int, x *byte, group int, groups int)
+
+// groupTokensPlanes2AVX2 adds to y[t] the products of so many groups of a tile with tokens of 2 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes, a tile GroupScratch/2 bytes behind the other
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2AVX2(y *float32, stride int, codes *byte, scales *uint16, scaleBytes int, shift int, first int, x *byte, rowBytes int, group int, groups int, tokens int)
+
+// groupUnpackT2VNNI writes the codes of T16 blocks as bytes: field g of a block becomes bytes 64g…64g+63 of 256.
+//
+//go:noescape
+func groupUnpackT2VNNI(dst *byte, w *byte, blocks int)
+
+// groupUnpackB1VNNI writes the codes 0 and 2 of Binary1 blocks as bytes: bit b of a block becomes bytes 64b…64b+63 of 512.
+//
+//go:noescape
+func groupUnpackB1VNNI(dst *byte, w *byte, blocks int)
+
+// groupUnpackB1AVX2 writes the codes 0 and 2 of Binary1 blocks as bytes: bit b of a block becomes bytes 64b…64b+63 of 512.
+//
+//go:noescape
+func groupUnpackB1AVX2(dst *byte, w *byte, blocks int)
+
+// groupUnpackT5AVX2 writes the codes of three groups in Ternary5 as bytes, [3][group/4][16 rows][4 columns].
+//
+//go:noescape
+func groupUnpackT5AVX2(dst *byte, w *byte, group int)
+
+// groupUnpackT5VBMI writes the codes of three groups in Ternary5 as bytes, [3][group/4][16 rows][4 columns].
+//
+//go:noescape
+func groupUnpackT5VBMI(dst *byte, w *byte, group int, table *byte)
+
+// quantizeGroupsAVX2 is QuantizeGroups of so many groups: X are at most largest, scales at least least/largest.
+//
+//go:noescape
+func quantizeGroupsAVX2(dst *byte, x *float32, group int, groups int, planes int, largest float32, least float32)
+
+// hadamardNearAVX2 does Hadamard's steps of distance 1, 2 and 4 of n floats, a multiple of 8.
+//
+//go:noescape
+func hadamardNearAVX2(x *float32, n int)
+
+// hadamardFarAVX2 does Hadamard's steps of distance h and 2h of n floats; h a multiple of 8, n one of 4h.
+//
+//go:noescape
+func hadamardFarAVX2(x *float32, n int, h int)
+
+// hadamardLastAVX2 does Hadamard's step of distance h of n floats; h a multiple of 8, n one of 2h.
+//
+//go:noescape
+func hadamardLastAVX2(x *float32, n int, h int)
+
+// mulAVX2 computes y *= x.
+//
+//go:noescape
+func mulAVX2(y []float32, x []float32)
 
 // screen4VNNI is Screen of so many queries; stride is bytes.
 //

@@ -194,6 +194,116 @@ func ternaryColumnsNEON(y *int32, w *byte, stride int, index, next *int32, x *in
 //go:noescape
 func ternaryColumnsNEONDot(y *int32, w *byte, stride int, index, next *int32, x *int8, groups, blocks int)
 
+// groupUnpackB1NEON writes the codes 0 and 2 of Binary1 blocks as bytes, 512 a block.
+//
+//go:noescape
+func groupUnpackB1NEON(dst, w *byte, blocks int)
+
+// groupUnpackT5NEON writes the codes of three groups in Ternary5 as bytes, those of one group behind those of another.
+//
+//go:noescape
+func groupUnpackT5NEON(dst, w *byte, group int, table *byte)
+
+// groupUnpackB1NEONI8MM writes the codes 0 and 2 of Binary1 blocks as bytes, 512 a block.
+//
+//go:noescape
+func groupUnpackB1NEONI8MM(dst, w *byte, blocks int)
+
+// groupUnpackT5NEONI8MM writes the codes of three groups in Ternary5 as bytes, those of one group behind those of another.
+//
+//go:noescape
+func groupUnpackT5NEONI8MM(dst, w *byte, group int, table *byte)
+
+// groupUnpackT2NEON writes the codes of T16 blocks as bytes: field g of a block becomes bytes 64g…64g+63 of 256.
+//
+//go:noescape
+func groupUnpackT2NEON(dst, w *byte, blocks int)
+
+// groupTokensPlanes1NEON adds to y[t] the products of so many groups of a tile with tokens of 1 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1NEON(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
+
+// groupTokensPlanes1NEONDot adds to y[t] the products of so many groups of a tile with tokens of 1 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1NEONDot(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
+
+// groupTokensPlanes1NEONI8MM adds to y[t] the products of so many groups of a tile with tokens of 1 planes.
+//
+//	codes       [groups][group/8][8 pairs of rows][2 rows][8 columns] bytes
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes1NEONI8MM(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
+
+// groupTokensPlanes2NEON adds to y[t] the products of so many groups of a tile with tokens of 2 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2NEON(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
+
+// groupTokensPlanes2NEONDot adds to y[t] the products of so many groups of a tile with tokens of 2 planes.
+//
+//	codes       [groups][group/4][16 rows][4 columns] bytes
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2NEONDot(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
+
+// groupTokensPlanes2NEONI8MM adds to y[t] the products of so many groups of a tile with tokens of 2 planes.
+//
+//	codes       [groups][group/8][8 pairs of rows][2 rows][8 columns] bytes
+//	scaleBytes  from one tile's scales to the next one's; shift turns a group's number into its scale's
+//	first       the number of the first group
+//	stride      bytes from y[t] to y[t+1]; rowBytes those from x[t] to x[t+1]
+//
+//go:noescape
+func groupTokensPlanes2NEONI8MM(y *float32, stride int, codes *byte, scales *uint16, scaleBytes, shift, first int, x *byte, rowBytes, group, groups, tokens int)
+
+// quantizeGroupsNEON is QuantizeGroups of so many groups: X are at most largest, scales at least least/largest.
+//
+//go:noescape
+func quantizeGroupsNEON(dst *byte, x *float32, group, groups, planes int, largest, least float32)
+
+// hadamardNearNEON does Hadamard's steps of distance 1 and 2 of n floats, a multiple of 4.
+//
+//go:noescape
+func hadamardNearNEON(x *float32, n int)
+
+// hadamardFarNEON does Hadamard's steps of distance h and 2h of n floats; h a multiple of 4, n one of 4h.
+//
+//go:noescape
+func hadamardFarNEON(x *float32, n, h int)
+
+// hadamardLastNEON does Hadamard's step of distance h of n floats; h a multiple of 4, n one of 2h.
+//
+//go:noescape
+func hadamardLastNEON(x *float32, n, h int)
+
+// mulNEON computes y *= x.
+//
+//go:noescape
+func mulNEON(y, x []float32)
+
 // screenNEON is Screen, one tile of 16 rows at a time.
 //
 //go:noescape

@@ -37,6 +37,9 @@ type tier struct {
 	rowsFromT16     func(dst, w []byte, rows, cols int)
 	ternaryRows     func(y []int32, w []byte, index []int32, x []int8, xsum int32)
 	ternaryColumns  func(y []int32, w []byte, stride int, index []int32, x []int8, xsum int32)
+	groupMatMul     func(y []float32, stride int, w *GroupMatrix, x *Planes, scratch []byte)
+	quantizeGroups  func(dst []byte, x []float32, group, count int)
+	hadamard        func(x []float32, block int, before, after []float32)
 	nonzeros        func(index []int32, value, x []int8) int
 	above           func(index []int32, g []float32, bar float32) int
 	quantizeRow     func(q []int8, x []float32) (scale float32, sum int32)

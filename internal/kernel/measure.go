@@ -190,6 +190,30 @@ func (b *bench) products(t *tier) {
 			})
 		}
 	}
+	for _, tokens := range []int{1, 8, 128} {
+		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)
+		for planes := 2; planes >= 1; planes-- {
+			for layout := range groupLayouts {
+				if layout != Ternary2 && (tokens > 8 || tokens > 1 && planes == 1) { // the same product of unpacked codes
+					continue
+				}
+				const group = 128
+				codes, scales := GroupBytes(layout, rows, D, group), rows*D/group
+				name := fmt.Sprintf("weight-only %v, %d bits", layout, 8*planes)
+				b.add(t, name, shape, macs, float64(codes+2*scales), false, func(take func(int) []byte) func() {
+					y, scratch := make([]float32, rows*tokens), make([]byte, GroupScratch)
+					w := GroupMatrix{Rows: rows, Cols: D, Layout: layout, Group: group, ScaleGroup: group}
+					x := new(Planes)
+					x.Resize(tokens, D, group, planes)
+					return func() {
+						m := take((codes + 2*scales + 63) &^ 63)
+						w.Codes, w.Scales = m[:codes], as[uint16](m[codes:][:2*scales])
+						t.groupMatMul(y, rows, &w, x, scratch)
+					}
+				})
+			}
+		}
+	}
 	codes, scales, _ := ScreenSizes(rows, D)
 	for _, tokens := range []int{1, 8} {
 		shape, macs := fmt.Sprintf("[%d, %d] × %s", rows, D, plural(tokens, "token")), float64(rows*D*tokens)

@@ -379,7 +379,7 @@ block_end:
 	RET
 
 // func screen1VNNI(y *float32, high *float32, stride int, tiles int, upper *byte, scales *uint16, norm *float32, x *int8, cols int, xs *float32, off *float32, sq *float32, margin *float32)
-// Requires: AVX, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VNNI, MMX+
 TEXT ·screen1VNNI(SB), NOSPLIT, $0-104
 	MOVQ         upper+32(FP), AX
 	MOVQ         scales+40(FP), CX
@@ -414,16 +414,19 @@ block:
 	VPXORD           Z5, Z5, Z5
 	VPXORD           Z4, Z4, Z4
 	VPXORD           Z6, Z6, Z6
+	PREFETCHT0       4096(AX)
 	VMOVDQU64        (AX), Z9
 	VPANDD           Z9, Z0, Z10
 	VPANDD           Z9, Z1, Z11
 	VPDPBUSD.BCST    (SI), Z10, Z3
 	VPDPBUSD.BCST    4(SI), Z11, Z5
+	PREFETCHT0       4160(AX)
 	VMOVDQU64        64(AX), Z10
 	VPANDD           Z10, Z0, Z11
 	VPANDD           Z10, Z1, Z12
 	VPDPBUSD.BCST    8(SI), Z11, Z4
 	VPDPBUSD.BCST    12(SI), Z12, Z6
+	PREFETCHT0       4224(AX)
 	VMOVDQU64        128(AX), Z11
 	VPANDD           Z11, Z0, Z12
 	VPANDD           Z11, Z1, Z13
@@ -439,16 +442,19 @@ block:
 	VPTERNLOGD       $0xe4, Z2, Z10, Z9
 	VPANDD           Z9, Z0, Z9
 	VPDPBUSD.BCST    28(SI), Z9, Z4
+	PREFETCHT0       4288(AX)
 	VMOVDQU64        192(AX), Z9
 	VPANDD           Z9, Z0, Z10
 	VPANDD           Z9, Z1, Z11
 	VPDPBUSD.BCST    32(SI), Z10, Z3
 	VPDPBUSD.BCST    36(SI), Z11, Z5
+	PREFETCHT0       4352(AX)
 	VMOVDQU64        256(AX), Z10
 	VPANDD           Z10, Z0, Z11
 	VPANDD           Z10, Z1, Z12
 	VPDPBUSD.BCST    40(SI), Z11, Z4
 	VPDPBUSD.BCST    44(SI), Z12, Z6
+	PREFETCHT0       4416(AX)
 	VMOVDQU64        320(AX), Z11
 	VPANDD           Z11, Z0, Z12
 	VPANDD           Z11, Z1, Z13

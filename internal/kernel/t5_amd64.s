@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func ternaryMatVecT5VBMI(y *int32, tiles int, w *byte, x *int8, groups int, rest int, xsum int32, table *byte)
-// Requires: AVX, AVX512F, AVX512VBMI, AVX512VNNI
+// Requires: AVX, AVX512F, AVX512VBMI, AVX512VNNI, MMX+
 TEXT ·ternaryMatVecT5VBMI(SB), NOSPLIT, $0-64
 	MOVQ         y+0(FP), AX
 	MOVQ         tiles+8(FP), CX
@@ -45,6 +45,11 @@ tile:
 	JZ     group_end
 
 group:
+	PREFETCHT0    4096(DX)
+	PREFETCHT0    4160(DX)
+	PREFETCHT0    4224(DX)
+	PREFETCHT0    4288(DX)
+	PREFETCHT0    4352(DX)
 	VMOVDQU32     (DX), Z16
 	VMOVDQU32     64(DX), Z17
 	VMOVDQU32     128(DX), Z18

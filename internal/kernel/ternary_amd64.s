@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func ternaryMatVecVNNI(y []int32, w []byte, x []int8, xsum int32)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·ternaryMatVecVNNI(SB), NOSPLIT, $0-76
 	MOVQ         y_base+0(FP), AX
 	MOVQ         w_base+24(FP), CX
@@ -50,6 +50,7 @@ tile:
 	JZ     two_end
 
 two:
+	PREFETCHT0   4096(CX)
 	VMOVDQU32    (CX), Y21
 	VMOVDQU32    32(CX), Y22
 	VPBROADCASTD (DI), Y23
@@ -72,6 +73,7 @@ two:
 	VPDPBUSD     Y23, Y21, Y16
 	VPANDD       Y22, Y15, Y21
 	VPDPBUSD     Y23, Y21, Y18
+	PREFETCHT0   4160(CX)
 	VMOVDQU32    64(CX), Y21
 	VMOVDQU32    96(CX), Y22
 	VPBROADCASTD 16(DI), Y23
@@ -102,6 +104,7 @@ two:
 two_end:
 	TESTQ        $0x00000010, SI
 	JZ           even
+	PREFETCHT0   4096(CX)
 	VMOVDQU32    (CX), Y21
 	VMOVDQU32    32(CX), Y22
 	VPBROADCASTD (DI), Y23

@@ -29,6 +29,9 @@ func tiers() []*tier {
 	avx2.attnScoresF32 = attnScoresWith(attnScoresF32AVX2)
 	avx2.attnScoresF16 = attnScoresWith(attnScoresF16AVX2)
 	avx2.attnScoresI8 = attnScoresI8With(attnScoresI8AVX2)
+	avx2.groupMatMul = groupAVX2().matMul
+	avx2.quantizeGroups = quantizeGroupsWith(quantizeGroupsAVX2)
+	avx2.hadamard = hadamardWith(hadamardNearAVX2, hadamardFarAVX2, hadamardLastAVX2, 8, mulAVX2, scaleAVX2)
 	avx2.ternaryRows = ternaryRowsWith(ternaryRowsAVX2)
 	avx2.ternaryColumns = ternaryColumnsWith(ternaryColumnsAVX2, 32)
 	avx2.quantizeRow = quantizeRowWith(absMaxAVX2, quantizeAVX2)
@@ -51,6 +54,7 @@ func tiers() []*tier {
 		avxvnni.peak.int8, avxvnni.peak.int8Turn = peakInt8AVXVNNI, 12*32
 		avxvnni.ternaryMatVec = ternaryMatVecAVXVNNI
 		avxvnni.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecAVXVNNI, ternaryMatMulAVXVNNI)
+		avxvnni.groupMatMul = groupAVXVNNI().matMul
 		avxvnni.screen = screenQueries(screenAVXVNNI)
 		list = append(list, &avxvnni)
 	}
@@ -62,6 +66,7 @@ func tiers() []*tier {
 	vnni.peak = peaks{int8: peakInt8VNNI, int8Turn: 12 * 64, f32: peakF32VNNI, f32Turn: 12 * 16, read: readAVX2}
 	vnni.ternaryMatVec = ternaryMatVecVNNI
 	vnni.ternaryMatMul = ternaryMatMulPairs
+	vnni.groupMatMul = groupVNNI(x.HasAVX512VBMI).matMul
 	if x.HasAVX512VBMI {
 		vnni.preferT5 = true
 		vnni.ternaryMatVecT5 = ternaryMatVecT5With(ternaryMatVecT5VBMI)

@@ -22,6 +22,9 @@ func tiers() []*tier {
 	neon.attnScoresF32 = attnScoresWith(attnScoresF32NEON)
 	neon.attnScoresF16 = attnScoresWith(attnScoresF16NEON)
 	neon.attnScoresI8 = attnScoresI8With(attnScoresI8NEON)
+	neon.groupMatMul = groupNEON().matMul
+	neon.quantizeGroups = quantizeGroupsWith(quantizeGroupsNEON)
+	neon.hadamard = hadamardWith(hadamardNearNEON, hadamardFarNEON, hadamardLastNEON, 4, mulNEON, scaleNEON)
 	neon.ternaryRows = ternaryRowsWith(ternaryRowsNEON)
 	neon.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEON, 64)
 	neon.screen = screenQueries(screenNEON)
@@ -50,6 +53,7 @@ func tiers() []*tier {
 	dot.ternaryMatMul = ternaryMatMulTiles(ternaryMatVecNEONDot, ternaryMatMulNEONDot)
 	dot.ternaryRows = ternaryRowsWith(ternaryRowsNEONDot)
 	dot.ternaryColumns = ternaryColumnsWith(ternaryColumnsNEONDot, 64)
+	dot.groupMatMul = groupNEONDot().matMul
 	dot.screen = screenQueries(screenNEONDot)
 	list = append(list, &dot)
 	if !cpu.ARM64.HasI8MM {
@@ -59,6 +63,7 @@ func tiers() []*tier {
 	i8mm.name = "neoni8mm"
 	i8mm.peak.int8, i8mm.peak.int8Turn = peakInt8NEONI8MM, 16*32
 	i8mm.ternaryMatMul = ternaryMatMulI8MM(dot.ternaryMatMul)
+	i8mm.groupMatMul = groupNEONI8MM().matMul
 	return append(list, &i8mm)
 }
 

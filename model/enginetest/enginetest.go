@@ -11,12 +11,14 @@ import (
 	"testing"
 
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/cpu"
+	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/weights"
 )
 
 // Run tests the backend on the model at path, a small one.
 func Run(t *testing.T, b model.Backend, path string) {
-	want := load(t, model.CPU{Threads: 1}, path)
+	want := load(t, cpu.Backend{Threads: 1}, path)
 	got := load(t, b, path)
 	s := &suite{want: want, got: got, cfg: want.Config()}
 	t.Run("logits", s.logits)
@@ -37,7 +39,7 @@ func load(t *testing.T, b model.Backend, path string) model.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := model.ParseConfig(set)
+	cfg, err := family.Read(set)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,12 @@ func avxVNNI(a *asm) {
 	for _, encoding := range []string{"AVXVNNI", "EVEX"} {
 		ternaryMatVecY(a, "ternaryMatVec"+encoding)
 		ternaryMatMulY(a, "ternaryMatMul"+encoding)
+		for planes := 1; planes <= 2; planes++ {
+			for _, l := range []string{"T2", "B1", "T5"} {
+				groupVecY(a, l, planes, encoding)
+			}
+			groupTokensY(a, planes, encoding)
+		}
 		screenY(a, "screen"+encoding)
 		peakInt8Y(a, "peakInt8"+encoding)
 	}

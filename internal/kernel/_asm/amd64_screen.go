@@ -80,6 +80,9 @@ func screenVNNI(a *asm, queries int) {
 			for i := range b {
 				b[i] = a.ZMM()
 				f, g := a.ZMM(), a.ZMM()
+				if queries == 1 {
+					a.ahead(upper, 192*half+64*i)
+				}
 				a.VMOVDQU64(mem(upper, 192*half+64*i), b[i])
 				a.VPANDD(b[i], low, f)
 				a.VPANDD(b[i], middle, g)

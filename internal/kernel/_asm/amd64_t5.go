@@ -81,6 +81,9 @@ func ternaryMatVecT5VBMI(a *asm) {
 		}
 		x, groups, rest := a.arg("x"), a.arg("groups"), a.arg("rest")
 		a.loop("group", groups, func() {
+			for i := range 5 {
+				a.ahead(w, 64*i)
+			}
 			for k, c := range a.t5Codes(w, masks) {
 				a.VPERMB(table, c, c)
 				for i := range 3 {

@@ -42,6 +42,7 @@ func ternaryMatVecVNNI(a *asm) {
 	a.splat(a.Load(a.Param("xsum"), a.GP32()).(reg.GPVirtual), xsum)
 	step := func(xp reg.GPVirtual, s int) {
 		v := [2]reg.VecVirtual{a.YMM(), a.YMM()}
+		a.ahead(w, 64*s)
 		a.VMOVDQU32(mem(w, 64*s), v[0])
 		a.VMOVDQU32(mem(w, 64*s+32), v[1])
 		for g := range 4 {

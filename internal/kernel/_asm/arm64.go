@@ -219,6 +219,7 @@ var armGroups = []struct {
 	{"dense_arm64.s", denseARM},
 	{"elementwise_arm64.s", elementwiseARM},
 	{"sparse_arm64.s", sparseARM},
+	{"group_arm64.s", groupARM},
 	{"screen_arm64.s", screenARM},
 	{"peak_arm64.s", peakARM},
 }

@@ -52,6 +52,7 @@ var groups = []struct {
 	{"ternary_amd64.s", ternary},
 	{"avxvnni_amd64.s", avxVNNI},
 	{"t5_amd64.s", t5},
+	{"group_amd64.s", group},
 	{"screen_amd64.s", screen},
 	{"dense_amd64.s", dense},
 	{"attention_amd64.s", attention},
