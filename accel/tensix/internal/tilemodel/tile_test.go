@@ -86,9 +86,20 @@ func TestGatheringMustBeOff(t *testing.T) {
 // The cores' integer instructions are RV32IM's, and the fused multiply-add cuts its product as the chip's does.
 func TestArithmetic(t *testing.T) {
 	for _, c := range []struct{ f3, f7, a, b, want uint32 }{
-		{0, 0, 7, 0xFFFFFFFF, 6}, {0, 0x20, 7, 9, 0xFFFFFFFE}, {1, 0, 1, 33, 2}, {5, 0, 0x80000000, 4, 0x08000000}, {5, 0x20, 0x80000000, 4, 0xF8000000},
-		{2, 0, 0xFFFFFFFF, 0, 1}, {3, 0, 0xFFFFFFFF, 0, 0}, {4, 0, 5, 3, 6}, {6, 0, 5, 3, 7}, {7, 0, 5, 3, 1},
-		{0, 1, 0x10001, 0x10001, 0x20001}, {3, 1, 0x80000000, 4, 2}, {5, 1, 7, 2, 3}, {7, 1, 7, 2, 1},
+		{0, 0, 7, 0xFFFFFFFF, 6},
+		{0, 0x20, 7, 9, 0xFFFFFFFE},
+		{1, 0, 1, 33, 2},
+		{5, 0, 0x80000000, 4, 0x08000000},
+		{5, 0x20, 0x80000000, 4, 0xF8000000},
+		{2, 0, 0xFFFFFFFF, 0, 1},
+		{3, 0, 0xFFFFFFFF, 0, 0},
+		{4, 0, 5, 3, 6},
+		{6, 0, 5, 3, 7},
+		{7, 0, 5, 3, 1},
+		{0, 1, 0x10001, 0x10001, 0x20001},
+		{3, 1, 0x80000000, 4, 2},
+		{5, 1, 7, 2, 3},
+		{7, 1, 7, 2, 1},
 	} {
 		if got := alu(c.f3, c.f7, c.a, c.b); got != c.want {
 			t.Errorf("alu(%d, %#x, %#x, %#x) = %#x, want %#x", c.f3, c.f7, c.a, c.b, got, c.want)
