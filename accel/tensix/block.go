@@ -13,7 +13,9 @@ import (
 // Block is all that lies between two layers' attentions, resident on the card and run by the tiles alone, as one job
 // of up to four stages. The residual stream x stays on the tiles from one Block to the next:
 //
-//	x += o·x̂;  h = relu(gate·x̂(norm(x)))²·(up·x̂(norm(x)));  x += down·x̂(norm(h));  y = next·x̂(norm(x))
+//	x += o·x̂;  h = act(gate·x̂(norm(x)))·(up·x̂(norm(x)));  x += down·x̂(norm(h));  y = next·x̂(norm(x))
+//
+// act is the squared ReLU or SiLU; a model may have no norm of h.
 //
 // The tiles do the float32 work in the order that internal/kernel defines, so y is what the host would get, to the
 // last bit, as long as no square underflows (|x|, |h| ≥ 2⁻⁶³): the cores flush subnormal numbers.
@@ -41,7 +43,8 @@ type Norm struct {
 type BlockWeights struct {
 	O, Gate, Up, Down          Scaled
 	Next                       []Scaled
-	FFNNorm, SubNorm, NextNorm Norm // [D], [F], [D]
+	FFNNorm, SubNorm, NextNorm Norm // [D], [F] or none, [D]
+	SiLU                       bool // or squared ReLU
 }
 
 // ErrShape is wrapped when matrices are not a block that the tiles can run alone.
@@ -55,7 +58,7 @@ func (d *Device) NewBlock(w BlockWeights, tokens int) (*Block, error) {
 	}
 	ok := D%kernels.ChunkRows == 0 && F%kernels.ChunkRows == 0 && fits(w.O, D, w.O.M.Cols) && fits(w.Gate, F, D) && fits(w.Up, F, D) && fits(w.Down, D, F) &&
 		w.Up.M.segs[0].turn == w.Gate.M.segs[0].turn && w.Down.M.segs[0].turn == w.O.M.segs[0].turn &&
-		len(w.FFNNorm.W) == D && len(w.SubNorm.W) == F && (len(w.Next) == 0 || len(w.NextNorm.W) == D)
+		len(w.FFNNorm.W) == D && (len(w.SubNorm.W) == F || len(w.SubNorm.W) == 0) && (len(w.Next) == 0 || len(w.NextNorm.W) == D)
 	for _, n := range w.Next {
 		ok = ok && fits(n, n.M.Rows, D)
 	}
@@ -216,6 +219,9 @@ func (b *Block) stages() []stage {
 		{job: kernels.Job{Then: kernels.ThenAct}, list: []slice{{m: w.Gate.M, scale: w.Gate.Scale}, {m: w.Up.M, scale: w.Up.Scale}}, vec: kernels.Vector{Cols: F, Norm: uint32(b.subNorm), Eps: math.Float32bits(w.SubNorm.Eps)}},
 		{job: kernels.Job{Then: kernels.ThenOut}, list: []slice{{m: w.Down.M, scale: w.Down.Scale}}, vec: kernels.Vector{Cols: D, Norm: uint32(b.outNorm), Eps: math.Float32bits(w.NextNorm.Eps)}},
 	}
+	if w.SiLU {
+		stages[1].job.Then = kernels.ThenSiLU
+	}
 	if len(w.Next) > 0 {
 		stages[2].job.Then = kernels.ThenAdd
 	}
@@ -289,6 +295,7 @@ func (d *Device) layOut(stages []stage, tokens int, begins bool, more func(regio
 	v.Piece = region(4096 + 128)
 	v.Gather = region((8*tokens + tiles - 1) / tiles * widest / 2)
 	v.Table = region(tiles * 128)
+	exps := region(4096) // what the vector unit makes exponentials of
 	if more != nil {
 		more(region)
 	}
@@ -310,6 +317,9 @@ func (d *Device) layOut(stages []stage, tokens int, begins bool, more func(regio
 		own := s.vec
 		s.vec = v
 		s.vec.Cols, s.vec.Norm, s.vec.Eps = own.Cols, own.Norm, own.Eps
+		if j.Then == kernels.ThenSiLU {
+			s.vec.OutLo = exps
+		}
 	}
 	if begins {
 		stages[adds].vec.XIn = x + uint32(early)

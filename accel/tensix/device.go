@@ -84,6 +84,14 @@ type Stats struct {
 	Sent       uint64 // bytes of activations and jobs the host wrote
 	Returned   uint64 // bytes of results the tiles wrote to the host
 	TileClocks uint64 // clocks of the slowest tile, summed over jobs
+	CacheRead  uint64 // bytes of keys and values the tiles read from GDDR
+
+	// Clocks of the slowest tile by what became of a stage's sums (kernels.Then): sums to the host, activation function,
+	// residual sum, residual stream to the host, screen, attention; each with the products in front of it.
+	StageClocks [kernels.Thens]uint64
+	Casts       uint64        // multicasts of the host
+	Casting     time.Duration // host time in them
+	Waited      time.Duration // host time from a job's doorbell to its last tile's end
 
 	HeadTokens   uint64 // tokens that asked for the best of the output head
 	HeadAlone    uint64 // of those, where the tiles dropped all rows that cannot be best by themselves
@@ -98,6 +106,9 @@ func Open(m driver.Machine, o Options) (*Device, error) {
 	c, err := chip.Open(m, chip.Options{Violation: o.Check})
 	if err != nil {
 		return nil, err
+	}
+	if err := c.Telemetry.Ports; err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	if o.Grid == (chip.Grid{}) {
 		o.Grid = c.Full()
@@ -144,6 +155,10 @@ func (d *Device) boot() error {
 		return err
 	}
 	im := images()
+	var card uint32
+	if !d.m.Info().Simulated {
+		card = 1
+	}
 	var coords []byte
 	for _, t := range d.tiles {
 		coords = binary.LittleEndian.AppendUint32(coords, t.Coord())
@@ -155,7 +170,7 @@ func (d *Device) boot() error {
 		bank := i % d.c.Banks
 		tile := kernels.Tile{
 			Index: uint32(i), Tiles: uint32(len(d.tiles)), Bank: d.c.Bank(bank).Coord(), Rank: uint32(i / d.c.Banks),
-			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32),
+			Host: chip.PCIe.Coord(), HostLo: uint32(d.host.NoC), HostHi: uint32(d.host.NoC >> 32), Card: card,
 		}
 		err := d.c.Load(t, im)
 		err = errors.Join(err, d.c.Write(t, kernels.TileAt, make([]byte, kernels.DataAt-kernels.TileAt)))
@@ -187,7 +202,7 @@ func (d *Device) awaitCores() error {
 				break
 			}
 			if !limit() {
-				return fmt.Errorf("%w: core %s of tile %v is silent; `trit selftest --device tensix` checks each tile by itself", ErrDeadTile, dead, t)
+				return fmt.Errorf("%w: core %s of tile %v is silent; `trit selftest --device tensix` checks each tile by itself, and tt-smi -r resets the card", ErrDeadTile, dead, t)
 			}
 		}
 	}
@@ -227,6 +242,19 @@ func (d *Device) Close() error {
 	errs = append(errs, d.c.Close())
 	d.c, d.failed = nil, errClosed
 	return errors.Join(errs...)
+}
+
+// Chip is what the device runs on.
+func (d *Device) Chip() (chip.Geometry, chip.Telemetry) { return d.c.Geometry, d.c.Telemetry }
+
+// Clock reads the AI clock, in MHz; 0 where the firmware does not say.
+func (d *Device) Clock() (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.c == nil {
+		return 0, errClosed
+	}
+	return d.c.Clock()
 }
 
 // Tiles is the number of tiles at work.
@@ -548,20 +576,21 @@ func (d *Device) runSlices(ctx context.Context, job kernels.Job, list []slice, t
 func (d *Device) sendX(plan kernels.Job, cols int) {
 	x := d.x[:kernels.XBytes(plan.Kind, cols, int(plan.Rows))]
 	if plan.Rows > 1 {
-		d.c.Cast(uint64(plan.X), x)
-		d.stats.Sent += uint64(len(x))
+		d.cast(uint64(plan.X), x)
 		return
 	}
 	block := len(x) / (kernels.PadK(cols) / 16) // bytes of 8 rows × 16 columns
 	for o := 0; o < len(x); o += block {
-		d.c.Cast(uint64(plan.X)+uint64(o), x[o:o+block/8])
+		d.cast(uint64(plan.X)+uint64(o), x[o:o+block/8])
 	}
-	d.stats.Sent += uint64(len(x) / 8)
 }
 
 // cast multicasts b.
 func (d *Device) cast(addr uint64, b []byte) {
+	start := time.Now()
 	d.c.Cast(addr, b)
+	d.stats.Casting += time.Since(start)
+	d.stats.Casts++
 	d.stats.Sent += uint64(len(b))
 }
 
@@ -628,16 +657,21 @@ func (d *Device) part(s *slice) kernels.Part {
 // ring starts the job that has been described and waits for every tile's completion line, as long as for so many short jobs.
 func (d *Device) ring(name string, total uint32, jobs int) error {
 	d.job++
-	d.c.Cast(kernels.BellAt, binary.LittleEndian.AppendUint32(nil, d.job))
+	d.c.Ring(kernels.BellAt, d.job)
 	limit := d.limit(jobs)
+	start := time.Now()
 	var slowest, chunks uint32
+	var stages [kernels.Thens]uint32
 	for i := range d.tiles {
 		line := d.host.Bytes[i*kernels.CompletionBytes:]
 		for {
 			w := func(n int) uint32 { return atomic.LoadUint32((*uint32)(unsafe.Pointer(&line[4*n]))) }
-			if w(0) == d.job && w(3) == ^d.job {
+			if w(0) == d.job && w(kernels.CompletionBytes/4-1) == ^d.job {
 				chunks += w(1)
 				slowest = max(slowest, w(2))
+				for k := range stages {
+					stages[k] = max(stages[k], w(kernels.CompletionClocks/4+k))
+				}
 				break
 			}
 			if !limit() {
@@ -651,8 +685,12 @@ func (d *Device) ring(name string, total uint32, jobs int) error {
 	d.stats.Jobs++
 	d.stats.Chunks += uint64(chunks)
 	d.stats.Sent += 4
-	d.stats.Returned += uint64(len(d.tiles)) * 16
+	d.stats.Returned += uint64(len(d.tiles)) * kernels.CompletionBytes
 	d.stats.TileClocks += uint64(slowest)
+	d.stats.Waited += time.Since(start)
+	for k, n := range stages {
+		d.stats.StageClocks[k] += uint64(n)
+	}
 	return nil
 }
 
@@ -692,6 +730,6 @@ func (d *Device) diagnose(name string, i int) error {
 			what = append(what, fmt.Sprintf("%s is still at job %d", s, v+1))
 		}
 	}
-	return fmt.Errorf("%w: %s, job %d: tile %v (number %d of %d) is silent: %s (counted since the start); run `trit selftest --device tensix`, or use --device cpu",
+	return fmt.Errorf("%w: %s, job %d: tile %v (number %d of %d) is silent: %s (counted since the start); run `trit selftest --device tensix`, reset the card (tt-smi -r) if that fails, or use --device cpu",
 		ErrTimeout, name, d.job, t, i, len(d.tiles), strings.Join(what, ", "))
 }

@@ -28,7 +28,7 @@ type Backend struct {
 	// HostHead leaves the output head to the host: no int8 copy of it is made, and every logit is computed there.
 	HostHead bool
 	// ProductsOnly leaves norms, activation functions and the residual stream to the host, for every model. Else the
-	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU and sub-norms, and run all
+	// tiles keep the residual stream of up to 32 tokens, where the model has squared ReLU or SiLU and one scale a matrix, and run all
 	// that lies between two attentions alone: one job a layer instead of four, and the same bits.
 	ProductsOnly bool
 	// HostAttention leaves attention to the host and keys and values in its memory: one job a layer. Else the tiles run
@@ -186,8 +186,8 @@ type blocks struct {
 	list []*Block
 }
 
-// runsGated says whether the tiles compute such a feed-forward: squared ReLU, with a norm in front of down.
-func runsGated(g *part.Gated) bool { return g.Activation == part.ReLU2 && g.SubNorm != nil }
+// runsGated says whether the tiles compute such a feed-forward: squared ReLU or SiLU.
+func runsGated(g *part.Gated) bool { return g.Activation == part.ReLU2 || g.Activation == part.SiLU }
 
 // taken gathers what of a layer the tiles are to have; ok turns false where they cannot.
 type taken struct {
@@ -204,7 +204,11 @@ func (t *taken) matrix(p *part.Projection) Scaled {
 	return Scaled{t.p.matrices[m.ID], m.Scale}
 }
 
+// norm is one of the layer's norms, or none.
 func (t *taken) norm(n *part.Norm) Norm {
+	if n == nil {
+		return Norm{}
+	}
 	w, ok := t.of.Norm(n)
 	t.ok = t.ok && ok
 	return Norm(w)
@@ -224,7 +228,7 @@ func (p *blocks) LoadBlock(layer, next *part.DeviceLayer) (id, tokens int, err e
 	t := &taken{p.products, layer, true}
 	w := BlockWeights{
 		O: t.matrix(&a.O), Gate: t.matrix(&g.Gate), Up: t.matrix(&g.Up), Down: t.matrix(&g.Down),
-		FFNNorm: t.norm(&layer.FeedForwardNorm), SubNorm: t.norm(g.SubNorm),
+		FFNNorm: t.norm(&layer.FeedForwardNorm), SubNorm: t.norm(g.SubNorm), SiLU: g.Activation == part.SiLU,
 	}
 	if next != nil {
 		b, ok := next.Mixer.(*part.Attention)
@@ -266,7 +270,7 @@ func (p *steps) LoadStep(layers []*part.DeviceLayer, blocks []int) (bool, error)
 	w := StepWeights{Heads: first.Heads, KeyHeads: first.KVHeads, Cols: first.HeadDim, First: t.inputs(first)}
 	for i, l := range layers {
 		a := l.Mixer.(*part.Attention)
-		if a.Rope == nil || a.QNorm != nil || a.KNorm != nil || a.SubNorm == nil || a.Window != 0 || a.Scalar != 0 || a.Rope != first.Rope {
+		if a.Rope == nil || a.QNorm != nil || a.KNorm != nil || a.Window != 0 || a.Scalar != 0 || a.Rope != first.Rope {
 			return false, nil
 		}
 		t.of = l

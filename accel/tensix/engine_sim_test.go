@@ -21,8 +21,8 @@ import (
 	"github.com/tritlm/trit/weights"
 )
 
-// goldens are the small models of the repository whose projections are ternary; without -long two of them, one of
-// which has a ternary head.
+// goldens are the small models of the repository whose projections are ternary; without -long three of them: squared
+// ReLU, SiLU, and one that has a ternary head.
 func goldens(t *testing.T) []string {
 	t.Helper()
 	dirs, err := filepath.Glob("../../testdata/goldens/*/config.json")
@@ -33,7 +33,7 @@ func goldens(t *testing.T) []string {
 	for _, d := range dirs {
 		d = filepath.Dir(d)
 		set, cfg := openModel(t, d)
-		short := filepath.Base(d) == "bitnet-2b4t" || filepath.Base(d) == "qwen3-bitnet"
+		short := slices.Contains([]string{"bitnet-2b4t", "falcon-e", "qwen3-bitnet"}, filepath.Base(d))
 		if cfg.Ternary() && (*long || short) {
 			out = append(out, d)
 		}

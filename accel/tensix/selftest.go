@@ -57,6 +57,7 @@ func SelfTest(ctx context.Context, m driver.Machine, grid chip.Grid, report func
 		s.fail(c.Close())
 	}
 	s.step(report, "one product", func() (string, error) { return s.product(chip.Grid{Columns: 1, Rows: 1}, 64, 256) }, "Unpackers, matrix unit or packer differ from the simulator's. The first suspect is the forced exponent of BFP2 (docs/blackhole.md).")
+	s.step(report, "interrupted", s.interrupted, "A tile does not recover from a job that was killed in its midst. After a crash reset the card (tt-smi -r) before the next run; please report it.")
 	s.step(report, "all tiles", func() (string, error) { return s.product(s.grid, 32*s.grid.Tiles(), 128) }, "The product firmware works on one tile and not on all; the error names the tile.")
 	s.step(report, "blocks", s.blocks, "Tiles cannot work together without the host, or a core's float arithmetic differs from the simulator's. No model needs this rung.")
 	s.step(report, "a layer", s.layer, "Large products fail where small ones work: rings, GDDR addresses or bandwidth.")
@@ -149,6 +150,7 @@ func (s *selftest) multicast() (string, error) {
 		return "", err
 	}
 	s.c.Cast(at, want)
+	s.c.Fence()
 	got := make([]byte, len(want))
 	for _, t := range s.grid.List() {
 		if err := s.c.Read(t, at, got); err != nil {
@@ -398,6 +400,39 @@ func (s *selftest) product(g chip.Grid, rows, cols int) (string, error) {
 		}
 	}
 	return fmt.Sprintf("[%d, %d] on %d tiles, 1, 8 and 32 tokens: every output exact", rows, cols, d.Tiles()), nil
+}
+
+// interrupted kills a job on one tile as the death of its process would, and then opens the card again, twice.
+func (s *selftest) interrupted() (string, error) {
+	g := chip.Grid{Columns: 1, Rows: 1}
+	d, err := Open(s.m, Options{Grid: g, Timeout: time.Second, Check: func(err error) { s.violations = append(s.violations, err) }})
+	if err != nil {
+		return "", err
+	}
+	const rows, cols, tokens = 2048, 2560, 32
+	_, packed := trits(rows, cols, 9)
+	m, err := d.LoadTernary("a job to interrupt", packed, rows, cols)
+	if err != nil {
+		return "", errors.Join(err, d.Close())
+	}
+	d.o.Timeout, d.o.Clocks = time.Nanosecond, 500
+	err = d.MatMul(s.ctx, make([]int8, tokens*cols), tokens, cols, Product{M: m, Y: make([]int32, tokens*rows)})
+	killed := errors.Is(err, ErrTimeout)
+	if err != nil && !killed {
+		return "", errors.Join(err, d.Close())
+	}
+	if err := errors.Join(d.c.HoldCores(d.tiles[0]), d.c.Close()); err != nil {
+		return "", err
+	}
+	for range 2 {
+		if _, err := s.product(g, 64, 256); err != nil {
+			return "", err
+		}
+	}
+	if !killed {
+		return "the job to be killed had ended before; the card opens again", nil
+	}
+	return "a job killed in its midst; the next products are exact", nil
 }
 
 // testBlock is a Block with random weights, and the same for the host.

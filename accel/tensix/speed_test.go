@@ -9,6 +9,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/chip"
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/accel/tensix/kernels"
+	"github.com/tritlm/trit/model/part"
 )
 
 // The model of 2B4T's speed rests on counts that can be worked out by hand.
@@ -27,6 +28,9 @@ func TestSpeedModelCounts(t *testing.T) {
 	}
 	if want := 30*(1+1+4+1) + 34; s.BusiestTile != want {
 		t.Errorf("the busiest tile has %d chunks, want %d", s.BusiestTile, want)
+	}
+	if s.Pessimistic <= s.Expected || s.Casts < 120*32 || s.Fences != 2*121 {
+		t.Errorf("pessimistic %g s, expected %g s, %d multicasts, %d fences", s.Pessimistic, s.Expected, s.Casts, s.Fences)
 	}
 	if s.Bound >= s.Expected || s.Bound < 1.6e-3 || s.Expected > 20e-3 {
 		t.Errorf("bound %g s, expected %g s", s.Bound, s.Expected)
@@ -53,6 +57,17 @@ func TestSpeedModelCounts(t *testing.T) {
 	}
 	if full, _ := ModelSpeed(c, 2, 100, ProductsAlone); steps.WeightBytes != full.WeightBytes {
 		t.Errorf("whole tokens: %+v, layer by layer %+v", steps, full)
+	}
+	llama := BitNet2B4T()
+	for i := range llama.Layers {
+		l := &llama.Layers[i]
+		l.Mixer.(*part.Attention).SubNorm = nil
+		g := l.FeedForward.(*part.Gated)
+		g.Activation, g.SubNorm = part.SiLU, nil
+	}
+	silu, err := ModelSpeed(llama, 1, 128, Steps)
+	if err != nil || silu.Jobs != 2 || silu.WeightBytes != s.WeightBytes {
+		t.Errorf("SiLU without norms in front of o and down: %+v, %v", silu, err)
 	}
 	var b strings.Builder
 	if err := WriteSpeed(&b, c); err != nil {

@@ -27,7 +27,7 @@ type Step struct {
 type StepWeights struct {
 	First           []Scaled // query, key, value of the first layer; the others' are the Blocks' Next
 	Blocks          []*Block
-	AttnNorms       []Norm // [H·Cols] between attention and O, of each layer
+	AttnNorms       []Norm // [H·Cols] or none between attention and O, of each layer
 	Heads, KeyHeads int
 	Cols            int // of a head: 32, 64 or 128
 }
@@ -38,7 +38,7 @@ func (d *Device) NewStep(w StepWeights) (*Step, error) {
 	ok := (w.Cols == 32 || w.Cols == 64 || w.Cols == 128) && w.KeyHeads > 0 && w.Heads%w.KeyHeads == 0 && len(w.Blocks) > 0 && len(w.AttnNorms) == len(w.Blocks)
 	for n := 0; ok && n < len(w.Blocks); n++ {
 		b, qkv := &w.Blocks[n].w, w.qkv(n)
-		ok = len(qkv) == 3 && len(w.AttnNorms[n].W) == A && b.O.M.Cols == A
+		ok = len(qkv) == 3 && (len(w.AttnNorms[n].W) == A || len(w.AttnNorms[n].W) == 0) && b.O.M.Cols == A
 		for i := 0; ok && i < 3; i++ {
 			m := qkv[i].M
 			ok = m.Kind == kernels.Ternary && m.Cols == b.O.M.Rows && len(m.segs) == 1 && m.Rows == []int{A, w.KeyHeads * w.Cols, w.KeyHeads * w.Cols}[i]
@@ -54,7 +54,10 @@ func (d *Device) NewStep(w StepWeights) (*Step, error) {
 	}
 	s := &Step{w: w, pages: newPages(d, len(w.Blocks), w.KeyHeads, w.Cols)}
 	for _, n := range w.AttnNorms {
-		at, err := d.loadNorm(n.W)
+		at, err := uint64(0), error(nil)
+		if len(n.W) > 0 {
+			at, err = d.loadNorm(n.W)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -126,6 +129,9 @@ func (d *Device) RunStep(ctx context.Context, s *Step, x []int8, stride int, sca
 	if err := d.runStep(s, p, x, stride, scales, stream, rows); err != nil {
 		d.failed = err
 		return err
+	}
+	for _, r := range rows { // keys and values of each query head, by whole pages
+		d.stats.CacheRead += uint64(len(s.w.Blocks) * s.w.Heads * len(r.Pages) * kernels.SliceBytes(cols))
 	}
 	for i := range stream {
 		stream[i] = math.Float32frombits(binary.LittleEndian.Uint32(d.host.Bytes[d.out+4*i:]))

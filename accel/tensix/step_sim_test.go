@@ -28,6 +28,12 @@ func newPair(t *testing.T, s *ttsim.Sim, sh synthShape, g chip.Grid) *enginePair
 	if err := writeSynth(dir, sh); err != nil {
 		t.Fatal(err)
 	}
+	return newPairOf(t, s, dir, g)
+}
+
+// newPairOf is a model of the repository likewise.
+func newPairOf(t *testing.T, s *ttsim.Sim, dir string, g chip.Grid) *enginePair {
+	t.Helper()
 	set, cfg := openModel(t, dir)
 	t.Cleanup(func() { set.Close() })
 	p := &enginePair{cfg: cfg}
@@ -86,6 +92,44 @@ func TestStepsOnTheTiles(t *testing.T) {
 			if i == 2 || *long { // behind a prompt that the host reads, spans are joined
 				sizes = []int{600, 1, 3, 28}
 				sameBits(t, "hidden, of a long sequence,", run(p.tiles, sizes...), run(p.cpu, sizes...))
+			}
+			if err := p.tiles.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// Prompts of any length are jobs of 32 tokens each, of squared ReLU with norms and of SiLU without: every bit of the hidden
+// states behind them is the CPU engine's, and so is what follows.
+func TestPromptsOnTheTiles(t *testing.T) {
+	simtest.Run(t, func(t *testing.T, s *ttsim.Sim) {
+		for dir, lengths := range map[string][]int{"bitnet-2b4t": {33, 200}, "falcon-e": {33, 200, 250}} {
+			p := newPairOf(t, s, "../../testdata/goldens/"+dir, chip.Grid{Columns: 2, Rows: 2})
+			for _, n := range lengths {
+				var got, want [][]float32
+				before := p.d.Stats().Jobs
+				for _, e := range []struct {
+					e   model.Engine
+					all *[][]float32
+				}{{p.tiles, &got}, {p.cpu, &want}} {
+					q := newSequence(t, e.e)
+					for i, k := range []int{n, 1, 2} {
+						h := make([]float32, k*p.cfg.HiddenSize)
+						if err := q.pass(tokens(i, k, p.cfg.VocabSize), h); err != nil {
+							t.Fatal(err)
+						}
+						*e.all = append(*e.all, h)
+					}
+					q.c.Close()
+				}
+				for i := range want {
+					sameBits(t, "hidden", got[i], want[i])
+				}
+				if jobs := p.d.Stats().Jobs - before; jobs != uint64((n+31)/32+2) {
+					t.Errorf("%s, %d tokens: %d jobs", dir, n, jobs)
+				}
+				t.Logf("%s: a prompt of %d tokens and three behind it bit-equal", dir, n)
 			}
 			if err := p.tiles.Close(); err != nil {
 				t.Fatal(err)
@@ -237,4 +281,24 @@ func TestPagesOnTheTiles(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// sequence is one sequence of an engine.
+type sequence struct {
+	e model.Engine
+	c model.Cache
+}
+
+func newSequence(t *testing.T, e model.Engine) *sequence {
+	t.Helper()
+	c, err := e.NewCache(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &sequence{e, c}
+}
+
+// pass runs tokens and gives their hidden states.
+func (s *sequence) pass(ids []int32, hidden []float32) error {
+	return s.e.Forward(context.Background(), []model.Input{{Cache: s.c, Tokens: ids, Hidden: hidden}})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tritlm/trit/accel/tensix"
 	"github.com/tritlm/trit/eval"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
@@ -33,12 +35,15 @@ type benchmark struct {
 	ShareOfPeak     float64 `json:"int8_peak_share,omitempty"`           // that reading the prompt reached
 	HeadRows        float64 `json:"head_rows_per_token,omitempty"`       // computed exactly, of the vocabulary
 	Vocabulary      int     `json:"vocabulary"`
+
+	Device *tensix.Report `json:"device,omitempty"` // with --device tensix
 }
 
 func newBenchCmd() *cobra.Command {
 	var f modelFlags
 	var o eval.BenchOptions
 	var asJSON, noBandwidth, modelOnly bool
+	var report string
 	var kernelTime time.Duration
 	cmd := &cobra.Command{
 		Use:   "bench MODEL | --kernels",
@@ -54,12 +59,18 @@ has multiply-adds and bytes of weights a second, and what share they are of the 
 and doing nothing else, and of multiplying in registers and reading nothing. All take turns, and the shortest run of
 each counts.
 
+With --device tensix the card is reported too: its tiles, banks and clock before, during and after, doorbells, bytes and
+rate of its memory, clocks of the slowest tile by what it did, and what the host did meanwhile. --report FILE climbs
+the self-test first and writes all of it into a file to attach to an issue; it holds no names of people, machines or
+files and no serial numbers.
+
 With --device tensix --model-only nothing is measured and no card is needed: a model of the card's speed is printed,
 for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 		Example: `  trit bench ./model
   trit bench ./model --prompt-tokens 512 --tokens 128 --threads 2
   trit bench ./model --json
   trit bench --kernels --threads 1
+  trit bench ./model --device tensix --report card.json
   trit bench --device tensix --model-only`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if args = f.takeTier(args); f.Kernels == allTiers {
@@ -85,8 +96,26 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 			if o.Prompt < 1 || o.Tokens < 1 || o.Repeats < 1 {
 				return usagef("--prompt-tokens, --tokens and --repeats must be at least 1")
 			}
+			d, err := parseDevice(f.device)
+			if err != nil {
+				return err
+			}
+			var card *cardFile
+			if report != "" {
+				if d.kind == "" {
+					return usagef("--report is about a card: add --device tensix")
+				}
+				if card, err = newCardFile(cmd.Context(), cmd.ErrOrStderr(), d); err != nil {
+					return err
+				}
+			}
+			var watch *tensix.Watch
+			f.onDevice = func(d *tensix.Device) { watch = d.Watch() }
 			m, err := f.open(cmd, args[0])
 			if err != nil {
+				if card != nil {
+					err = errors.Join(err, card.write(report, nil, nil, err))
+				}
 				return err
 			}
 			defer m.Close()
@@ -99,11 +128,23 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 			}
 			p := progress(cmd, "bench", false)
 			defer p.Done()
-			o.Step = p.Set
+			o.Step = func(done, total int64) {
+				p.Set(done, total)
+				if watch != nil {
+					watch.Sample()
+				}
+			}
 			if b.Speed, err = eval.Bench(cmd.Context(), m.Engine(), o); err != nil {
+				if card != nil {
+					err = errors.Join(err, card.write(report, m.Config(), nil, err))
+				}
 				return err
 			}
 			p.Done()
+			if watch != nil {
+				r := watch.Report()
+				b.Device = &r
+			}
 			b.PeakBytes = eval.PeakMemory()
 			mem := eval.Estimate(m.Config(), m.Weights())
 			b.BytesPerToken = mem.PerToken(o.Prompt + o.Tokens/2)
@@ -122,6 +163,12 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 				b.ShareOfMaximum = b.BytesPerSecond / b.Bandwidth
 				b.ShareOfPeak = b.Prompt * float64(4*mem.Ternary) / b.PeakMACs // four weights to a byte
 			}
+			if card != nil {
+				if err := card.write(report, m.Config(), &b, nil); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "trit: wrote %s; please attach it to an issue (docs/blackhole.md, section 8)\n", report)
+			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), b)
 			}
@@ -138,6 +185,7 @@ for MODEL's shape, or BitNet b1.58 2B4T's when no MODEL is named.`,
 	kernels.NoOptDefVal = allTiers
 	kernels.Usage += "; by itself: measure those of all, and no model"
 	fl.DurationVar(&kernelTime, "kernel-time", 10*time.Second, "how long --kernels measures")
+	fl.StringVar(&report, "report", "", "with --device tensix: climb the self-test, then write all that was found about the card to this file")
 	fl.BoolVar(&modelOnly, "model-only", false, "with --device tensix: measure nothing, print what a card is expected to do (needs no card)")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -155,6 +203,9 @@ func (b *benchmark) rows() [][2]string {
 	}
 	if b.HeadRows > 0 {
 		rows = append(rows, [2]string{"head", fmt.Sprintf("%.0f of %d rows computed exactly a token; a screen ruled the others out", b.HeadRows, b.Vocabulary)})
+	}
+	if b.Device != nil {
+		rows = append(rows, b.Device.Rows()...)
 	}
 	if b.Bandwidth > 0 {
 		use := fmt.Sprintf("decoding uses %.0f%% of it", 100*b.ShareOfMaximum)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"github.com/tritlm/trit/accel/tensix/driver"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/model"
+	"github.com/tritlm/trit/model/family"
 )
 
 // deviceHelp is the text of --device.
@@ -74,6 +77,14 @@ func (d device) open() (driver.Machine, error) {
 	return driver.OpenCard(d.card)
 }
 
+// openAlone opens it where nobody else uses it: the self-test overwrites its memory.
+func (d device) openAlone() (driver.Machine, error) {
+	if d.kind == "ttsim" {
+		return openSimulator(d.path)
+	}
+	return driver.OpenCardAlone(d.card)
+}
+
 // deviceBackend is the Backend that --device names; nil for the CPU.
 func deviceBackend(spec string, threads int) (model.Backend, error) {
 	d, err := parseDevice(spec)
@@ -89,6 +100,26 @@ func deviceBackend(spec string, threads int) (model.Backend, error) {
 	return b, nil
 }
 
+// backend is the Backend that --device names. A card whose clock stays low once the model is on it is said.
+func (f *modelFlags) backend(cmd *cobra.Command) (model.Backend, error) {
+	back, err := deviceBackend(f.device, f.Threads)
+	b, ok := back.(tensix.Backend)
+	if err != nil || !ok {
+		return back, err
+	}
+	b.Opened = func(d *tensix.Device) {
+		if _, t := d.Chip(); b.Machine == nil {
+			if mhz, err := d.Clock(); err == nil && tensix.Slow(t, mhz) {
+				note(cmd, "trit: the card's AI clock is at %d MHz although a program uses it; everything takes that much longer. Some firmware never raises it: update the firmware bundle, or reset the card (tt-smi -r)", mhz)
+			}
+		}
+		if f.onDevice != nil {
+			f.onDevice(d)
+		}
+	}
+	return b, nil
+}
+
 // selftestDevice climbs the ladder of package tensix on a device and prints each rung.
 func selftestDevice(ctx context.Context, w io.Writer, spec string) error {
 	d, err := parseDevice(spec)
@@ -98,7 +129,7 @@ func selftestDevice(ctx context.Context, w io.Writer, spec string) error {
 	if d.kind == "" {
 		return usagef("--device %q is not a device with a self-test of its own", spec)
 	}
-	m, err := d.open()
+	m, err := d.openAlone()
 	if err != nil {
 		return err
 	}
@@ -152,6 +183,10 @@ type deviceReport struct {
 	Banks    int               `json:"banks,omitempty"`
 	Memory   int64             `json:"memory,omitempty"` // bytes
 	ClockMHz int               `json:"clock_mhz,omitempty"`
+	Board    string            `json:"board,omitempty"`
+	Bundle   string            `json:"firmware_bundle,omitempty"`
+	Ports    []string          `json:"gddr_ports,omitempty"` // instance.port of each bank
+	PortsBy  string            `json:"gddr_ports_by,omitempty"`
 	PCI      string            `json:"pci,omitempty"`
 	Driver   string            `json:"driver,omitempty"`
 	Notes    []string          `json:"notes,omitempty"`
@@ -215,7 +250,7 @@ func inspectCard(n int) (r deviceReport) {
 	defer m.Close()
 	i := m.Info()
 	r.PCI, r.Driver = i.BDF, i.Driver
-	c, err := chip.Open(m, chip.Options{})
+	c, err := chip.Open(m, chip.Options{TelemetryOnly: true})
 	if err != nil {
 		r.Error = err.Error()
 		return r
@@ -227,14 +262,23 @@ func inspectCard(n int) (r deviceReport) {
 
 // describe fills in what the chip's telemetry says.
 func (r *deviceReport) describe(c *chip.Chip) {
-	r.What, r.Usable = "Tenstorrent Blackhole", true
+	r.What, r.Usable = strings.TrimSpace("Tenstorrent Blackhole "+c.Telemetry.Board), true
+	if err := c.Telemetry.Ports; err != nil {
+		r.Usable, r.Error = false, err.Error()
+	}
+	r.Board, r.Bundle = c.Telemetry.Board, c.Telemetry.Bundle
+	for b := range c.Banks {
+		instance, port := c.Port(b)
+		r.Ports = append(r.Ports, fmt.Sprintf("%d.%d", instance, port))
+	}
+	r.PortsBy = c.Telemetry.PortsBy
 	r.Tiles, r.Columns, r.Banks = c.Tiles(), c.Columns, c.Banks
 	r.Memory, r.ClockMHz = int64(c.Banks)*chip.BankSize, c.Telemetry.Clock
 	for _, a := range c.Telemetry.Assumed {
 		r.Notes = append(r.Notes, "the firmware does not say which "+a+" are live; all are assumed: update the firmware")
 	}
-	if r.ClockMHz > 0 && r.ClockMHz < 1300 {
-		r.Notes = append(r.Notes, fmt.Sprintf("the AI clock is at %d MHz; it should rise to 1350 when a model runs, and some firmware never does", r.ClockMHz))
+	if tensix.Slow(c.Telemetry, r.ClockMHz) {
+		r.Notes = append(r.Notes, fmt.Sprintf("the AI clock is at %d MHz; it should rise when a model runs, and some firmware never does: trit bench says what it was then", r.ClockMHz))
 	}
 }
 
@@ -250,12 +294,100 @@ func (r *deviceReport) print(w io.Writer) {
 		fmt.Fprintf(w, "          PCI %s, %s", r.PCI, r.Driver)
 	}
 	fmt.Fprintln(w)
+	if len(r.Ports) > 0 {
+		fmt.Fprintf(w, "          GDDR through ports %s (%s)\n", strings.Join(r.Ports, " "), r.PortsBy)
+	}
 	for _, k := range slices.Sorted(maps.Keys(r.Firmware)) {
 		fmt.Fprintf(w, "          %s: %s\n", k, r.Firmware[k])
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "          note: %s\n", n)
 	}
+}
+
+// cardFile is what `bench --report` writes: everything that we would ask the owner of a card for, and nothing about them:
+// no names of machines, people, files or serial numbers.
+type cardFile struct {
+	Trit       string            `json:"trit"`
+	System     string            `json:"system"`
+	Kernel     string            `json:"kernel,omitempty"`
+	IOMMU      bool              `json:"iommu"`
+	Model      string            `json:"model"`
+	Shape      map[string]int    `json:"shape"`
+	Attributes map[string]string `json:"driver_attributes,omitempty"`
+	SelfTest   []rungReport      `json:"self_test"`
+	Passed     bool              `json:"self_test_passed"`
+	Bench      *benchmark        `json:"bench,omitempty"`
+	Error      string            `json:"error,omitempty"`
+}
+
+type rungReport struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+	Says    string  `json:"says,omitempty"`
+	Error   string  `json:"error,omitempty"`
+}
+
+// shownAttributes are those of the kernel driver's that say nothing about whose card it is.
+var shownAttributes = []string{"aiclk", "axiclk", "arcclk", "card_type", "fw_bundle_ver", "m3app_fw_ver", "m3bl_fw_ver", "cm_fw_ver", "dm_app_fw_ver", "dm_bl_fw_ver", "arc_fw_ver", "eth_fw_ver", "ttflash_ver", "therm_trip_count"}
+
+// newCardFile climbs the self-test and begins a report.
+func newCardFile(ctx context.Context, w io.Writer, d device) (*cardFile, error) {
+	c := &cardFile{Trit: version(), System: runtime.GOOS + "/" + runtime.GOARCH, Shape: map[string]int{}, Attributes: map[string]string{}}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		c.Kernel = strings.TrimSpace(string(b))
+	}
+	groups, _ := os.ReadDir("/sys/kernel/iommu_groups")
+	c.IOMMU = len(groups) > 0
+	if d.kind == "ttsim" { // it runs once per process
+		c.SelfTest = append(c.SelfTest, rungReport{Name: "not climbed", Says: "a simulator is there once in a process: trit selftest --device " + d.kind})
+		return c, nil
+	}
+	for k, v := range driver.Attributes(d.card) {
+		if slices.Contains(shownAttributes, k) {
+			c.Attributes[k] = v
+		}
+	}
+	m, err := d.openAlone()
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	fmt.Fprintln(w, "trit: self-test first, which overwrites the card's memory")
+	err = tensix.SelfTest(ctx, m, d.grid, func(r tensix.Rung) {
+		g := rungReport{Name: r.Name, Seconds: r.Took.Seconds(), Says: r.Says}
+		if r.Err != nil {
+			g.Error = r.Err.Error()
+		}
+		c.SelfTest = append(c.SelfTest, g)
+	})
+	c.Passed = err == nil
+	return c, nil
+}
+
+// write puts the report into a file.
+func (c *cardFile) write(name string, cfg *model.Config, b *benchmark, failed error) error {
+	if cfg != nil {
+		c.Model = cfg.Name
+		s := family.ShapeOf(cfg)
+		c.Shape = map[string]int{
+			"layers": s.NumLayers, "hidden": s.HiddenSize, "intermediate": s.IntermediateSize, "heads": s.NumHeads, "kv_heads": s.NumKVHeads,
+			"head_dim": s.HeadDim, "vocabulary": s.VocabSize,
+		}
+	}
+	if b != nil {
+		own := *b
+		own.Model = "" // a path
+		c.Bench = &own
+	}
+	if failed != nil {
+		c.Error = failed.Error()
+	}
+	out, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(out, '\n'), 0o644)
 }
 
 // errNoSimulator is why a binary cannot run the simulator.

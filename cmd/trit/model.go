@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/accel/tensix"
 	"github.com/tritlm/trit/data"
 	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/kernel"
@@ -30,6 +31,7 @@ type modelFlags struct {
 	hubFlags
 	trit.Options
 	device     string
+	onDevice   func(*tensix.Device) // is given what --device names, once the model is on it
 	noPackCopy bool
 }
 
@@ -129,7 +131,7 @@ func (f *modelFlags) options(cmd *cobra.Command) (*trit.Options, error) {
 	}
 	o := f.Options
 	var err error
-	if o.Backend, err = deviceBackend(f.device, f.Threads); err != nil {
+	if o.Backend, err = f.backend(cmd); err != nil {
 		return nil, err
 	}
 	if dir, err := os.UserCacheDir(); err == nil && !f.noPackCopy {

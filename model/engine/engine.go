@@ -198,15 +198,19 @@ func (e *Engine) Forward(ctx context.Context, batch []model.Input) (err error) {
 		batch[i].Cache.(cache).Begin()
 	}
 	// Cut the inputs into blocks; a block holds parts of as many inputs as fit.
+	most := blockTokens
+	if e.device.step != nil { // which runs long inputs a few tokens at a time, and keeps their keys and values
+		most = e.device.rows
+	}
 	e.start()
 	for i := range batch {
 		in := &batch[i]
 		for done := 0; done < len(in.Tokens); {
-			n := min(len(in.Tokens)-done, blockTokens-e.block.N())
+			n := min(len(in.Tokens)-done, most-e.block.N())
 			if err := e.add(in, done, n); err != nil {
 				return err
 			}
-			if done += n; e.block.N() == blockTokens {
+			if done += n; e.block.N() == most {
 				if err := e.forward(ctx); err != nil {
 					return err
 				}

@@ -6,21 +6,29 @@ import (
 	"github.com/tritlm/trit/accel/tensix/driver"
 )
 
-// Checker watches every access of the host to the chip for the rules that silicon needs and the simulator does
-// not check:
+// Checker watches each access of the host to the chip for the rules that silicon needs and the simulator does not
+// check. Each has its source:
 //
-//   - whole aligned words; registers one word at a time, through a strict, not write-combined window
-//   - one GDDR port for everybody (two NoCs or ports on one endpoint lose requests: tt-metal PRs 19422, 24269),
-//     and only banks and tiles that telemetry shows alive
-//   - multicast writes only, from a live tile to a live tile, into L1
-//   - no code is written while the tile's cores run
-//   - what was written through one window is read back before another window releases a core (store, drain,
-//     trigger); data and doorbell of a job go through one and the same window
+//	whole aligned words                  tt-kmd's windows are uncached; tt-umd tlb_window.cpp splits accesses into words
+//	registers by single words, through   tt-isa-documentation BlackholeA0/TensixTile/SoftReset.md and NoC/MemoryMap.md: they
+//	a strict uncached window             are 32 bits wide; tt-umd aims strict windows for them
+//	only live tiles                      telemetry tags 34 and 36 (tt-umd blackhole_arc_telemetry_reader.cpp): harvested
+//	                                     tiles do not answer
+//	of a bank, the port that its         BH-76 and SYS-1419 (tt-metal PRs 19422, 24269, 47365, 56272): mixed ports lose
+//	firmware uses                        requests or hang
+//	no read through a multicast window,  tt-isa-documentation NoC: multicast is for writes; corners on a dead column refuse
+//	live corners, L1 only                the whole rectangle
+//	a fence between a write-combined     Intel SDM vol. 3, 11.3.1: write-combining buffers are emptied in any order and
+//	write and any other window           at any time; tt-umd fences likewise (tt_driver_atomics::sfence)
+//	no code under running cores          tt-isa-documentation BabyRISCV/InstructionCache.md: caches are not coherent
+//	stores read back before a release    tt-isa-documentation NoC/Ordering.md: writes of two windows have no order; a read
+//	                                     response comes behind the writes of its own
 type Checker struct {
-	report  func(error)
-	g       *Geometry // nil until telemetry has been read
-	running map[XY]uint32
-	pending map[XY]driver.Window // tile with stores not yet known to have arrived, and where they went in
+	report   func(error)
+	g        *Geometry // nil until telemetry has been read
+	running  map[XY]uint32
+	pending  map[XY]driver.Window // tile with stores not yet known to have arrived, and where they went in
+	unfenced driver.Window        // the write-combined window with writes since the last fence
 }
 
 // codeEnd is where code ends in L1; mailboxes and data follow.
@@ -69,13 +77,25 @@ func (w *checkedWindow) Aim(t driver.Target) error {
 			ok = ok || at == w.c.g.Bank(b)
 		}
 		if !ok {
-			w.c.fail("%v is neither a live Tensix tile nor port %d of a live GDDR bank", t, dramPort)
+			w.c.fail("%v is neither a live Tensix tile nor the port of a live GDDR bank that its firmware uses", t)
 		}
 	}
 	return w.Window.Aim(t)
 }
 
+func (w *checkedWindow) Fence() {
+	w.c.unfenced = nil
+	w.Window.Fence()
+}
+
 func (w *checkedWindow) access(off uint64, b []byte, write bool) (tensix bool) {
+	if u := w.c.unfenced; u != nil && (u != driver.Window(w) || !write) {
+		w.c.fail("%#x of %v is reached before a fence behind the last write-combined write", off, w.t)
+		w.c.unfenced = nil
+	}
+	if write && w.wc {
+		w.c.unfenced = w
+	}
 	if (off|uint64(len(b)))&3 != 0 || len(b) == 0 {
 		w.c.fail("%d bytes at %#x of %v are not whole aligned words", len(b), off, w.t)
 	}

@@ -33,20 +33,35 @@ const (
 	AllCores       = BRISC | TRISC0 | TRISC1 | TRISC2 | NCRISC
 )
 
+// allUnits are all bits of the soft reset register: cores, unpackers (0, 1, 7), packers (2 to 5, 17), movers (6, 8),
+// scalar, matrix and vector unit (9, 10), who has SrcA and SrcB and what is in them (15, 16, 19 to 22), and the automatic
+// synchronisation of configuration (23).
+const allUnits = 0xFFFFFF
+
 // Telemetry tags of the management core's firmware.
 const (
-	tagClock   = 14 // AI clock, MHz
-	tagColumns = 34 // mask of live Tensix columns, in die order
-	tagBanks   = 36
+	tagBoardHigh = 1 // board id, whose bits 55:36 say what board it is
+	tagBoardLow  = 2
+	tagClock     = 14 // AI clock, MHz
+	tagBundle    = 28 // version of the firmware bundle, a byte each of major, minor, patch, candidate
+	tagColumns   = 34 // mask of live Tensix columns, in die order
+	tagBanks     = 36
+	tagClockMax  = 63 // highest AI clock, MHz
+	tagPorts     = 72 // the port of each GDDR bank that the management firmware uses
 )
 
 // Telemetry is what the management core publishes.
 type Telemetry struct {
-	Clock   int // MHz
-	Columns uint32
-	Banks   uint32
-	Tags    map[uint32]uint32 // all of it, by tag
-	Assumed []string          // what it did not publish and was taken to be whole
+	Clock    int // MHz
+	ClockMax int // MHz; 0 where the firmware does not say
+	Columns  uint32
+	Banks    uint32
+	Board    string            // p100a, p150b, …; empty where the firmware does not say
+	Bundle   string            // version of the firmware bundle
+	Tags     map[uint32]uint32 // all of it, by tag
+	Assumed  []string          // what it did not publish and was taken to be whole
+	PortsBy  string            // who named the GDDR banks' ports
+	Ports    error             // why they are not known: nothing may stream from GDDR then
 }
 
 // Chip is an open chip.
@@ -58,10 +73,13 @@ type Chip struct {
 	cast      driver.Window // 2 MiB, multicast
 	bulk      driver.Window // 4 GiB write-combined: GDDR
 	check     *Checker
+	clockAt   uint64 // where the management core publishes the AI clock
 }
 
 // Options of Open. The zero value checks nothing.
 type Options struct {
+	// TelemetryOnly takes one small window and reads what the chip has: for looking at a card that others use.
+	TelemetryOnly bool
 	// Violation, if set, is called for every broken rule of package chip's Checker. The rules are the ones a card
 	// needs and the simulator does not look at.
 	Violation func(error)
@@ -75,11 +93,15 @@ func Open(m driver.Machine, o Options) (*Chip, error) {
 		m = &checkedMachine{Machine: m, c: c.check}
 	}
 	var err error
-	for _, w := range []struct {
+	windows := []struct {
 		w    *driver.Window
 		size uint64
 		wc   bool
-	}{{&c.reg, driver.Window2M, false}, {&c.cast, driver.Window2M, true}, {&c.bulk, driver.Window4G, true}} {
+	}{{&c.reg, driver.Window2M, false}, {&c.cast, driver.Window2M, true}, {&c.bulk, driver.Window4G, true}}
+	if o.TelemetryOnly { // there are only eight large windows in a card
+		windows = windows[:1]
+	}
+	for _, w := range windows {
 		if *w.w, err = m.Window(w.size, w.wc); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -106,6 +128,31 @@ func (c *Chip) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// boards are those that bits 55:36 of a board id name (tt-kmd telemetry.c, tt_sysfs_show_card_type). A p300 has two chips,
+// each a device of its own.
+var boards = map[uint64]string{
+	0x36: "p100", 0x43: "p100a", 0x40: "p150a", 0x41: "p150b", 0x42: "p150c", 0x44: "p300b", 0x45: "p300a", 0x46: "p300c", 0x47: "galaxy",
+}
+
+func board(id uint64) string {
+	if n := id >> 36 & 0xFFFFF; id != 0 {
+		if name, ok := boards[n]; ok {
+			return name
+		}
+		return fmt.Sprintf("board %#x", n)
+	}
+	return ""
+}
+
+// Clock reads the AI clock anew, in MHz; 0 where the firmware does not say.
+func (c *Chip) Clock() (int, error) {
+	if c.clockAt == 0 {
+		return 0, nil
+	}
+	v, err := c.Read32(ARC, c.clockAt)
+	return int(v), err
 }
 
 const (
@@ -140,7 +187,10 @@ func (c *Chip) readTelemetry() error {
 	t := Telemetry{Tags: map[uint32]uint32{}}
 	for i := range uint64(n) {
 		e := word(table + 8 + 4*i)
-		t.Tags[e&0xFFFF] = word(values + 4*uint64(e>>16))
+		at := values + 4*uint64(e>>16)
+		if t.Tags[e&0xFFFF] = word(at); e&0xFFFF == tagClock {
+			c.clockAt = at
+		}
 	}
 	t.Clock = int(t.Tags[tagClock])
 	var ok bool
@@ -152,8 +202,19 @@ func (c *Chip) readTelemetry() error {
 		t.Banks = 1<<maxBanks - 1
 		t.Assumed = append(t.Assumed, "GDDR banks")
 	}
+	t.ClockMax = int(t.Tags[tagClockMax])
+	t.Board = board(uint64(t.Tags[tagBoardHigh])<<32 | uint64(t.Tags[tagBoardLow]))
+	if v, ok := t.Tags[tagBundle]; ok {
+		t.Bundle = fmt.Sprintf("%d.%d.%d.%d", v>>24, v>>16&0xFF, v>>8&0xFF, v&0xFF)
+	}
+	ports := DescribedPorts
+	t.PortsBy = "the vendor's table: the firmware does not name them"
+	if v, ok := t.Tags[tagPorts]; ok {
+		t.PortsBy = "the firmware"
+		ports, t.Ports = publishedPorts(v, t.Banks)
+	}
 	c.Telemetry = t
-	c.Geometry = Geometry{Columns: bits.OnesCount32(t.Columns & (1<<maxColumns - 1)), Banks: bits.OnesCount32(t.Banks & (1<<maxBanks - 1))}
+	c.Geometry = NewGeometry(bits.OnesCount32(t.Columns&(1<<maxColumns-1)), t.Banks&(1<<maxBanks-1), ports)
 	if c.Columns == 0 || c.Banks == 0 {
 		return fmt.Errorf("chip: telemetry shows %d live Tensix columns and %d live GDDR banks; nothing can run", c.Columns, c.Banks)
 	}
@@ -209,9 +270,21 @@ func (c *Chip) AimCast(r Grid) error {
 	return c.cast.Aim(driver.Target{X: a.X, Y: a.Y, X1: b.X, Y1: b.Y, Multicast: true, Ordering: driver.Strict})
 }
 
-// Cast stores b at the same L1 address of all tiles the multicast window points at. Writes arrive in order, so
-// that a doorbell that goes through Cast after its data needs nothing in between.
+// Cast stores b at the same L1 address of all tiles the multicast window points at. It arrives before the next Ring.
 func (c *Chip) Cast(addr uint64, b []byte) { c.cast.Write(addr, b) }
+
+// Fence makes what Cast has written visible to the other windows.
+func (c *Chip) Fence() { c.cast.Fence() }
+
+// Ring multicasts a doorbell: behind all that was cast before it, and at once. The network keeps the window's order, the
+// host's write-combining buffers keep none, so there is a fence on both sides.
+func (c *Chip) Ring(addr uint64, v uint32) {
+	var b [4]byte
+	binary.LittleEndian.PutUint32(b[:], v)
+	c.Fence()
+	c.Cast(addr, b[:])
+	c.Fence()
+}
 
 // WriteBank stores b in GDDR bank n and reads the end of it back, which also pushes all of it out of every buffer
 // between here and the chip.
@@ -224,6 +297,7 @@ func (c *Chip) WriteBank(n int, addr uint64, b []byte) error {
 		return err
 	}
 	c.bulk.Write(addr, b)
+	c.bulk.Fence()
 	var end [4]byte
 	last := len(b) - 4
 	c.bulk.Read(addr+uint64(last), end[:])
@@ -250,10 +324,22 @@ type Image struct {
 	Code []byte // a multiple of four bytes
 }
 
-// Hold puts every core of a tile into reset, its state at power-up.
-func (c *Chip) Hold(t XY) error { return c.Write32(t, regSoftReset, uint32(AllCores)) }
+// Hold puts a tile's cores into reset, its state at power-up, and clears its coprocessor on the way: what a job that was
+// interrupted has left in the unpackers, the packer, the hand-over of SrcA and SrcB, and queues of instructions would
+// stop the next one. The read keeps both writes apart.
+func (c *Chip) Hold(t XY) error {
+	err := c.Write32(t, regSoftReset, allUnits)
+	if err == nil {
+		_, err = c.Read32(t, regSoftReset)
+	}
+	return errors.Join(err, c.HoldCores(t))
+}
 
-// HoldOnExit asks the driver to do that when the process ends without Hold.
+// HoldCores puts a tile's cores into reset and nothing else: what the driver does for a process that died.
+func (c *Chip) HoldCores(t XY) error { return c.Write32(t, regSoftReset, uint32(AllCores)) }
+
+// HoldOnExit asks the driver to hold the cores when the process ends without Hold. It is one write, so it leaves the
+// coprocessor as it is; the next Hold clears it.
 func (c *Chip) HoldOnExit(t XY) error {
 	return c.m.Guard(t.X, t.Y, regSoftReset, uint32(AllCores))
 }

@@ -2,7 +2,9 @@ package chip
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,8 +13,10 @@ import (
 
 // fake is a machine of plain words: enough of a chip to hold telemetry, memory and registers.
 type fake struct {
-	words map[[3]uint64]uint32 // x, y, address
-	log   []string
+	words   map[[3]uint64]uint32 // x, y, address
+	log     []string
+	windows []uint64
+	resets  []uint32
 }
 
 type fakeWindow struct {
@@ -39,6 +43,7 @@ func newFake(tags map[uint32]uint32) *fake {
 
 func (f *fake) Info() driver.Info { return driver.Info{Name: "fake"} }
 func (f *fake) Window(size uint64, _ bool) (driver.Window, error) {
+	f.windows = append(f.windows, size)
 	return &fakeWindow{f: f, size: size}, nil
 }
 func (f *fake) HostMemory(n int) (driver.HostMemory, error) { return driver.HostMemory{}, nil }
@@ -50,6 +55,7 @@ func (f *fake) Step(uint32)                     {}
 func (f *fake) Close() error                    { return nil }
 func (w *fakeWindow) Size() uint64              { return w.size }
 func (w *fakeWindow) Aim(t driver.Target) error { w.t = t; return nil }
+func (w *fakeWindow) Fence()                    { w.f.log = append(w.f.log, "fence") }
 func (w *fakeWindow) Close() error              { return nil }
 func (w *fakeWindow) at(off uint64) [3]uint64 {
 	return [3]uint64{uint64(w.t.X), uint64(w.t.Y), w.t.Addr + off}
@@ -64,6 +70,12 @@ func (w *fakeWindow) Read(off uint64, b []byte) {
 func (w *fakeWindow) Write(off uint64, b []byte) {
 	for i := 0; i+4 <= len(b); i += 4 {
 		w.f.words[w.at(off+uint64(i))] = binary.LittleEndian.Uint32(b[i:])
+	}
+	if w.t.Multicast {
+		w.f.log = append(w.f.log, fmt.Sprintf("cast %#x", w.t.Addr+off))
+	}
+	if w.t.Addr+off == regSoftReset {
+		w.f.resets = append(w.f.resets, binary.LittleEndian.Uint32(b))
 	}
 }
 
@@ -117,12 +129,93 @@ func TestNothingAliveIsAnError(t *testing.T) {
 	}
 }
 
+// Three forms of telemetry name the GDDR banks' ports: none, the placement since firmware 19.12, the one that is coming.
+// Banks that are dead move the others, and their ports with them (tt-system-firmware noc_init.c).
+func TestGDDRPortsComeFromTheFirmware(t *testing.T) {
+	port := func(slot, port int) XY { return XY{17 + slot/4, 12 + 3*(slot%4) + port} }
+	for _, c := range []struct {
+		name string
+		live uint32
+		tag  int64 // -1: none
+		want []XY  // nil: refused
+	}{
+		{"none", 0xFF, -1, []XY{port(0, 2), port(1, 0), port(2, 0), port(3, 0), port(4, 2), port(5, 2), port(6, 2), port(7, 2)}},
+		{"since 19.12", 0xFF, 0x00000002, []XY{port(0, 2), port(1, 0), port(2, 0), port(3, 0), port(4, 2), port(5, 2), port(6, 2), port(7, 2)}},
+		{"relocated", 0xFF, 0x00001110, []XY{port(0, 0), port(1, 1), port(2, 1), port(3, 1), port(4, 2), port(5, 2), port(6, 2), port(7, 2)}},
+		{"p100a, bank 1 dead: east first, row 1 last", 0xFF &^ 2, 0x000000F2, []XY{port(0, 2), port(1, 2), port(2, 2), port(3, 2), port(4, 2), port(5, 0), port(6, 0)}},
+		{"p100a, bank 6 dead: row 2 last", 0xFF &^ 0x40, 0x0F001110, []XY{port(0, 0), port(1, 1), port(2, 1), port(3, 1), port(4, 2), port(5, 2), port(6, 2)}},
+		{"a port that is not there", 0xFF, 0x00030000, nil},
+		{"no port for a live bank", 0xFF, 0x0000000F, nil},
+	} {
+		tags := map[uint32]uint32{tagColumns: 0x3FFF, tagBanks: c.live}
+		if c.tag >= 0 {
+			tags[tagPorts] = uint32(c.tag)
+		}
+		ch, err := Open(newFake(tags), Options{TelemetryOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.want == nil {
+			if !errors.Is(ch.Telemetry.Ports, ErrPorts) {
+				t.Errorf("%s: %v", c.name, ch.Telemetry.Ports)
+			}
+			continue
+		}
+		var got []XY
+		for b := range ch.Banks {
+			got = append(got, ch.Bank(b))
+		}
+		if ch.Telemetry.Ports != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v %v, want %v", c.name, ch.Telemetry.Ports, got, c.want)
+		}
+	}
+}
+
+// Where ports are not known, telemetry takes no large window.
+func TestTelemetryTakesOneSmallWindow(t *testing.T) {
+	f := newFake(map[uint32]uint32{tagColumns: 0x3FFF, tagBanks: 0xFF, tagClock: 800, tagBoardHigh: 0x430, tagBundle: 0x130C0000})
+	c, err := Open(f, Options{TelemetryOnly: true})
+	if err != nil || c.Telemetry.Board != "p100a" || c.Telemetry.Bundle != "19.12.0.0" {
+		t.Fatalf("%v %+v", err, c)
+	}
+	if !slices.Equal(f.windows, []uint64{driver.Window2M}) {
+		t.Errorf("windows of %v bytes", f.windows)
+	}
+	if v, err := c.Clock(); err != nil || v != 800 {
+		t.Errorf("%d MHz, %v", v, err)
+	}
+}
+
+// A job's data is out of the write-combining buffers before its doorbell, and the doorbell at once.
+func TestADoorbellIsFenced(t *testing.T) {
+	c, f, _ := open(t)
+	_ = c.AimCast(c.Full())
+	f.log = nil
+	c.Cast(0x20000, make([]byte, 8))
+	c.Ring(0x16180, 7)
+	want := []string{"cast 0x20000", "fence", "cast 0x16180", "fence"}
+	if !slices.Equal(f.log, want) {
+		t.Errorf("%q, want %q", f.log, want)
+	}
+}
+
+// Hold clears the coprocessor, then leaves the cores in reset.
+func TestHoldClearsTheCoprocessor(t *testing.T) {
+	c, f, got := open(t)
+	if err := c.Hold(XY{2, 3}); err != nil || len(*got) > 0 {
+		t.Fatal(err, *got)
+	}
+	if want := []uint32{0xFFFFFF, 0x47800}; !slices.Equal(f.resets, want) {
+		t.Errorf("soft reset was written %#x, want %#x", f.resets, want)
+	}
+}
+
 // Readers of a bank are equally many and near.
 func TestPlacementIsBalancedAndShort(t *testing.T) {
-	g := Geometry{Columns: 12, Banks: 8}
+	g := NewGeometry(12, 0xFF, DescribedPorts)
 	total := func(order []XY) (sum, worst int) {
 		for i, c := range order {
-			h := hops(i%g.Banks, c)
+			h := g.hops(i%g.Banks, c)
 			sum, worst = sum+h, max(worst, h)
 		}
 		return
@@ -169,8 +262,18 @@ func TestCheckerFindsEachMistake(t *testing.T) {
 		{"one word at a time", func(c *Chip) { _ = c.Write(tile, regSoftReset, w8) }},
 		{"neither a live Tensix tile", func(c *Chip) { _, _ = c.Read32(XY{15, 2}, 0) }},
 		{"neither a live Tensix tile", func(c *Chip) { _, _ = c.Read32(XY{8, 5}, 0) }},
-		{"nor port 0", func(c *Chip) { _, _ = c.Read32(bankPort(0, 1), 0) }},
-		{"nor port 0", func(c *Chip) { _, _ = c.Read32(bankPort(7, 0), 0) }},
+		{"nor the port of a live", func(c *Chip) { _, _ = c.Read32(bankPort(0, 0), 0) }},
+		{"nor the port of a live", func(c *Chip) { _, _ = c.Read32(bankPort(1, 1), 0) }},
+		{"nor the port of a live", func(c *Chip) { _, _ = c.Read32(bankPort(4, 0), 0) }},
+		{"nor the port of a live", func(c *Chip) { _, _ = c.Read32(bankPort(7, 2), 0) }},
+		{"before a fence", func(c *Chip) { _ = c.AimCast(c.Full()); c.Cast(0x20000, w8); _, _ = c.Read32(tile, 0x20000) }},
+		{"before a fence", func(c *Chip) { _ = c.AimCast(c.Full()); c.Cast(0x20000, w8); _ = c.WriteBank(1, 64, w8) }},
+		{"", func(c *Chip) {
+			_ = c.AimCast(c.Full())
+			c.Cast(0x20000, w8)
+			c.Ring(0x16180, 1)
+			_, _ = c.Read32(tile, 0x20000)
+		}},
 		{"corner is not a live", func(c *Chip) { _ = c.AimCast(Grid{13, 10}) }},
 		{"read through the multicast", func(c *Chip) { _ = c.AimCast(c.Full()); c.cast.Read(0, w4) }},
 		{"strict uncached", func(c *Chip) {
@@ -201,6 +304,7 @@ func TestBadGDDRIsNamed(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "GDDR bank 3 does not hold") {
 		t.Errorf("got %v", err)
 	}
+	f.log = nil
 	if err := c.HoldOnExit(XY{2, 3}); err != nil || len(f.log) != 1 || f.log[0] != "guard (2,3) 0xffb121b0=0x47800" {
 		t.Errorf("%v %q", err, f.log)
 	}

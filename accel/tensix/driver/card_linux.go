@@ -1,15 +1,16 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -110,6 +111,7 @@ const (
 // What tests replace: where device files are, and the system call.
 var (
 	devDir   = "/dev/tenstorrent"
+	sysOpen  = func(path string, flags int) (int, error) { return unix.Open(path, flags, 0) }
 	sysIoctl = func(f *os.File, req uintptr, arg unsafe.Pointer) error {
 		if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(arg)); e != 0 {
 			return e
@@ -122,6 +124,8 @@ var (
 // code yet (see docs/blackhole.md).
 type card struct {
 	f      *os.File
+	n      int
+	inUse  *umdLock
 	info   Info
 	maxDMA int
 	host   HostMemory
@@ -159,26 +163,50 @@ func Cards() ([]int, error) {
 // file is open.
 func OpenCard(n int) (Machine, error) { return openCard(n, true) }
 
+// OpenCardAlone is OpenCard where nobody else may even look: for what overwrites all of the card's memory.
+func OpenCardAlone(n int) (Machine, error) {
+	path := filepath.Join(devDir, strconv.Itoa(n))
+	f, err := openDevice(path, unix.O_EXCL) // from tt-kmd 2.10 on it fails while another file is open; older ones let it pass
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
+	return openCard(n, true)
+}
+
 // InspectCard opens a card to read its telemetry, without taking it from anybody and without waking it.
 func InspectCard(n int) (Machine, error) { return openCard(n, false) }
 
-func openCard(n int, use bool) (Machine, error) {
-	path := filepath.Join(devDir, strconv.Itoa(n))
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND, 0)
+// openDevice opens a device file and never waits: tt-kmd from 2.10 on lets a plain open sleep while another program has
+// the card exclusively, as tt-flash has.
+func openDevice(path string, flags int) (*os.File, error) {
+	fd, err := sysOpen(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND|unix.O_NONBLOCK|flags)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %s does not exist; `trit devices` lists what is there", ErrNoDevice, path)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("%w: %s: join the group that owns it (ls -l %s) or install tt-kmd's udev rule", ErrPermission, path, path)
+	case errors.Is(err, unix.EAGAIN) && flags&unix.O_EXCL != 0:
+		return nil, fmt.Errorf("%w: %s: this wants the card for itself, and another program has it open%s; end that first", ErrBusy, path, openedBy(path))
+	case errors.Is(err, unix.EAGAIN):
+		return nil, fmt.Errorf("%w: %s is held exclusively%s, as tt-flash does while it writes firmware; try again when that has ended", ErrBusy, path, openedBy(path))
 	case errors.Is(err, unix.EBUSY):
-		return nil, fmt.Errorf("%w: %s is being reset or held exclusively; try again when the other program has ended", ErrBusy, path)
+		return nil, fmt.Errorf("%w: %s is being reset; try again when that has ended", ErrBusy, path)
 	case err != nil:
-		return nil, fmt.Errorf("driver: %w", err)
+		return nil, fmt.Errorf("driver: %s: %w", path, err)
 	}
-	c := &card{f: f, wins: map[*cardWindow]bool{}}
-	if err := c.start(path, use); err != nil {
-		f.Close()
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func openCard(n int, use bool) (Machine, error) {
+	path := filepath.Join(devDir, strconv.Itoa(n))
+	f, err := openDevice(path, 0)
+	if err != nil {
 		return nil, err
+	}
+	c := &card{f: f, n: n, wins: map[*cardWindow]bool{}}
+	if err := c.start(path, use); err != nil {
+		return nil, errors.Join(err, c.inUse.Close(), f.Close())
 	}
 	return c, nil
 }
@@ -205,7 +233,11 @@ func (c *card) start(path string, use bool) error {
 	}
 	lk := ioLock{outSize: 4, index: lockIndex}
 	if err := ioctl(c.f, ioLockCtl, &lk); err == nil && lk.value == 0 {
-		return fmt.Errorf("%w: %s: another trit process owns its tiles%s", ErrBusy, path, openedBy(path))
+		return fmt.Errorf("%w: %s: another trit process owns its tiles; it is open%s", ErrBusy, path, cmp.Or(openedBy(path), " elsewhere"))
+	}
+	var err error
+	if c.inUse, err = lockChip(c.n); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	ps := ioPower{argsz: uint32(unsafe.Sizeof(ioPower{})), validity: 4, powerFlags: powerMaxClock | powerGDDR | powerTensix}
 	if err := ioctl(c.f, ioSetPowerState, &ps); err != nil {
@@ -232,15 +264,16 @@ func openedBy(path string) string {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, l := range links {
 		if t, err := os.Readlink(l); err == nil && t == path {
-			if pid := strings.Split(l, "/")[2]; pid != strconv.Itoa(os.Getpid()) && (len(who) == 0 || who[len(who)-1] != pid) {
-				who = append(who, pid)
+			pid, _ := strconv.Atoi(strings.Split(l, "/")[2])
+			if name := processName(uint32(pid)); pid != os.Getpid() && !slices.Contains(who, name) {
+				who = append(who, name)
 			}
 		}
 	}
 	if len(who) == 0 {
 		return ""
 	}
-	return " (opened by process " + strings.Join(who, ", ") + ")"
+	return " by " + strings.Join(who, ", ")
 }
 
 func (c *card) Info() Info  { return c.info }
@@ -292,27 +325,23 @@ func (w *cardWindow) Aim(t Target) error {
 
 // Read loads aligned 32-bit words; a card must not see any other size on an uncached mapping.
 func (w *cardWindow) Read(off uint64, b []byte) {
-	mustWords(off, b)
-	for i := 0; i < len(b); i += 4 {
-		v := atomic.LoadUint32((*uint32)(unsafe.Pointer(&w.mem[off+uint64(i)])))
-		b[i], b[i+1], b[i+2], b[i+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+	if mustWords(off, b); len(b) > 0 {
+		loadWords(unsafe.Pointer(&b[0]), w.at(off, len(b)), len(b)/4)
 	}
 }
 
-// Write stores aligned 32-bit words. The last one is an atomic store: on amd64 that is a locked exchange, which
-// also empties the write-combining buffers, so a write is on its way when the call returns.
+// Write stores aligned 32-bit words in order, each once, with plain stores. Nothing may read through a window that is
+// aimed at many tiles, and a locked instruction is a read (and on some hosts a bus error): none touches a window.
 func (w *cardWindow) Write(off uint64, b []byte) {
-	mustWords(off, b)
-	for i := 0; i < len(b); i += 4 {
-		v := uint32(b[i]) | uint32(b[i+1])<<8 | uint32(b[i+2])<<16 | uint32(b[i+3])<<24
-		p := (*uint32)(unsafe.Pointer(&w.mem[off+uint64(i)]))
-		if i+4 < len(b) {
-			*p = v
-		} else {
-			atomic.StoreUint32(p, v)
-		}
+	if mustWords(off, b); len(b) > 0 {
+		storeWords(w.at(off, len(b)), unsafe.Pointer(&b[0]), len(b)/4)
 	}
 }
+
+func (w *cardWindow) Fence() { storeFence() }
+
+// at is where n bytes of the window lie.
+func (w *cardWindow) at(off uint64, n int) unsafe.Pointer { return unsafe.Pointer(&w.mem[off:][:n][0]) }
 
 func mustWords(off uint64, b []byte) {
 	if (off|uint64(len(b)))&3 != 0 {
@@ -367,9 +396,9 @@ func (c *card) HostMemory(n int) (HostMemory, error) {
 // Guard opens the device once more: the kernel keeps one farewell write per open file. O_APPEND keeps that file
 // out of the power accounting.
 func (c *card) Guard(x, y int, addr uint64, v uint32) error {
-	f, err := os.OpenFile(c.info.Name, os.O_RDWR|unix.O_CLOEXEC|unix.O_APPEND, 0)
+	f, err := openDevice(c.info.Name, 0)
 	if err != nil {
-		return fmt.Errorf("driver: %s: %w", c.info.Name, err)
+		return err
 	}
 	q := ioCleanup{enabled: 1, x: uint8(x), y: uint8(y), addr: addr, data: uint64(v)}
 	q.argsz = uint32(unsafe.Sizeof(q))
@@ -393,5 +422,5 @@ func (c *card) Close() error {
 		errs = append(errs, unix.Munmap(c.host.Bytes))
 	}
 	c.host, c.guards = HostMemory{}, nil
-	return errors.Join(append(errs, c.f.Close())...)
+	return errors.Join(append(errs, c.inUse.Close(), c.f.Close())...)
 }

@@ -1,12 +1,18 @@
 package driver
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +50,10 @@ type kernel struct {
 	noPower bool
 	noClean bool
 	asked   map[uintptr]int
+	flags   []int // of opens
+
+	exclusive     bool // another program has it with O_EXCL
+	openElsewhere bool // another program has it open
 }
 
 func (k *kernel) ioctl(f *os.File, req uintptr, arg unsafe.Pointer) error {
@@ -99,9 +109,19 @@ func (k *kernel) ioctl(f *os.File, req uintptr, arg unsafe.Pointer) error {
 // playKernel puts a device file and a kernel behind it in place of the real ones.
 func playKernel(t *testing.T, k *kernel) {
 	t.Helper()
-	dir, call := devDir, sysIoctl
-	t.Cleanup(func() { devDir, sysIoctl = dir, call })
-	devDir, sysIoctl, k.asked = t.TempDir(), k.ioctl, map[uintptr]int{}
+	dir, call, shm, open := devDir, sysIoctl, shmDir, sysOpen
+	t.Cleanup(func() { devDir, sysIoctl, shmDir, sysOpen = dir, call, shm, open })
+	devDir, sysIoctl, shmDir, k.asked, k.flags = t.TempDir(), k.ioctl, t.TempDir(), map[uintptr]int{}, nil
+	sysOpen = func(path string, flags int) (int, error) {
+		k.flags = append(k.flags, flags)
+		if k.exclusive || k.openElsewhere && flags&unix.O_EXCL != 0 {
+			if flags&unix.O_NONBLOCK == 0 {
+				t.Fatal("this open would wait for ever")
+			}
+			return -1, unix.EAGAIN
+		}
+		return unix.Open(path, flags&^unix.O_EXCL, 0)
+	}
 	if err := os.WriteFile(filepath.Join(devDir, "0"), make([]byte, Window2M), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +142,7 @@ func TestEachOpenErrorIsItsOwn(t *testing.T) {
 		{"another card", func(k *kernel) { k.info.device = 0x401E }, ErrNotBH, "1e52:401e"},
 		{"old driver", func(k *kernel) { k.version = 1 }, ErrOldDriver, "update tt-kmd"},
 		{"no power requests", func(k *kernel) { k.noPower = true }, ErrOldDriver, "SET_POWER_STATE"},
+		{"held by tt-flash", func(k *kernel) { k.exclusive = true }, ErrBusy, "tt-flash"},
 		{"tiles are taken", func(k *kernel) { k.locked = true }, ErrBusy, "another trit process"},
 	} {
 		k := goodKernel()
@@ -222,6 +243,218 @@ func TestCardThroughTheKernelsEyes(t *testing.T) {
 	if k.asked[ioLockCtl]+k.asked[ioSetPowerState] != 0 {
 		t.Error("looking at a card took it")
 	}
+}
+
+// What wants a card for itself says that somebody else has it open; a plain open does not mind.
+func TestOpeningAlone(t *testing.T) {
+	k := goodKernel()
+	k.openElsewhere = true
+	playKernel(t, k)
+	if _, err := OpenCardAlone(0); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "for itself") {
+		t.Errorf("got %v", err)
+	}
+	m, err := OpenCard(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	k.openElsewhere = false
+	if m, err = OpenCardAlone(0); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	for _, f := range k.flags {
+		if f&unix.O_NONBLOCK == 0 {
+			t.Error("an open may wait")
+		}
+	}
+}
+
+const (
+	umdHelper = "TRIT_TEST_UMD_HELPER"
+	umdFile   = "TT_UMD_LOCK.CHIP_IN_USE_0_PCIe"
+)
+
+// TestUMDHelper is the other process of the test below.
+func TestUMDHelper(t *testing.T) {
+	dir := os.Getenv(umdHelper)
+	if dir == "" {
+		t.Skip("only for TestChipInUse")
+	}
+	shmDir = dir
+	l, err := lockChip(0)
+	fmt.Println("lock:", err)
+	if err == nil && os.Getenv("STAY") != "" {
+		fmt.Println("holding")
+		time.Sleep(time.Minute)
+	}
+	l.Close()
+}
+
+// CHIP_IN_USE of Tenstorrent's software is honoured and held: by another process of ours, across its sudden death, and,
+// where there is a C compiler, by what the C library makes of it.
+func TestChipInUse(t *testing.T) {
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		t.Skip("SKIPPED: no card works with this processor")
+	}
+	old := shmDir
+	t.Cleanup(func() { shmDir = old })
+	shmDir = t.TempDir()
+	helper := func(env ...string) *exec.Cmd {
+		c := exec.Command(os.Args[0], "-test.run=^TestUMDHelper$", "-test.v")
+		c.Env = append(append(os.Environ(), umdHelper+"="+shmDir), env...)
+		return c
+	}
+	l, err := lockChip(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := helper().CombinedOutput(); err != nil || !strings.Contains(string(out), "Tenstorrent's software uses it") {
+		t.Errorf("another process took what is held: %v %s", err, out)
+	}
+	l.Close()
+	for range 2 { // twice: what is given back can be taken again
+		if l, err = lockChip(0); err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+	}
+	// a process that dies while it holds it
+	c := helper("STAY=1")
+	pipe, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for s := bufio.NewScanner(pipe); s.Scan() && !strings.Contains(s.Text(), "holding"); {
+	}
+	if _, err := lockChip(0); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), strconv.Itoa(c.Process.Pid)) {
+		t.Errorf("held by process %d: got %v", c.Process.Pid, err)
+	}
+	_ = c.Process.Kill()
+	_ = c.Wait()
+	if l, err = lockChip(0); err != nil {
+		t.Fatalf("after its holder died: %v", err)
+	}
+	l.Close()
+
+	cc, err := exec.LookPath("cc")
+	if err != nil {
+		t.Skip("SKIPPED the comparison with the C library: no C compiler")
+	}
+	// the same mutex as tt-umd makes it
+	src, bin := filepath.Join(t.TempDir(), "a.c"), filepath.Join(t.TempDir(), "a")
+	if err := os.WriteFile(src, []byte(`
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+struct w { pthread_mutex_t m; uint64_t ready; int tid, pid; };
+int main(int n, char **a) {
+  int f = open(a[1], O_RDWR | O_CREAT, 0666), fresh = lseek(f, 0, SEEK_END) == 0;
+  ftruncate(f, sizeof(struct w));
+  struct w *w = mmap(0, sizeof *w, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0);
+  if (fresh) {
+    pthread_mutexattr_t t;
+    pthread_mutexattr_init(&t);
+    pthread_mutexattr_setpshared(&t, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&t, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&w->m, &t);
+    w->ready = 0x5454554d444d5458;
+  }
+  int e = pthread_mutex_trylock(&w->m);
+  puts(e == 0 ? "locked" : e == EBUSY ? "busy" : e == EOWNERDEAD ? "owner died" : strerror(e));
+  fflush(stdout);
+  if (e == EOWNERDEAD) pthread_mutex_consistent(&w->m), e = 0;
+  if (!e) w->pid = getpid();
+  if (n > 2) pause();
+  if (!e) w->pid = 0, e = pthread_mutex_unlock(&w->m);
+  return 0;
+}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(cc, "-o", bin, src, "-pthread").CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED the comparison with the C library: %v %s", err, out)
+	}
+	says := func(want string) {
+		t.Helper()
+		out, err := exec.Command(bin, filepath.Join(shmDir, umdFile)).CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != want {
+			t.Errorf("the C library says %q (%v), want %q", got, err, want)
+		}
+	}
+	says("locked") // what we made and gave back
+	if l, err = lockChip(0); err != nil {
+		t.Fatal(err)
+	}
+	says("busy")
+	l.Close()
+	says("locked")
+	c = helper("STAY=1")
+	if pipe, err = c.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for s := bufio.NewScanner(pipe); s.Scan() && !strings.Contains(s.Text(), "holding"); {
+	}
+	_ = c.Process.Kill()
+	_ = c.Wait()
+	says("owner died")
+	says("locked")
+	// and what it makes itself
+	if err := os.Remove(filepath.Join(shmDir, umdFile)); err != nil {
+		t.Fatal(err)
+	}
+	h := exec.Command(bin, filepath.Join(shmDir, umdFile), "stay")
+	if pipe, err = h.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if s := bufio.NewScanner(pipe); !s.Scan() || s.Text() != "locked" {
+		t.Errorf("the helper says %q", s.Text())
+	}
+	if _, err := lockChip(0); !errors.Is(err, ErrBusy) {
+		t.Errorf("held by the C library: got %v", err)
+	}
+	_ = h.Process.Kill()
+	_ = h.Wait()
+	if l, err = lockChip(0); err != nil {
+		t.Errorf("after the C library's process died: %v", err)
+	}
+	l.Close()
+	says("locked")
+}
+
+// A card that Tenstorrent's software uses is not opened, and its name is said.
+func TestACardInUseIsNotOpened(t *testing.T) {
+	playKernel(t, goodKernel())
+	l, err := lockChip(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenCard(0); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), umdFile) {
+		t.Errorf("got %v", err)
+	}
+	m, err := InspectCard(0) // looking is allowed
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	l.Close()
+	if m, err = OpenCard(0); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
 }
 
 func TestNoCardIsAClearError(t *testing.T) {

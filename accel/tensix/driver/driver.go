@@ -61,6 +61,9 @@ type Window interface {
 	Aim(Target) error // free when the window already points there
 	Read(off uint64, b []byte)
 	Write(off uint64, b []byte)
+	// Fence returns when what was written through this process's windows before is on its way, in front of whatever
+	// is written after it. A write-combined window keeps neither order nor haste without.
+	Fence()
 	Close() error
 }
 

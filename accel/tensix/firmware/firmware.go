@@ -37,7 +37,7 @@ const (
 	BaseTRISC0 = 0x6000
 	BaseTRISC1 = 0xA000
 	BaseTRISC2 = 0xE000
-	BaseNCRISC = 0x12000
+	BaseNCRISC = 0xF000  // not where it starts by itself: the packer's program is small, the sender's is the largest
 	End        = 0x16000 // of code; mailboxes follow
 )
 

@@ -48,8 +48,13 @@ func Line(n int) uint64 { return lineAt + 16*uint64(n) }
 // Ready is what a core writes to its Alive line.
 const Ready = 0x7121
 
-// CompletionBytes is one tile's line in host memory: job number, chunks, clocks, ^job number.
-const CompletionBytes = 64
+// CompletionBytes is one tile's line in host memory: job number, chunks, clocks; CompletionClocks on the clocks of its stages
+// by what became of their sums; in the last word ^job number.
+const (
+	CompletionBytes  = 64
+	CompletionClocks = 16
+	Thens            = 7
+)
 
 // Tile is what a tile is told once.
 type Tile struct {
@@ -57,6 +62,7 @@ type Tile struct {
 	Bank, Rank     uint32
 	Host           uint32
 	HostLo, HostHi uint32
+	Card           uint32 // 0 for a simulator
 }
 
 // Then is what becomes of a stage's sums (firmware/src/job.h).
@@ -69,6 +75,7 @@ const (
 	ThenOut                // added to the residual stream, which goes to the host
 	ThenScreen             // scores of the output head: the rows that can be best go to the host
 	ThenAttend             // query, key and value: attention, norm, int8: the next stage's activations
+	ThenSiLU               // SiLU of the first matrix's times the second's, norm, int8: the next stage's activations
 )
 
 // Job is one stage of a job: a batch of activations times matrices with the same number of columns.

@@ -65,7 +65,7 @@ func TestJobLayoutIsTheFirmwares(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ name, fields string }{
-		{"tile", "index tiles bank rank host host_lo host_hi"},
+		{"tile", "index tiles bank rank host host_lo host_hi card"},
 		{"job", "kind rows kt chunk_bytes x out out_slots ring ring_slots parts first more then"},
 		{"vector", "tokens cols eps norm h res piece gather table x_in rect master out_lo out_hi max_lo max_hi"},
 		{"part", "chunks weights stride turn dst_lo dst_hi scale pad"},

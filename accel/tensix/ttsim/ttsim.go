@@ -23,6 +23,9 @@ import (
 // Env is the environment variable that tests take the simulator's path from.
 const Env = "TRIT_TTSIM"
 
+// EnvReset names a simulator that was changed to model resets of the coprocessor's units (Sim.ModelsReset).
+const EnvReset = "TRIT_TTSIM_RESET"
+
 const (
 	windowRegs  = 0x1FC00000 // in BAR 0: 12 bytes a window, 202 of 2 MiB and then 8 of 4 GiB
 	windows2M   = 201        // the kernel driver keeps the last one; so do we
@@ -53,6 +56,13 @@ type Sim struct {
 	WriteOps     uint64
 	BytesRead    uint64
 	BytesWritten uint64
+	Fences       uint64
+	// Exchange has every write end in a read of its last word, as a locked instruction would: the simulator refuses it
+	// where a card would misbehave.
+	Exchange bool
+	// ModelsReset says that the library does what a soft reset of the coprocessor's units does; see reset.go.
+	ModelsReset bool
+	ran         map[tile]bool // tiles whose cores have run since the last reset
 }
 
 // Open loads the library at path. One per process: a second one is an error, even after Close.
@@ -69,7 +79,7 @@ func Open(path string) (*Sim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: simulator: %w", driver.ErrNoDevice, err)
 	}
-	s := &Sim{}
+	s := &Sim{ran: map[tile]bool{}}
 	var start func()
 	var setDMA func(rd, wr uintptr)
 	for _, f := range []struct {
@@ -161,6 +171,7 @@ type window struct {
 	size uint64
 	cur  [3]uint32
 	set  bool
+	t    driver.Target
 }
 
 func (s *Sim) Window(size uint64, _ bool) (driver.Window, error) {
@@ -199,8 +210,18 @@ func (w *window) Read(off uint64, b []byte) {
 func (w *window) Write(off uint64, b []byte) {
 	w.s.WriteOps++
 	w.s.BytesWritten += uint64(len(b))
+	if w.t.Addr+off == softReset && len(b) == 4 && !w.t.Multicast {
+		w.reset(binary.LittleEndian.Uint32(b))
+		return
+	}
+	if w.s.Exchange && w.t.Addr+off < tensixSpace { // not all registers can be read here
+		var last [4]byte
+		w.s.memRead(w.pa+off+uint64(len(b))-4, unsafe.Pointer(&last[0]), 4)
+	}
 	w.s.memWrite(w.pa+off, unsafe.Pointer(&b[0]), uint32(len(b)))
 }
+
+func (w *window) Fence() { w.s.Fences++ }
 
 // Aim writes the window's 96-bit register. For 2 MiB: address>>21 in bits 42:0, then six bits each of x end, y end,
 // x start, y start, then the NoC (2 bits), multicast (bit 69) and ordering (71:70). For 4 GiB: address>>32 in 31:0,
@@ -209,6 +230,7 @@ func (w *window) Aim(t driver.Target) error {
 	if t.Addr%w.size != 0 {
 		return fmt.Errorf("ttsim: %v is not a multiple of the window's %d MiB", t, w.size>>20)
 	}
+	w.t = t
 	x, y := uint32(t.X), uint32(t.Y)
 	var r [3]uint32
 	switch {

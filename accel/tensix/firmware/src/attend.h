@@ -56,9 +56,9 @@ static __attribute__((noinline)) void multiply_add(void) {
 // unpack_to brings n blocks of 4 KiB from L1 into Dst, 64 rows each.
 static void unpack_to(u32 l1, u32 n) {
   for (u32 i = 0; i < n; i++, l1 += 4096) {
-    CFG(76) = (l1 >> 4) - 1;
-    CFG(84) = 64 + 1024 * i;
-    cfg_done(84);
+    CFG(THCON_SEC0_BASE) = (l1 >> 4) - 1;
+    CFG(THCON_SEC0_DEST) = 64 + 1024 * i;
+    cfg_done(THCON_SEC0_DEST);
     INSN(T_STALLWAIT(HOLD_UNPACK | HOLD_THCON | HOLD_CFG, IDLE_CFG | IDLE_SFPU | IDLE_MATH));
     INSN(OP(0x42, 1 << 7 | 1));
     INSN(T_STALLWAIT(HOLD_SYNC | HOLD_SFPU, IDLE_UNPACK_A));
@@ -68,9 +68,9 @@ static void unpack_to(u32 l1, u32 n) {
 
 // pack_from sends n pairs of vectors from Dst to L1.
 static void pack_from(u32 row, u32 l1, u32 n) {
-  CFG(69) = (l1 >> 4) - 1;
-  CFG(180) = row;
-  cfg_done(69); // any word of the region will do, and the simulator does not give 180 back
+  CFG(THCON_SEC0_PACK_L1) = (l1 >> 4) - 1;
+  CFG(DEST_TARGET_PACK_SEC0) = row;
+  cfg_done(THCON_SEC0_PACK_L1); // any word of the region will do, and the simulator does not give 180 back
   INSN(T_STALLWAIT(HOLD_PACK | HOLD_THCON | HOLD_CFG, IDLE_CFG | IDLE_SFPU));
   for (u32 i = 1; i < n; i++) INSN(T_PACR(0, 0, 0));
   INSN(T_PACR(1, 0, 1));
@@ -99,7 +99,7 @@ static void scores(u32 q, u32 block, u32 cols, u32 scale, u32 to) {
   pack_from(FOUND, to, 1);
 }
 
-// exponential: register 2 = internal/kernel's Exp of register 0, which is not above 0. Below 2^-125 it is zero.
+// exponential: register 2 = internal/kernel's Exp of register 0, which is not above 88.75. Below 2^-125 it is zero.
 static __attribute__((noinline)) void exponential(void) {
   CONSTANT(1, 0xC2AF0000);  // -87.5
   INSN(V_SUB(3, 0, 1));
@@ -136,6 +136,22 @@ static __attribute__((noinline)) void exponential(void) {
   INSN(V_SHIFT(0, 23));
   INSN(V_MUL(2, 2, 0));
   INSN(V_ADD(2, 2, 2));
+}
+
+// exps: the exponentials of numbers of either sign.
+static void exps(u32 at, u32 pairs) {
+  unpack_to(at, 1);
+  for (u32 v = 0; v < 2 * pairs; v++) {
+    PUSH(V_LOAD(0, 2 * v));
+    CONSTANT(1, 0x42B18000);  // 88.75, where it is infinite
+    INSN(V_SUB(3, 1, 0));
+    INSN(V_IF_NEGATIVE(3));
+    INSN(V_MOV(0, 1));
+    INSN(V_ALL_LANES);
+    exponential();
+    PUSH(V_STORE(2, 2 * v));
+  }
+  pack_from(0, at, pairs);
 }
 
 // weights: the exponentials of a span's scores less the largest, and the 32 lanes of their sum.
@@ -207,25 +223,25 @@ static void join(u32 how, u32 less, u32 sum, u32 to) {
 }
 
 static void configure_vectors(void) {
-  CFG(56) = 0, CFG(57) = 0, CFG(59) = 0;
-  CFG(64) = 1 << 4;            // float32, uncompressed
-  CFG(65) = 1 | 1 << 16;
-  CFG(72) = 2 << 4;
-  CFG(73) = 0xF | 1 << 4 | 0xF << 16; // to Dst
-  CFG(86) = 1024 | 1024 << 16;
-  CFG(92) = 0;
-  cfg_done(86);
+  CFG(UNP0_ADDR_CTRL_XY_1) = 0, CFG(UNP0_ADDR_CTRL_ZW_1) = 0, CFG(UNP1_ADDR_CTRL_ZW_1) = 0;
+  CFG(THCON_SEC0_TILE) = 1 << 4;            // float32, uncompressed
+  CFG(THCON_SEC0_TILE_YZ) = 1 | 1 << 16;
+  CFG(THCON_SEC0_UNPACK) = 2 << 4;
+  CFG(THCON_SEC0_UNPACK_MISC) = 0xF | 1 << 4 | 0xF << 16; // to Dst
+  CFG(THCON_SEC0_X_DIM) = 1024 | 1024 << 16;
+  CFG(THCON_SEC0_OFFSET) = 0;
+  cfg_done(THCON_SEC0_X_DIM);
   INSN(T_STALLWAIT(HOLD_UNPACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
-  INSN(T_SETC16(5, 0));
-  INSN(T_SETC16(41, 0));
+  INSN(T_SETC16(SRCA_SET, 0));
+  INSN(T_SETC16(UNPACK_MISC_CFG, 0));
   INSN(T_SETADCXY_ZERO(UNIT_A));
   INSN(T_SETADCZW_ZERO(UNIT_A));
   INSN(T_SETADCXX(UNIT_A, 1023));
   configure_packer(0);
-  INSN(T_SETC16(1, 0));
-  INSN(T_SETC16(12 + 5, 0));
-  INSN(T_SETC16(28 + 5, 0));
-  INSN(T_SETC16(47 + 5, 0));
+  INSN(T_SETC16(DEST_TARGET_MATH, 0));
+  INSN(T_SETC16(ADDR_MOD_AB_SEC0 + 5, 0));
+  INSN(T_SETC16(ADDR_MOD_DST_SEC0 + 5, 0));
+  INSN(T_SETC16(ADDR_MOD_BIAS_SEC0 + 5, 0));
   INSN(T_SETRWC_ZERO);
   INSN(V_ALL_LANES);
   CONSTANT(0, 1);
@@ -247,6 +263,7 @@ static void attend(void) {
     else if (what == WEIGHTS) weights(o->a, o->b, o->c, o->d);
     else if (what == MIX) mix(o->a, o->b, o->c, o->d);
     else if (what == JOIN) join(o->a, o->b, o->c, o->d);
+    else if (what == EXPS) exps(o->a, o->b);
     else if (ready) INSN(V_NO_LANES_OFF);
     insn_done();
     post(ANSWERED, ++n);

@@ -9,14 +9,12 @@
 //   score      a tile scores every cols / 32-th block of keys and tells its team. Meeting
 //   mix        span by span: weights of its keys, then the values of this tile's columns, joined with the spans before
 //
-// Then the output is normed and quantised as after any product (vector.h).
+// Then the output is normed, where the model has a norm there, and quantised as after any product (vector.h).
 #ifndef HEADS_H
 #define HEADS_H
 #include "vector.h"
 
 enum { BLOCK = 4096 }; // [32][32] float32
-
-static inline u32 spread_at(u32 first, u32 lane) { return ((first >> 1) * 64 + SPREAD(lane) + (first & 1)) * 4; }
 
 struct slice { u32 bank, addr; };
 // keys_of says where a layer's keys of a head are, of the page that has a token; its values lie behind them.
@@ -31,16 +29,6 @@ static void fetch(u32 tag, struct slice p, u32 offset, u32 l1, u32 n) { niu_read
 static void fetched(u32 tag) {
   while (NIU_OUTSTANDING(tag)) {}
   see();
-}
-
-// ask gives the matrix core an order once it has done the last one.
-static void answered(void) { while (peek(ANSWERED) != REG(ASKED)) {} }
-static void ask(u32 what, u32 a, u32 b, u32 c, u32 d, u32 e) {
-  answered();
-  volatile struct order *o = ORDER;
-  o->what = what, o->a = a, o->b = b, o->c = c, o->d = d, o->e = e;
-  drain((u32)&o->e);
-  post(ASKED, REG(ASKED) + 1);
 }
 
 // keep puts 32 numbers of a token into a block in GDDR: as a column of keys or as a row of values.
@@ -199,7 +187,7 @@ static u32 attend_step(u32 stage, u32 acks, u32 *meeting) {
       float inv = 1.0f / F32(a->found + 4);
       for (u32 o = 0; o < 32; o++) REG(row + 4 * o) = as_bits(F32(a->found + 4 * SPREAD(o)) * inv);
       drain(row + 124);
-      acks = send_squares(v, r, (first + c * tiles) * 32, row, acks);
+      if (v->norm) acks = send_squares(v, r, (first + c * tiles) * 32, row, acks);
     }
   }
   ask(REST, 0, 0, 0, 0, 0);

@@ -13,6 +13,7 @@ struct tile {
   u32 rank;          // it is the rank-th reader of that bank
   u32 host;          // coordinates of the PCIe tile
   u32 host_lo, host_hi;  // where the completion lines are, 64 bytes a tile
+  u32 card;          // not a simulator: all of the chip's configuration is there
 };
 #define TILE ((volatile struct tile *)0x16000)
 
@@ -25,6 +26,7 @@ enum {
   THEN_OUT,     // added to the residual stream, which goes to the host
   THEN_SCREEN,  // scores of the output head: the rows that can be best go to the host
   THEN_ATTEND,  // query, key and value: attention, norm, int8: the next stage's activations
+  THEN_SILU,    // SiLU of the first matrix's times the second's, norm, int8: the next stage's activations
 };
 struct job {
   u32 kind;
@@ -64,7 +66,7 @@ enum {
   DONE,        // DONE + core: last job finished by core 0..3
   ALIVE = 8,   // ALIVE + core: set once by each core at start
 };
-#define SCRATCH 0x16400u  // sender's completion line, 64 bytes
+#define SCRATCH 0x16400u  // sender's completion line, 64 bytes: job, chunks, clocks, 16 bytes on clocks by THEN_…, last ~job
 enum { CORE_MOVER, CORE_UNPACK, CORE_MATH, CORE_PACK, CORE_SENDER };
 enum { READY = 0x7121 };
 
@@ -72,14 +74,14 @@ enum { READY = 0x7121 };
 struct vector {
   u32 tokens, cols;  // real rows, and columns: 32 times the chunks of a matrix
   u32 eps;           // of the norm, float32
-  u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]
+  u32 norm;          // GDDR address, in every bank, of the norm's weights, float32 [cols]; 0: no norm
   u32 h, res;        // L1: [chunks][rows][32] float32, what is normed; the residual stream, which stays between jobs
   u32 piece;         // L1: 4 KiB and 32 float32
   u32 gather, table; // L1: [owned quarters of lanes][cols / 32][4] float32; [tiles][32]
   u32 x_in;          // L1: [tokens][cols] float32, the residual stream where a pass begins, or 0
   u32 rect;          // multicast rectangle of all tiles: start << 12 | end
   u32 master;        // coordinates of tile 0
-  u32 out_lo, out_hi;  // host address of the residual stream [tokens][cols], or of the lists of rows
+  u32 out_lo, out_hi;  // host address of the residual stream [tokens][cols], or of the lists of rows; SiLU: L1, 4 KiB
   u32 max_lo, max_hi;  // host address for the rows' largest magnitudes
 };
 #define VECTOR(stage) ((volatile struct vector *)(REG(BELL + 4) + 128 * (stage) + 64))
@@ -119,6 +121,7 @@ enum {
   JOIN,     // the span that was mixed with those before it. a: which has the larger score, b: how much less the other's
             // is, c: sum of the span's weights; d: where 32 sums over values, and of weights, go, or 0
   REST,     // back to products
+  EXPS,     // a: pairs of vectors, b: how many; they become their exponentials
 };
 enum { JOIN_FIRST, JOIN_SMALLER, JOIN_LARGER }; // the span is the first; its largest score is not larger; it is larger
 #define ORDER ((volatile struct order *)0x17F40)
@@ -127,7 +130,8 @@ enum { JOIN_FIRST, JOIN_SMALLER, JOIN_LARGER }; // the span is the first; its la
 #define TILES_AT 0x16A00u   // coordinates of all tiles
 #define SCALES 0x16500u     // float32 [32]: the activations' scales, by row; [32] more for the screen
 #define INVERSE(r) (0x16600u + 16u * (r))  // 1/rms of row r, and the meeting after which it was made
-#define ARRIVED(i) (0x17400u + 16u * (i))  // on tile 0: the last meeting that tile i came to
+#define ARRIVALS 0x17400u   // on tile 0: how many tiles have come to meetings, all meetings together
+#define ARRIVED 0x17410u    // what comes back of adding to that
 #define RELEASE 0x17D00u    // the last meeting that is over
 #define LARGEST 0x17D80u    // [32] largest magnitudes of all tiles
 #define MINE 0x17E00u       // [32] of this tile

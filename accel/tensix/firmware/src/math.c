@@ -6,9 +6,9 @@
 
 // Address modifier i: what an MVMUL adds to its SrcA row, SrcB row and phase.
 #define MODIFIER(i, a, b, phase, reset)                              \
-  INSN(T_SETC16(12 + (i), (a) | (b) << 8));                          \
-  INSN(T_SETC16(28 + (i), (phase) << 13 | (reset) << 15));           \
-  INSN(T_SETC16(47 + (i), 0))
+  INSN(T_SETC16(ADDR_MOD_AB_SEC0 + (i), (a) | (b) << 8));                          \
+  INSN(T_SETC16(ADDR_MOD_DST_SEC0 + (i), (phase) << 13 | (reset) << 15));           \
+  INSN(T_SETC16(ADDR_MOD_BIAS_SEC0 + (i), 0))
 
 // Up to 8 tokens: a weight tile meets two blocks of SrcB (k lo, k hi).
 #define TILE8(end, clear)       \
@@ -27,6 +27,11 @@
   FACE32(0, 1, 0); FACE32(8, 2, 0); FACE32(0, 1, 0); FACE32(8, end, clear)
 
 int main(void) {
+  forget_thread(TILE->card);
+  INSN(T_ZEROACC_ALL);
+  for (u32 s = 0; s < 8; s++) PUSH(T_SEMINIT(15, 1 << s));
+  INSN(V_NO_LANES_OFF);
+  insn_done();
   alive(CORE_MATH);
   u32 job = 0;
   for (;;) {
@@ -37,15 +42,15 @@ int main(void) {
       u32 n = all_chunks(stage), kt = j->kt, wide = j->rows == 32, int8 = j->kind == KIND_INT8;
       if (n) {
         u32 src = int8 ? 14 : 5, dst = int8 ? 8 : 0;
-        CFG(0) = 0;
-        CFG(1) = src << 17 | src << 21 | dst << 25 | 1u << 29 | 1u << 30 | int8 << 31;
-        CFG(2) = 0;
-        cfg_done(2);
+        CFG(ALU_FORMAT_SPEC) = 0;
+        CFG(ALU_FORMAT_SPEC_REG) = src << 17 | src << 21 | dst << 25 | 1u << 29 | 1u << 30 | int8 << 31;
+        CFG(ALU_ACC_CTRL) = 0;
+        cfg_done(ALU_ACC_CTRL);
         INSN(T_STALLWAIT(HOLD_MATH | HOLD_CFG, IDLE_CFG));
         INSN(T_SEMINIT(2, SEM_DST));
-        if (int8) { INSN(T_SETC16(2, 0)); } else { INSN(T_SETC16(2, 1)); } // ternary: SrcA is bf16 because we say so
-        INSN(T_SETC16(3, 0));
-        INSN(T_SETC16(7, 0));
+        if (int8) { INSN(T_SETC16(DISABLE_IMPLIED_SRCA_FMT, 0)); } else { INSN(T_SETC16(DISABLE_IMPLIED_SRCA_FMT, 1)); } // ternary: SrcA is bf16 because we say so
+        INSN(T_SETC16(DISABLE_IMPLIED_SRCB_FMT, 0));
+        INSN(T_SETC16(CLR_DVALID, 0));
         if (wide) {
           MODIFIER(0, 0, 16, 0, 0);   // next group of tokens
           MODIFIER(1, 16, 16, 0, 0);  // next face, same k
@@ -63,7 +68,7 @@ int main(void) {
       for (u32 c = 0; c < n; c++) {
         INSN(T_SEMWAIT(HOLD_MATH | HOLD_SYNC, SEM_DST, WHILE_FULL));
         INSN(T_STALLWAIT(HOLD_CFG, IDLE_MATH));
-        if (c & 1) { INSN(T_SETC16(1, 512)); } else { INSN(T_SETC16(1, 0)); }  // the other half of Dst
+        if (c & 1) { INSN(T_SETC16(DEST_TARGET_MATH, 512)); } else { INSN(T_SETC16(DEST_TARGET_MATH, 0)); }  // the other half of Dst
         INSN(T_ZEROACC16(0));
         if (wide) {
           INSN(T_ZEROACC16(1));
@@ -87,7 +92,7 @@ int main(void) {
         INSN(T_SEMPOST(SEM_DST));
       }
       insn_done();
-      if (j->then == THEN_ATTEND) attend();
+      if (j->then == THEN_ATTEND || j->then == THEN_SILU) attend();
     }
     post(LINE(DONE + CORE_MATH), job);
   }

@@ -2,17 +2,19 @@
 // tags, one bank per tile, NoC 0 and one port only.
 #include "job.h"
 
-// What silicon wants before the tile works and the simulator takes either way (tt-metal brisc.cc device_setup).
+// What silicon wants before the tile works and the simulator takes either way (tt-metal brisc.cc, device_setup). The
+// coprocessor's threads begin in their own cores.
 static void init(void) {
-  REG(0xFFB12240) = 0;     // Dst is not clock gated
-  REG(0xFFB11024) = 0x3F;  // the movers may be
-  for (u32 noc = 0xFFB20000; noc <= 0xFFB30000; noc += 0x10000) {
-    REG(noc + 0x100) |= 1;
-    REG(noc + 0x104) |= 1;
+  REG(DEST_CG_CTRL) = 0;            // Dst is not clock gated
+  REG(TDMA_REG_CLK_GATE_EN) = 0x3F; // the movers may be
+  for (u32 noc = NIU_0; noc <= NIU_1; noc += NIU_1 - NIU_0) {
+    REG(noc + NIU_CFG_0) |= 1; // clock gating
+    REG(noc + ROUTER_CFG_0) |= 1;
   }
-  CFG(185) = 0x1F;  // forget cached instructions of all cores
-  CFG(3) = 0x803;   // ECC scrubber on, also on error
-  cfg_done(3);
+  forget_units(TILE->card);
+  CFG(RISCV_IC_INVALIDATE) = 0x1F; // forget cached instructions of all cores
+  CFG(ECC_SCRUBBER) = 0x803;       // on, also on error, delay 0x100
+  cfg_done(ECC_SCRUBBER);
 }
 
 int main(void) {

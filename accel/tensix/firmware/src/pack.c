@@ -2,6 +2,7 @@
 #include "units.h"
 
 int main(void) {
+  forget_thread(TILE->card);
   alive(CORE_PACK);
   u32 job = 0, packed = 0;
   for (;;) {
@@ -20,8 +21,8 @@ int main(void) {
         PUSH(T_SETDMAREG(10, c & 1 ? 512 : 0));
         INSN(T_SETDMAREG(11, 0));
         INSN(T_STALLWAIT(HOLD_CFG, IDLE_THCON | IDLE_PACK));
-        INSN(T_WRCFG(4, 69));
-        INSN(T_WRCFG(5, 180));
+        INSN(T_WRCFG(4, THCON_SEC0_PACK_L1));
+        INSN(T_WRCFG(5, DEST_TARGET_PACK_SEC0));
         INSN(T_NOP);
         INSN(T_NOP);
         INSN(T_SEMWAIT(HOLD_TDMA | HOLD_PACK, SEM_DST, WHILE_ZERO));

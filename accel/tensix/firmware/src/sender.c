@@ -36,7 +36,7 @@ int main(void) {
   u32 job = 0, sent = 0, acks = NIU_ACKS, meeting = 0;
   for (;;) {
     job = next_job(job);
-    u32 start = CLOCK, before = sent;
+    u32 start = CLOCK, before = sent, since = start, spent[7] = {0, 0, 0, 0, 0, 0, 0};
     for (u32 stage = 0; stage <= JOB(0)->more; stage++) {
       u32 then = JOB(stage)->then, n = all_chunks(stage);
       if (then == THEN_HOST) {
@@ -49,6 +49,9 @@ int main(void) {
         post(LINE(SENT), sent + n);
       }
       sent += n;
+      u32 now = CLOCK;
+      spent[then] += now - since;
+      since = now;
       post(X_READY, STAGE(job, stage + 1));
     }
     // Nobody may still be reading the job when the host learns that it is over.
@@ -57,10 +60,11 @@ int main(void) {
     REG(SCRATCH + 0) = job;
     REG(SCRATCH + 4) = sent - before;
     REG(SCRATCH + 8) = CLOCK - start;
-    REG(SCRATCH + 12) = ~job;
-    drain(SCRATCH + 12);
+    for (u32 i = 0; i < 7; i++) REG(SCRATCH + 16 + 4 * i) = spent[i];
+    REG(SCRATCH + 60) = ~job;
+    drain(SCRATCH + 60);
     u32 line = TILE->index * 64, end = TILE->host_lo + line;
-    niu_write(NIU_SENDER, TILE->host, end, TILE->host_hi + (end < line), SCRATCH, 16);
+    niu_write(NIU_SENDER, TILE->host, end, TILE->host_hi + (end < line), SCRATCH, 64);
     acked(++acks);
   }
 }

@@ -11,28 +11,29 @@ static void set_base(u32 gpr, u32 reg, u32 addr) {
 }
 
 static void configure(u32 wfmt, u32 xfmt, u32 forced, u32 kt, u32 xt) {
-  CFG(50) = 127 | 1 << 8;           // the exponent of all weights: 2^0
-  CFG(56) = 0, CFG(57) = 0, CFG(59) = 0;
-  CFG(64) = wfmt | 1 << 4;          // weights: format, uncompressed
-  CFG(65) = 1 | kt << 16;           // kt tiles along z
-  CFG(72) = wfmt | 2 << 4;
-  CFG(73) = 0xF | forced << 8 | 0xF << 16;
-  CFG(84) = 64 | 64 << 16;          // SrcA's row 0
-  CFG(86) = 1024 | 1024 << 16;      // one 32x32 tile per step
-  CFG(92) = 0;
-  CFG(112) = xfmt | 1 << 4 | 1024 << 16;
-  CFG(113) = 1 | xt << 16;
-  CFG(120) = xfmt | 2 << 4;
-  CFG(121) = 0xF | 0xF << 16;
-  cfg_done(121);
+  CFG(UNP0_FORCED_SHARED_EXP) = 127 | 1 << 8;           // the exponent of all weights: 2^0
+  CFG(UNP0_ADDR_CTRL_XY_1) = 0, CFG(UNP0_ADDR_CTRL_ZW_1) = 0, CFG(UNP1_ADDR_CTRL_ZW_1) = 0;
+  CFG(THCON_SEC0_TILE) = wfmt | 1 << 4;          // weights: format, uncompressed
+  CFG(THCON_SEC0_TILE_YZ) = 1 | kt << 16;           // kt tiles along z
+  CFG(THCON_SEC0_UNPACK) = wfmt | 2 << 4;
+  CFG(THCON_SEC0_UNPACK_MISC) = 0xF | forced << 8 | 0xF << 16;
+  CFG(THCON_SEC0_DEST) = 64 | 64 << 16;          // SrcA's row 0
+  CFG(THCON_SEC0_X_DIM) = 1024 | 1024 << 16;      // one 32x32 tile per step
+  CFG(THCON_SEC0_OFFSET) = 0;
+  CFG(THCON_SEC1_TILE) = xfmt | 1 << 4 | 1024 << 16;
+  CFG(THCON_SEC1_TILE_YZ) = 1 | xt << 16;
+  CFG(THCON_SEC1_UNPACK) = xfmt | 2 << 4;
+  CFG(THCON_SEC1_UNPACK_MISC) = 0xF | 0xF << 16;
+  cfg_done(THCON_SEC1_UNPACK_MISC);
   INSN(T_STALLWAIT(HOLD_UNPACK | HOLD_THCON | HOLD_CFG, IDLE_CFG));
-  INSN(T_SETC16(5, 4));
-  INSN(T_SETC16(41, 0));
+  INSN(T_SETC16(SRCA_SET, 4));
+  INSN(T_SETC16(UNPACK_MISC_CFG, 0));
   INSN(T_SETADCXY_ZERO(UNIT_A | UNIT_B));
   INSN(T_SETADCXX(UNIT_A | UNIT_B, 1023));
 }
 
 int main(void) {
+  forget_thread(TILE->card);
   alive(CORE_UNPACK);
   u32 job = 0, freed = 0;
   for (;;) {
@@ -45,11 +46,11 @@ int main(void) {
       if (n) {
         if (int8) configure(14, 14, 0, kt, wide ? kt : kt / 4);
         else configure(15, 5, 1, kt, wide ? kt : kt / 4);
-        set_base(4, 124, j->x);
+        set_base(4, THCON_SEC1_BASE, j->x);
       }
       for (u32 c = 0; c < n; c++) {
         while ((int)(peek(LINE(FILLED)) - freed) <= 0) {}
-        set_base(5, 76, at);
+        set_base(5, THCON_SEC0_BASE, at);
         INSN(T_SETADCZW_ZERO(UNIT_A | UNIT_B));
         INSN(T_STALLWAIT(HOLD_UNPACK, IDLE_THCON));
         if (wide) for (u32 k = 0; k < kt; k++) {

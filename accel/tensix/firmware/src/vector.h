@@ -1,7 +1,8 @@
 // The vector step between two stages, on every tile's NCRISC: the host's work done by the tiles,
 //
 //   THEN_ACT   h = relu(g)^2 * u             THEN_ADD   h = x += y
-//   y = w * (h / rms(h));  x = round(127 y / max|y|)
+//   THEN_SILU  h = g / (1 + exp(-g)) * u
+//   y = w * (h / rms(h)), or y = h where there is no norm;  x = round(127 y / max|y|)
 //
 // in float32 and in the order that internal/kernel defines, so that x is the host's to the last bit:
 //
@@ -9,7 +10,8 @@
 //     tile's work, so a row's sum is shared by eight tiles; the tile that owns the row folds them
 //   - mean, 1/sqrt and 127/max are single correctly rounded operations
 //
-// The tiles meet three times. A meeting: everybody tells tile 0, tile 0 tells everybody.
+// Exponentials are the vector unit's (attend.h), which the matrix core works. The tiles meet three times, and twice where
+// there is no norm. A meeting: everybody adds one to a word of tile 0's, tile 0 tells everybody.
 #ifndef VECTOR_H
 #define VECTOR_H
 #include "job.h"
@@ -17,15 +19,15 @@
 static void acked(u32 want) { while (NIU_ACKS != want) {} }
 
 static void niu_cast(u32 rect, u32 addr, u32 l1, u32 n) {
-  NIU(NIU_SENDER, 0x00) = l1;
-  NIU(NIU_SENDER, 0x04) = 0;
-  NIU(NIU_SENDER, 0x08) = NIU_SELF;
-  NIU(NIU_SENDER, 0x0C) = addr;
-  NIU(NIU_SENDER, 0x10) = 0;
-  NIU(NIU_SENDER, 0x14) = rect;
-  NIU(NIU_SENDER, 0x18) = 0;
-  NIU(NIU_SENDER, 0x1C) = 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 17; // write, acknowledged by every tile, multicast, this tile too
-  NIU(NIU_SENDER, 0x20) = n;
+  NIU(NIU_SENDER, TARG_ADDR_LO) = l1;
+  NIU(NIU_SENDER, TARG_ADDR_MID) = 0;
+  NIU(NIU_SENDER, TARG_ADDR_HI) = NIU_SELF;
+  NIU(NIU_SENDER, RET_ADDR_LO) = addr;
+  NIU(NIU_SENDER, RET_ADDR_MID) = 0;
+  NIU(NIU_SENDER, RET_ADDR_HI) = rect;
+  NIU(NIU_SENDER, PACKET_TAG) = 0;
+  NIU(NIU_SENDER, NOC_CTRL) = CTRL_WRITE | CTRL_ACK | CTRL_CAST | CTRL_PATH_RESERVE | CTRL_CAST_SELF; // acknowledged by every tile
+  NIU(NIU_SENDER, AT_LEN_BE) = n;
   niu_go(NIU_SENDER);
 }
 
@@ -113,12 +115,11 @@ static u32 meet(volatile struct vector *v, u32 acks, u32 *meeting, u32 fold) {
     niu_write(NIU_SENDER, v->master, v->table + 128 * me, 0, MINE, 128);
     acked(++acks);
   }
-  REG(NOTE) = n;
-  drain(NOTE);
-  niu_write(NIU_SENDER, v->master, ARRIVED(me), 0, NOTE, 16);
-  acked(++acks);
+  niu_increment(NIU_SENDER, v->master, ARRIVALS, ARRIVED);
   if (me == 0) {
-    for (u32 i = 0; i < tiles; i++) while (peek(ARRIVED(i)) != n) {}
+    while (peek(ARRIVALS) != n * tiles) {}
+    REG(NOTE) = n;
+    drain(NOTE);
     if (fold) {
       see();
       for (u32 r = 0; r < v->tokens; r++) {
@@ -154,14 +155,25 @@ static u32 send_squares(volatile struct vector *v, u32 r, u32 k, u32 row, u32 ac
   return acks + 8;
 }
 
-// norm_step norms the n chunks at src, tile `first` has the first of them, and makes them the next stage's activations.
-static u32 norm_step(u32 stage, u32 n, u32 first, u32 src, u32 acks, u32 *meeting) {
-  volatile struct job *j = JOB(stage);
-  volatile struct vector *v = VECTOR(stage);
-  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, h = v->h, cols = v->cols, stride = rows * 128;
+// ask gives the matrix core an order once it has done the last one.
+static void answered(void) { while (peek(ANSWERED) != REG(ASKED)) {} }
+static void ask(u32 what, u32 a, u32 b, u32 c, u32 d, u32 e) {
+  answered();
+  volatile struct order *o = ORDER;
+  o->what = what, o->a = a, o->b = b, o->c = c, o->d = d, o->e = e;
+  drain((u32)&o->e);
+  post(ASKED, REG(ASKED) + 1);
+}
+
+// where lane `lane` of vector `first` lies among vectors that share words by twos
+static inline u32 spread_at(u32 first, u32 lane) { return ((first >> 1) * 64 + SPREAD(lane) + (first & 1)) * 4; }
+
+// inverses adds the gathered squares up and hands 1/rms of each row to everybody.
+static u32 inverses(volatile struct vector *v, u32 acks, u32 *meeting) {
+  u32 tokens = v->tokens, tiles = TILE->tiles, cols = v->cols;
   acks = meet(v, acks, meeting, 0);
   // the sums of squares: this tile's lanes, to the rows' owners
-  u32 me = TILE->index, piece = v->piece, to = piece, now = *meeting;
+  u32 me = TILE->index, to = v->piece, now = *meeting;
   for (u32 i = me; i < 8 * tokens; i += tiles, to += 16) {
     u32 a = v->gather + i / tiles * cols / 2, lane[4] = {0, 0, 0, 0};
     for (u32 end = a + cols / 2; a != end; a += 16)
@@ -198,20 +210,32 @@ static u32 norm_step(u32 stage, u32 n, u32 first, u32 src, u32 acks, u32 *meetin
     acks += tiles;
     acked(acks);
   }
+  for (u32 r = 0; r < tokens; r++) while (peek(INVERSE(r) + 4) != now) {}
+  return acks;
+}
+
+// norm_step norms the n chunks at src, tile `first` has the first of them, and makes them the next stage's activations.
+static u32 norm_step(u32 stage, u32 n, u32 first, u32 src, u32 acks, u32 *meeting) {
+  volatile struct job *j = JOB(stage);
+  volatile struct vector *v = VECTOR(stage);
+  u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, h = v->h, stride = rows * 128;
+  u32 piece = v->piece, normed = v->norm;
+  if (normed) acks = inverses(v, acks, meeting);
   // the norm, and the largest magnitudes; the norm's weights come from the tile's own bank
   u32 w = piece + 4096;
-  for (u32 r = 0; r < tokens; r++) while (peek(INVERSE(r) + 4) != now) {}
   for (u32 r = 0; r < 32; r++) REG(MINE + 4 * r) = 0;
   for (u32 c = 0; c < n; c++) {
-    niu_read(NIU_SENDER, 3, TILE->bank, v->norm + (first + c * tiles) * 128, 0, w, 128);
-    while (NIU_OUTSTANDING(3)) {}
-    see();
+    if (normed) {
+      niu_read(NIU_SENDER, 3, TILE->bank, normed + (first + c * tiles) * 128, 0, w, 128);
+      while (NIU_OUTSTANDING(3)) {}
+      see();
+    }
     for (u32 r = 0; r < tokens; r++) {
-      float inv = F32(INVERSE(r));
+      float inv = normed ? F32(INVERSE(r)) : 1;
       u32 at = c * stride + r * 128, m = REG(MINE + 4 * r);
       for (u32 o = 0; o < 128; o += 4) {
         float x = F32(src + at + o) * inv;
-        u32 b = as_bits(F32(w + o) * x);
+        u32 b = as_bits(normed ? F32(w + o) * x : x);
         REG(h + at + o) = b;
         b &= 0x7FFFFFFF;
         if (b > m) m = b;
@@ -265,13 +289,54 @@ static u32 norm_step(u32 stage, u32 n, u32 first, u32 src, u32 acks, u32 *meetin
   return meet(v, acks, meeting, 0);
 }
 
+// silu makes h = silu(g) * u of a stage's sums, 32 vectors of 32 columns at a time.
+static u32 silu(volatile struct job *j, volatile struct vector *v, u32 n, u32 first, u32 acks) {
+  u32 rows = j->rows, tokens = v->tokens, part = j->first, stride = rows * 128, e = v->out_lo, all = n * tokens;
+  for (u32 from = 0; from < all; from += 32) {
+    u32 end = all - from < 32 ? all : from + 32;
+    for (u32 half = 0; half < 2; half++) { // -g to the vector unit; what comes of its exponentials
+      for (u32 k = from; k < end; k++) {
+        u32 c = k / tokens, r = k - c * tokens, row = v->h + c * stride + r * 128;
+        u32 y0 = j->out + c * stride, y1 = j->out + (n + c) * stride;
+        float xs = F32(SCALES + 4 * r), s0 = xs * as_float(PART(part)->scale), s1 = xs * as_float(PART(part + 1)->scale);
+        for (u32 o = 0; o < 32; o++) {
+          u32 at = 4 * out_at(rows, r, o), word = e + spread_at(k - from, o);
+          float g = F32(y0 + at) * s0;
+          if (!half) {
+            REG(word) = as_bits(-g);
+            continue;
+          }
+          float a = g / (1.0f + F32(word));
+          REG(row + 4 * o) = as_bits(a * (F32(y1 + at) * s1));
+        }
+        if (half) drain(row + 124);
+        if (half && v->norm) acks = send_squares(v, r, (first + c * TILE->tiles) * 32, row, acks);
+      }
+      if (half) continue;
+      u32 pairs = (end - from + 1) / 2;
+      drain(e + pairs * 256 - 4);
+      ask(EXPS, e, pairs, 0, 0, 0);
+      answered();
+      see();
+    }
+  }
+  ask(REST, 0, 0, 0, 0, 0);
+  answered();
+  acked(acks);
+  return acks;
+}
+
 static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
   volatile struct job *j = JOB(stage);
   volatile struct vector *v = VECTOR(stage);
   u32 rows = j->rows, tokens = v->tokens, tiles = TILE->tiles, part = j->first, n = my_chunks(part), first = my_first(part);
-  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out, act = j->then == THEN_ACT, over = j->then == THEN_OUT;
+  u32 h = v->h, cols = v->cols, stride = rows * 128, out = j->out, act = j->then == THEN_ACT || j->then == THEN_SILU, over = j->then == THEN_OUT;
   u32 src = act ? h : v->res;
   see();
+  if (j->then == THEN_SILU) {
+    acks = silu(j, v, n, first, acks);
+    return norm_step(stage, n, first, src, acks, meeting);
+  }
   // the sums come together, and four lanes of each row go to the tile that adds them up, or the row goes home
   for (u32 c = 0; c < n; c++) {
     u32 k = (first + c * tiles) * 32;
@@ -298,7 +363,7 @@ static u32 vector_step(u32 stage, u32 acks, u32 *meeting) {
         acks++;
         continue;
       }
-      acks = send_squares(v, r, k, row, acks);
+      if (v->norm) acks = send_squares(v, r, k, row, acks);
     }
   }
   acked(acks);

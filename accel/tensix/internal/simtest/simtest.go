@@ -19,17 +19,13 @@ const child = "TRIT_TTSIM_CHILD"
 // environment names no simulator.
 func Run(t *testing.T, f func(t *testing.T, s *ttsim.Sim)) {
 	t.Helper()
-	lib := os.Getenv(ttsim.Env)
-	if lib == "" {
-		t.Skipf("SKIPPED: no simulator: set %s to the path of libttsim.so (Blackhole build of github.com/tenstorrent/ttsim)", ttsim.Env)
-	}
-	if os.Getenv(child) == t.Name() {
-		s, err := ttsim.Open(lib)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		f(t, s)
+	RunWith(t, false, f)
+}
+
+// RunWith is Run; modelled asks for the simulator that models resets of units.
+func RunWith(t *testing.T, modelled bool, f func(t *testing.T, s *ttsim.Sim)) {
+	t.Helper()
+	if inChild(t, modelled, f) {
 		return
 	}
 	out, err := Child(t, t.Name())
@@ -37,6 +33,44 @@ func Run(t *testing.T, f func(t *testing.T, s *ttsim.Sim)) {
 		t.Fatalf("%v in the child process\n%s", err, out)
 	}
 	t.Log(out)
+}
+
+// Dies runs f as Run does, expects that the simulator ends its process, and returns what it said.
+func Dies(t *testing.T, f func(t *testing.T, s *ttsim.Sim)) string {
+	t.Helper()
+	if inChild(t, false, f) {
+		t.Log("the simulator did not mind")
+		return ""
+	}
+	out, err := Child(t, t.Name())
+	if err == nil {
+		t.Fatalf("the simulator should have ended its process\n%s", out)
+	}
+	return out
+}
+
+// inChild runs f if this is the test's child process.
+func inChild(t *testing.T, modelled bool, f func(t *testing.T, s *ttsim.Sim)) bool {
+	t.Helper()
+	env := ttsim.Env
+	if modelled {
+		env = ttsim.EnvReset
+	}
+	lib := os.Getenv(env)
+	if lib == "" {
+		t.Skipf("SKIPPED: no simulator: set %s to the path of libttsim.so (Blackhole build of github.com/tenstorrent/ttsim)", env)
+	}
+	if os.Getenv(child) != t.Name() {
+		return false
+	}
+	s, err := ttsim.Open(lib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	s.ModelsReset = modelled
+	f(t, s)
+	return true
 }
 
 // Child runs the named test of this binary in a child process and returns what it printed.
