@@ -134,7 +134,7 @@ func (c *Config) IsTernary(module string) bool {
 func (c *Config) Quantize(float func(module string) bool, norm string, eps float32) {
 	for _, p := range c.Projections() {
 		p.Arithmetic, p.Norm = part.Ternary8, nil
-		if float(p.Name) {
+		if float(p.Name) || p.Role == part.RoleRouter {
 			p.Arithmetic = part.Dense
 		} else if norm != "" {
 			p.Norm = &part.Norm{Name: p.Name + "." + norm, Width: p.In, Eps: eps}
@@ -285,7 +285,14 @@ func (c *Config) Check() error {
 		}
 	}
 	for i := range c.Layers {
-		if g, ok := c.Layers[i].FeedForward.(*part.Gated); ok && !slices.Contains(part.Functions, g.Activation) {
+		g, _ := c.Layers[i].FeedForward.(*part.Gated)
+		if e, ok := c.Layers[i].FeedForward.(*part.Experts); ok {
+			if err := e.Check(); err != nil {
+				return err
+			}
+			g = &e.Experts[0]
+		}
+		if g != nil && !slices.Contains(part.Functions, g.Activation) {
 			return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", g.Activation)
 		}
 		a, ok := c.Layers[i].Mixer.(*part.Attention)
@@ -298,6 +305,9 @@ func (c *Config) Check() error {
 		if r := a.Rope; r != nil {
 			if !(r.Theta > 0 && !math.IsInf(r.Theta, 0)) {
 				return fmt.Errorf("rope_theta is %g; it must be positive", r.Theta)
+			}
+			if r.Dim < 2 || r.Dim > a.HeadDim || r.Dim%2 != 0 {
+				return fmt.Errorf("rotary positions are of %d values of a head of %d; it must be an even number, at most all", r.Dim, a.HeadDim)
 			}
 			if err := r.Scaling.Check(); err != nil {
 				return err

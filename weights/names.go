@@ -31,6 +31,14 @@ var (
 		{"mlp.gate_proj", "ffn_gate"},
 		{"mlp.up_proj", "ffn_up"},
 		{"mlp.down_proj", "ffn_down"},
+		{"mlp.gate", "ffn_gate_inp"}, // the router of experts
+		{"mlp.experts.gate_proj", "ffn_gate_exps"},
+		{"mlp.experts.up_proj", "ffn_up_exps"},
+		{"mlp.experts.down_proj", "ffn_down_exps"},
+		{"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
+		{"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
+		{"mlp.shared_expert.up_proj", "ffn_up_shexp"},
+		{"mlp.shared_expert.down_proj", "ffn_down_shexp"},
 		{"mlp.ffn_sub_norm", "ffn_sub_norm"},
 		{"mlp.ffn_layernorm", "ffn_sub_norm"}, // 1bitLLM
 	}
@@ -49,9 +57,11 @@ var (
 )
 
 // GGUFName translates a tensor's Hugging Face name for a file of that general.architecture; ok is false for one that
-// GGUF has no word for.
+// GGUF has no word for. One expert's matrix is a part of its layer's: blk.0.ffn_up_exps.weight[5].
 func GGUFName(arch, hf string) (name string, ok bool) {
-	return translate(arch, hf, 0, 1, "model.layers.", "blk.")
+	hf, expert := cutExpert(hf)
+	name, ok = translate(arch, hf, 0, 1, "model.layers.", "blk.")
+	return name + expert, ok
 }
 
 // HFName translates a tensor's name in a GGUF file of that general.architecture into that of Hugging Face, with the

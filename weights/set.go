@@ -49,6 +49,7 @@ type tensor struct {
 	dtype safetensors.DType // HF only
 	shape []int
 	data  []byte
+	of    *tensor // the tensor that this is a part of, nil: a whole one
 	scale float32 // of a ternary tensor in full, 0 when the file does not say: ScalesKey
 }
 
@@ -209,6 +210,7 @@ func openFolder(f *folder) (set *Set, err error) {
 			s.names = append(s.names, t.Name)
 		}
 	}
+	s.cutExperts()
 	s.bare = s.tensors["embed_tokens.weight"] != nil && s.tensors["model.embed_tokens.weight"] == nil
 	return s, nil
 }
@@ -267,6 +269,7 @@ func openGGUF(path string, opt *Options) (set *Set, err error) {
 	if err := s.readScales(); err != nil {
 		return nil, err
 	}
+	s.cutExperts()
 	return s, s.chooseI2S(opt.I2SLayout)
 }
 
@@ -357,7 +360,10 @@ func (s *Set) Bare() bool { return s.bare }
 func (s *Set) Others(names []string) []string {
 	known := map[*tensor]bool{}
 	for _, name := range names {
-		known[s.find(name)] = true
+		t := s.find(name)
+		if known[t] = true; t != nil && t.of != nil {
+			known[t.of] = true
+		}
 		if module, ok := strings.CutSuffix(name, ".weight"); ok && s.mlx != nil {
 			known[s.find(module+".scales")], known[s.find(module+".biases")] = true, true
 		}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sort"
 	"testing"
 
 	"github.com/tritlm/trit/gguf"
@@ -122,6 +124,9 @@ func (d *definition) norm(n *part.Norm, x []float64) []float64 {
 }
 
 func rotate(x []float64, r *part.Rope, pos int) {
+	if r == nil {
+		return
+	}
 	half := r.Dim / 2
 	for i := range half {
 		a := float64(pos) / math.Pow(r.Theta, float64(2*i)/float64(r.Dim))
@@ -159,6 +164,10 @@ func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 			kv := i / (a.Heads / a.KVHeads) * hd
 			w, sum, top := make([]float64, pos+1), 0.0, math.Inf(-1)
 			for t := range w {
+				if a.Window > 0 && t <= pos-a.Window {
+					w[t] = math.Inf(-1)
+					continue
+				}
 				for j := range hd {
 					w[t] += q[i*hd+j] * ks[t][kv+j] / math.Sqrt(float64(hd))
 				}
@@ -177,6 +186,50 @@ func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 		out = append(out, d.project(&a.O, o))
 	}
 	return out
+}
+
+func (d *definition) feedForward(f part.Part, x []float64) []float64 {
+	if e, ok := f.(*part.Experts); ok {
+		return d.experts(e, x)
+	}
+	g := f.(*part.Gated)
+	gate, up := d.project(&g.Gate, x), d.project(&g.Up, x)
+	for i, v := range gate {
+		if c := float64(g.Clamp); c != 0 {
+			v, up[i] = math.Min(v, c), math.Max(-c, math.Min(up[i], c))
+		}
+		up[i] *= v / (1 + math.Exp(-v)) // SiLU
+	}
+	return d.project(&g.Down, up)
+}
+
+func (d *definition) experts(e *part.Experts, x []float64) []float64 {
+	p := d.project(&e.Router, x)
+	var all float64
+	for i := range p {
+		p[i] = math.Exp(p[i])
+		all += p[i]
+	}
+	order := make([]int, len(p))
+	for i := range order {
+		p[i] /= all
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool { return p[order[a]] > p[order[b]] })
+	sum := 1.0
+	if e.Renormalise {
+		sum = 0
+		for _, i := range order[:e.TopK] {
+			sum += p[i]
+		}
+	}
+	y := make([]float64, len(x))
+	for _, i := range order[:e.TopK] {
+		for j, v := range d.feedForward(&e.Experts[i], x) {
+			y[j] += p[i] / sum * v
+		}
+	}
+	return y
 }
 
 // logits of every token.
@@ -210,13 +263,7 @@ func (d *definition) logits(ids []int32) [][]float64 {
 			for i, v := range o {
 				xs[t][i] += v * scale(y.Scale)
 			}
-			g := y.FeedForward.(*part.Gated)
-			f := d.norm(&y.FeedForwardNorm, xs[t])
-			gate, up := d.project(&g.Gate, f), d.project(&g.Up, f)
-			for i, v := range gate {
-				up[i] *= v / (1 + math.Exp(-v)) // SiLU
-			}
-			for i, v := range d.project(&g.Down, up) {
+			for i, v := range d.feedForward(y.FeedForward, d.norm(&y.FeedForwardNorm, xs[t])) {
 				xs[t][i] += v * scale(y.Scale)
 			}
 		}
@@ -325,6 +372,13 @@ func (w weightOnly) write(t testing.TB, f ternary.Format, typ gguf.Type, more gg
 	path := filepath.Join(t.TempDir(), "m.gguf")
 	writeGGUF(t, path, kv, list, data)
 	return path
+}
+
+// seeded is a source that depends on a name alone.
+func seeded(name string) *rand.Rand {
+	h := fnv.New64a()
+	io.WriteString(h, name)
+	return rand.New(rand.NewPCG(h.Sum64(), 1))
 }
 
 func (w weightOnly) base() ternary.Format {

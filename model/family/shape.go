@@ -144,6 +144,8 @@ func ShapeOf(c *model.Config) Shape {
 	switch f := c.Layers[0].FeedForward.(type) {
 	case *part.Gated:
 		s.IntermediateSize, s.Activation = f.Up.Out, f.Activation
+	case *part.Experts:
+		s.IntermediateSize, s.Activation = f.Experts[0].Up.Out, f.Experts[0].Activation
 	case *part.Plain:
 		s.IntermediateSize, s.Activation = f.Up.Out, part.GELU
 	}

@@ -119,8 +119,8 @@ func (a *attention) qkvHeads(lo, hi int) {
 		}
 		if a.rope != nil {
 			cos, sin := a.rope.at(at.pos)
-			kernel.Rope(q, cos, sin)
-			kernel.Rope(k, cos, sin)
+			a.turnHeads(q, cos, sin)
+			kernel.Rope(k[:2*len(cos)], cos, sin)
 		}
 		if a.RopeFirst {
 			a.normHeads(q, k)
@@ -128,6 +128,17 @@ func (a *attention) qkvHeads(lo, hi int) {
 		codes := b.codes[i*kernel.Pad16(hd):]
 		at.cache.pages[at.pos/pageTokens].of(a.at, h).store(at.pos%pageTokens, k, v, codes)
 	}
+}
+
+// turnHeads rotates the first values of each head of q, as many as positions have.
+func (a *attention) turnHeads(q, cos, sin []float32) {
+	if dim := 2 * len(cos); dim < a.HeadDim {
+		for ; len(q) > 0; q = q[a.HeadDim:] {
+			kernel.Rope(q[:dim], cos, sin)
+		}
+		return
+	}
+	kernel.Rope(q, cos, sin)
 }
 
 // normHeads norms each head of q and k, where there are such norms.

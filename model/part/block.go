@@ -57,6 +57,9 @@ type Block struct {
 	workers []tileScratch
 	ropes   []*ropeTable
 
+	planes  []*kernel.Planes // inputs of projections of weights alone: of one bank at a time
+	experts *Block           // of the rows of one expert, nil: none
+
 	// Of a feed-forward with squared ReLU, for one token.
 	up   []float32
 	open []int32 // where the gate is open

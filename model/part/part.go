@@ -23,7 +23,7 @@ type Layer struct {
 	MixerPost *Norm // nil: none
 
 	FeedForwardNorm Norm
-	FeedForward     Part  // Gated, Plain
+	FeedForward     Part  // Gated, Plain, Experts
 	FeedForwardPost *Norm // nil: none
 
 	Scale float32 // what both parts add is multiplied by it; 0 is 1
