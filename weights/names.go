@@ -42,6 +42,18 @@ var (
 		{"mlp.ffn_sub_norm", "ffn_sub_norm"},
 		{"mlp.ffn_layernorm", "ffn_sub_norm"}, // 1bitLLM
 	}
+	qwen35Parts = [][2]string{ // of the architecture qwen35; they come first
+		{"post_attention_layernorm", "post_attention_norm"},
+		{"linear_attn.in_proj_qkv", "attn_qkv"},
+		{"linear_attn.in_proj_z", "attn_gate"},
+		{"linear_attn.in_proj_b", "ssm_beta"},
+		{"linear_attn.in_proj_a", "ssm_alpha"},
+		{"linear_attn.conv1d", "ssm_conv1d"},
+		{"linear_attn.norm", "ssm_norm"},
+		{"linear_attn.out_proj", "ssm_out"},
+		{"linear_attn.A_log", "ssm_a"}, // this one and the next are whole names; GGUF has A itself
+		{"linear_attn.dt_bias", "ssm_dt.bias"},
+	}
 	gemma3Parts = [][2]string{ // of the architecture gemma3; they come first
 		{"post_attention_layernorm", "post_attention_norm"},
 		{"pre_feedforward_layernorm", "ffn_norm"},
@@ -53,6 +65,7 @@ var (
 		{".weight_scale", ".scale"},
 		{".weight", ".weight"},
 		{".bias", ".bias"},
+		{"", ""},
 	}
 )
 
@@ -70,18 +83,21 @@ func HFName(arch, gguf string) (name string, ok bool) {
 	return translate(arch, gguf, 1, 0, "blk.", "model.layers.")
 }
 
-// OffsetNorm says whether a GGUF file of that architecture holds 1+w where Hugging Face has w: Gemma's norms multiply
+// OffsetNorm says whether a GGUF file of that architecture holds 1+w where Hugging Face has w: Gemma's norms, and Qwen3.5's, multiply
 // by 1+w, those in front of projections by w. Source: the converters of llama.cpp and of microsoft/BitNet
 // (utils/convert-bitnet-embedding-to-gguf.py).
 func OffsetNorm(arch, hf string) bool {
 	name, ok := GGUFName(arch, hf)
-	return ok && arch == "gemma3" && strings.HasSuffix(name, "_norm.weight")
+	return ok && (arch == "gemma3" || arch == "qwen35") && strings.HasSuffix(name, "_norm.weight") && !strings.HasSuffix(name, ".ssm_norm.weight")
 }
 
 func translate(arch, name string, from, to int, prefix, newPrefix string) (string, bool) {
 	parts := layerParts
 	if arch == "gemma3" {
 		parts = slices.Concat(gemma3Parts, layerParts)
+	}
+	if arch == "qwen35" {
+		parts = slices.Concat(qwen35Parts, layerParts)
 	}
 	for _, e := range endings {
 		module, found := strings.CutSuffix(name, e[from])

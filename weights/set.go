@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
@@ -495,6 +496,32 @@ func (s *Set) Vector(name string, n int) ([]float32, error) {
 		}
 	}
 	return v, s.scaleBias(name, v)
+}
+
+// Numbers reads a tensor of these dimensions as float32; dimensions of 1 are left out of account.
+func (s *Set) Numbers(name string, shape ...int) ([]float32, error) {
+	t := s.find(name)
+	if t == nil {
+		return nil, s.missing(name)
+	}
+	one := func(d int) bool { return d == 1 }
+	if want := slices.DeleteFunc(slices.Clone(shape), one); !slices.Equal(slices.DeleteFunc(slices.Clone(t.shape), one), want) {
+		return nil, t.errorf(name, "has shape %v; the configuration asks for %v", t.shape, shape)
+	}
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	v := make([]float32, n)
+	if err := t.floats(v); err != nil {
+		return nil, t.errorf(name, "%w", err)
+	}
+	for i, x := range v {
+		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+			return nil, t.errorf(name, "element %d is %g: the file is damaged", i, x)
+		}
+	}
+	return v, nil
 }
 
 // scaleBias multiplies a bias that the file divides by the scale of its matrix: transformers' AutoBitLinear computes

@@ -190,21 +190,34 @@ func (e *Engine) Forward(ctx context.Context, batch []model.Input) (err error) {
 	e.start()
 	for i := range batch {
 		in := &batch[i]
-		for done := 0; done < len(in.Tokens); {
-			n := min(len(in.Tokens)-done, blockTokens-e.block.N())
-			if err := e.add(in, done, n); err != nil {
+		if again := in.Cache.(cache).Redo(); len(again) > 0 { // layers with states: see part/recurrent.go
+			if err := e.read(ctx, &model.Input{Cache: in.Cache, Tokens: again}); err != nil {
 				return err
 			}
-			if done += n; e.block.N() == blockTokens {
-				if err := e.forward(ctx); err != nil {
-					return err
-				}
-				e.start()
-			}
+		}
+		if err := e.read(ctx, in); err != nil {
+			return err
 		}
 	}
 	if e.block.N() > 0 {
 		return e.forward(ctx)
+	}
+	return nil
+}
+
+// read puts an input's tokens into blocks, and runs those that are full.
+func (e *Engine) read(ctx context.Context, in *model.Input) error {
+	for done := 0; done < len(in.Tokens); {
+		n := min(len(in.Tokens)-done, blockTokens-e.block.N())
+		if err := e.add(in, done, n); err != nil {
+			return err
+		}
+		if done += n; e.block.N() == blockTokens {
+			if err := e.forward(ctx); err != nil {
+				return err
+			}
+			e.start()
+		}
 	}
 	return nil
 }
@@ -236,7 +249,7 @@ func (e *Engine) start() {
 // add puts n tokens of an input, from the first-th on, into the block.
 func (e *Engine) add(in *model.Input, first, n int) error {
 	e.runs = append(e.runs, run{in, first, e.block.N(), n})
-	return e.block.Add(in.Cache.(cache).Cache, n)
+	return e.block.Add(in.Cache.(cache).Cache, in.Tokens[first:first+n])
 }
 
 // forward runs the block's rows through every layer and fills what their inputs asked for.

@@ -34,7 +34,7 @@ type family struct {
 
 // families in order of trial.
 var families = []*family{
-	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, qwen3moeFamily, mapleFamily, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
+	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, qwen3moeFamily, mapleFamily, qwen35Family, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
 }
 
 // Says lists what can be run, a line each.

@@ -61,6 +61,14 @@ type hfConfig struct {
 	ScaleDepth   float64 `json:"scale_depth"`
 	DimModelBase int     `json:"dim_model_base"`
 
+	// Gated DeltaNet
+	LinearKernel     int `json:"linear_conv_kernel_dim"`
+	LinearKeyDim     int `json:"linear_key_head_dim"`
+	LinearValueDim   int `json:"linear_value_head_dim"`
+	LinearKeyHeads   int `json:"linear_num_key_heads"`
+	LinearValueHeads int `json:"linear_num_value_heads"`
+	FullInterval     int `json:"full_attention_interval"`
+
 	// Experts
 	NumExperts        *int  `json:"num_experts"`
 	NumLocalExperts   *int  `json:"num_local_experts"`

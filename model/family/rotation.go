@@ -82,6 +82,13 @@ func (g *ggufReader) rotateNamed(cfg *model.Config, c *contract, names, inverse 
 		rotations[width] = r
 		return r, nil
 	}
+	grouped := false // the input of a folded ssm_out has the value heads of a key head side by side
+	if c.kv.Has("gdn_v_grouped") {
+		var err error
+		if grouped, err = c.kv.Bool("gdn_v_grouped"); err != nil {
+			return fmt.Errorf("key %q is %s; it must be a bool", rotationPrefix+"gdn_v_grouped", short(c.kv.Get("gdn_v_grouped")))
+		}
+	}
 	byName := map[string][]*part.Projection{}
 	for _, p := range cfg.Projections() {
 		if name, ok := weights.GGUFName(g.arch, p.Name+".weight"); ok {
@@ -104,6 +111,9 @@ func (g *ggufReader) rotateNamed(cfg *model.Config, c *contract, names, inverse 
 			if p.Rotation, err = of(name, p.In); err != nil {
 				return err
 			}
+			if grouped {
+				groupOut(cfg, p)
+			}
 		}
 	}
 	for _, name := range inverse {
@@ -119,6 +129,15 @@ func (g *ggufReader) rotateNamed(cfg *model.Config, c *contract, names, inverse 
 		}
 	}
 	return nil
+}
+
+// groupOut notes that p, where it is the output of a Gated DeltaNet, has its input grouped.
+func groupOut(cfg *model.Config, p *part.Projection) {
+	for i := range cfg.Layers {
+		if d, ok := cfg.Layers[i].Mixer.(*part.DeltaNet); ok && &d.Out == p {
+			d.OutGrouped = true
+		}
+	}
 }
 
 // canRotate says whether the contract allows a tensor of that name.

@@ -19,7 +19,7 @@ import (
 //	x += FeedForwardPost(FeedForward(FeedForwardNorm(x)))
 type Layer struct {
 	MixerNorm Norm
-	Mixer     Part  // Attention
+	Mixer     Part  // Attention, DeltaNet
 	MixerPost *Norm // nil: none
 
 	FeedForwardNorm Norm
