@@ -138,8 +138,16 @@ func rotate(x []float64, r *part.Rope, pos int) {
 func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 	hd := a.HeadDim
 	var qs, ks, vs [][]float64
+	var gates [][]float64
 	for pos, x := range h {
 		q, k := d.project(&a.Q, x), d.project(&a.K, x)
+		if a.Gate { // of each head a query, then a gate
+			var queries, gate []float64
+			for i := 0; i < len(q); i += 2 * hd {
+				queries, gate = append(queries, q[i:i+hd]...), append(gate, q[i+hd:i+2*hd]...)
+			}
+			q, gates = queries, append(gates, gate)
+		}
 		heads := func(x []float64, n *part.Norm) {
 			for i := 0; i < len(x); i += hd {
 				if a.RopeFirst {
@@ -183,9 +191,98 @@ func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 				}
 			}
 		}
+		if a.Gate {
+			for i, g := range gates[pos] {
+				o[i] /= 1 + math.Exp(-g)
+			}
+		}
 		out = append(out, d.project(&a.O, o))
 	}
 	return out
+}
+
+func (d *definition) numbers(name string, shape ...int) []float64 {
+	d.t.Helper()
+	v, err := d.set.Numbers(name, shape...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return widen(v)
+}
+
+// deltaNet is the recurrence token by token, with value heads in the order of GGUF files, value head h of key head h mod KeyHeads.
+func (d *definition) deltaNet(n *part.DeltaNet, h [][]float64) (out [][]float64) {
+	sigmoid := func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+	conv, a, bias := d.numbers(n.Conv+".weight", n.Channels(), n.Kernel), d.numbers(n.A, n.ValueHeads), d.numbers(n.Bias, n.ValueHeads)
+	state := make([][][]float64, n.ValueHeads) // [h][ValueDim][KeyDim]
+	for h := range state {
+		state[h] = make([][]float64, n.ValueDim)
+		for j := range state[h] {
+			state[h][j] = make([]float64, n.KeyDim)
+		}
+	}
+	var mixed [][]float64
+	for t, x := range h {
+		mixed = append(mixed, d.project(&n.QKV, x))
+		c := make([]float64, n.Channels())
+		for i := range c {
+			for j := range n.Kernel {
+				if at := t - n.Kernel + 1 + j; at >= 0 {
+					c[i] += conv[i*n.Kernel+j] * mixed[at][i]
+				}
+			}
+			c[i] *= sigmoid(c[i])
+		}
+		unit := func(v []float64) []float64 {
+			sq := 1e-6
+			for _, x := range v {
+				sq += x * x
+			}
+			u := make([]float64, len(v))
+			for i, x := range v {
+				u[i] = x / math.Sqrt(sq)
+			}
+			return u
+		}
+		z, beta, alpha := d.project(&n.Gate, x), d.project(&n.Beta, x), d.project(&n.Alpha, x)
+		y := make([]float64, n.ValueHeads*n.ValueDim)
+		for h, S := range state {
+			key := h % n.KeyHeads
+			q, k := unit(c[key*n.KeyDim:][:n.KeyDim]), unit(c[(n.KeyHeads+key)*n.KeyDim:][:n.KeyDim])
+			v := c[2*n.KeyHeads*n.KeyDim+h*n.ValueDim:][:n.ValueDim]
+			g := math.Exp(a[h] * math.Log1p(math.Exp(alpha[h]+bias[h])))
+			o := make([]float64, n.ValueDim)
+			for j, row := range S {
+				var seen float64
+				for i := range row {
+					row[i] *= g
+					seen += row[i] * k[i]
+				}
+				for i := range row {
+					row[i] += sigmoid(beta[h]) * (v[j] - seen) * k[i]
+					o[j] += row[i] * q[i] / math.Sqrt(float64(n.KeyDim))
+				}
+			}
+			o = d.norm(n.Norm, o)
+			place := h
+			if n.OutGrouped { // the value heads of a key head side by side
+				place = key*(n.ValueHeads/n.KeyHeads) + h/n.KeyHeads
+			}
+			for j := range o {
+				gate := z[h*n.ValueDim+j]
+				y[place*n.ValueDim+j] = o[j] * gate * sigmoid(gate)
+			}
+		}
+		out = append(out, d.project(&n.Out, y))
+	}
+	return out
+}
+
+func (d *definition) mixer(m part.Part, h [][]float64) [][]float64 {
+	if n, ok := m.(*part.DeltaNet); ok {
+		return d.deltaNet(n, h)
+	}
+	return d.attention(m.(*part.Attention), h)
 }
 
 func (d *definition) feedForward(f part.Part, x []float64) []float64 {
@@ -259,7 +356,7 @@ func (d *definition) logits(ids []int32) [][]float64 {
 		for _, x := range xs {
 			h = append(h, d.norm(&y.MixerNorm, x))
 		}
-		for t, o := range d.attention(y.Mixer.(*part.Attention), h) {
+		for t, o := range d.mixer(y.Mixer, h) {
 			for i, v := range o {
 				xs[t][i] += v * scale(y.Scale)
 			}

@@ -340,3 +340,193 @@ func TestExpertsRefused(t *testing.T) {
 		}
 	}
 }
+
+// tiledOrder puts value heads as GGUF has them: place i holds head (i mod keyHeads)·group + i div keyHeads.
+func tiledOrder(keyHeads, valueHeads int) []int {
+	order := make([]int, valueHeads)
+	for i := range order {
+		order[i] = i%keyHeads*(valueHeads/keyHeads) + i/keyHeads
+	}
+	return order
+}
+
+// moveRows gives rows of size bytes from first on, in blocks of n rows, another order.
+func moveRows(b []byte, size, first, n int, order []int) []byte {
+	out := slices.Clone(b)
+	for i, from := range order {
+		copy(out[(first+i*n)*size:][:n*size], b[(first+from*n)*size:][:n*size])
+	}
+	return out
+}
+
+// moveColumns does it for columns of two bytes.
+func moveColumns(b []byte, rows, cols, n int, order []int) []byte {
+	out := slices.Clone(b)
+	for r := range rows {
+		copy(out[2*r*cols:], moveRows(b[2*r*cols:][:2*cols], 2, 0, n, order))
+	}
+	return out
+}
+
+// writeQwen35 writes a golden folder as the GGUF file that llama.cpp's converter makes of it, with a block that only guesses behind it.
+func writeQwen35(t testing.TB, dir string) string {
+	t.Helper()
+	set, err := weights.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	cfg, err := family.Read(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := cfg.Layers[0].Mixer.(*part.DeltaNet)
+	order := tiledOrder(d.KeyHeads, d.ValueHeads)
+	kv := shapeKeys("qwen35", cfg)
+	interval := slices.IndexFunc(cfg.Layers, func(y part.Layer) bool { _, ok := y.Mixer.(*part.Attention); return ok }) + 1
+	for key, v := range map[string]any{
+		"block_count": uint32(len(cfg.Layers) + 1), "nextn_predict_layers": uint32(1), "full_attention_interval": uint32(interval),
+		"ssm.conv_kernel": uint32(d.Kernel), "ssm.state_size": uint32(d.KeyDim), "ssm.group_count": uint32(d.KeyHeads),
+		"ssm.time_step_rank": uint32(d.ValueHeads), "ssm.inner_size": uint32(d.ValueHeads * d.ValueDim), "rope.dimension_count": uint32(8),
+		"rope.dimension_sections": []int32{2, 1, 1, 0},
+	} {
+		kv.Set("qwen35."+key, v)
+	}
+	f32 := func(b []byte, f func(x float32) float32) []byte {
+		b = widened(b)
+		for i := 0; i < len(b); i += 4 {
+			binary.LittleEndian.PutUint32(b[i:], math.Float32bits(f(math.Float32frombits(binary.LittleEndian.Uint32(b[i:])))))
+		}
+		return b
+	}
+	same := func(x float32) float32 { return x }
+	list, data := ggufTensors(t, "qwen35", cfg, func(x model.Tensor) (gguf.Type, []byte) {
+		b := set.Stored(x.Name)
+		channels := 2 * d.KeyHeads * d.KeyDim
+		switch name := x.Name[strings.LastIndex(strings.TrimSuffix(x.Name, ".weight"), ".")+1:]; {
+		case strings.HasSuffix(x.Name, "linear_attn.norm.weight"):
+			return gguf.F32, f32(b, same)
+		case x.Kind == model.NormWeight:
+			return gguf.F32, f32(b, func(v float32) float32 { return v + 1 })
+		case name == "A_log":
+			return gguf.F32, f32(moveRows(b, 2, 0, 1, order), func(v float32) float32 { return -float32(math.Exp(float64(v))) })
+		case name == "dt_bias":
+			return gguf.F32, f32(moveRows(b, 2, 0, 1, order), same)
+		case name == "conv1d.weight":
+			return gguf.F32, f32(moveRows(b, 2*d.Kernel, channels, d.ValueDim, order), same)
+		case name == "in_proj_qkv.weight":
+			return gguf.BF16, moveRows(b, 2*x.Cols, channels, d.ValueDim, order)
+		case name == "in_proj_z.weight":
+			return gguf.BF16, moveRows(b, 2*x.Cols, 0, d.ValueDim, order)
+		case name == "in_proj_a.weight" || name == "in_proj_b.weight":
+			return gguf.BF16, moveRows(b, 2*x.Cols, 0, 1, order)
+		case name == "out_proj.weight":
+			return gguf.BF16, moveColumns(b, x.Rows, x.Cols, d.ValueDim, order)
+		}
+		return gguf.BF16, b
+	})
+	for i := range list { // vectors of a part
+		if strings.HasSuffix(list[i].Name, "ssm_a") || strings.HasSuffix(list[i].Name, "ssm_dt.bias") {
+			list[i].Shape = list[i].Shape[1:]
+		}
+	}
+	guess := fmt.Sprintf("blk.%d.nextn.eh_proj.weight", len(cfg.Layers))
+	list = append(list, gguf.Tensor{Name: guess, Type: gguf.F32, Shape: []int{2, 2}})
+	data[guess] = make([]byte, 16)
+	path := filepath.Join(t.TempDir(), "qwen35.gguf")
+	writeGGUF(t, path, kv, list, data)
+	return path
+}
+
+// TestQwen35GGUF: a folder and its GGUF file compute the same bits, although the file has its value heads in another order.
+func TestQwen35GGUF(t *testing.T) {
+	for _, name := range []string{"qwen3.5", "qwen3.5-tied"} {
+		dir := filepath.Join(hybrids, name)
+		ids := readReference(t, filepath.Join(dir, "reference.f32.safetensors")).ints["prompt.2.ids"]
+		if a, b := run(t, loadCPU(t, dir, 2), ids), run(t, loadCPU(t, writeQwen35(t, dir), 2), ids); !slices.EqualFunc(a, b, sameBits) {
+			diff, span := maxDiff(b, a)
+			t.Errorf("%s: the GGUF file computes other logits than the folder: by %g of %g", name, diff, span)
+		}
+	}
+}
+
+// bonsai27 is the form of Bonsai-27B small, and of Bonsai-2-27B where it is rotated: a hybrid whose matrices are ternary, with the
+// gates of its recurrent layers in floats.
+func bonsai27(t testing.TB, rotated bool) string {
+	t.Helper()
+	s := family.Shape{
+		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64, VocabSize: 320, MaxContext: 512,
+		NormEps: 1e-6, RopeTheta: 10000, Activation: part.SiLU,
+	}
+	delta := family.DeltaShape{KeyHeads: 2, ValueHeads: 4, KeyDim: 64, ValueDim: 64, Kernel: 4}
+	c := family.Qwen35(s, delta, 16, []bool{false, false, true, false}, true)
+	kv := shapeKeys("qwen35", c)
+	for key, v := range map[string]any{
+		"attention.recurrent_layers": []bool{true, true, false, true}, "ssm.conv_kernel": uint32(4), "ssm.state_size": uint32(64), "ssm.group_count": uint32(2),
+		"ssm.time_step_rank": uint32(4), "ssm.inner_size": uint32(256), "rope.dimension_count": uint32(16), "feed_forward_length": uint32(512),
+	} {
+		kv.Set("qwen35."+key, v)
+	}
+	w := weightOnly{arch: "qwen35", cfg: c}
+	var folded []string
+	list, data := ggufTensors(t, "qwen35", c, func(x model.Tensor) (gguf.Type, []byte) {
+		rng := seeded(x.Name)
+		floats := func(scale, add float64) []byte {
+			var b []byte
+			for range x.Rows * x.Cols {
+				b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(add+scale*rng.NormFloat64())))
+			}
+			return b
+		}
+		name, _ := weights.GGUFName("qwen35", x.Name)
+		switch {
+		case strings.HasSuffix(name, "ssm_a"):
+			return gguf.F32, floats(0.05, -0.5)
+		case strings.HasSuffix(name, "_norm.weight"), strings.HasSuffix(name, "ssm_dt.bias"):
+			return gguf.F32, floats(0.2, 1)
+		case strings.HasSuffix(name, "ssm_conv1d.weight"):
+			return gguf.F32, floats(0.4, 0)
+		case strings.HasSuffix(name, "ssm_alpha.weight"), strings.HasSuffix(name, "ssm_beta.weight"):
+			return gguf.F32, floats(0.1, 0)
+		}
+		if x.Kind == model.Matrix {
+			folded = append(folded, name)
+		}
+		return gguf.PQ2_0, w.codes(rng, x.Rows, x.Cols)
+	})
+	for i := range list {
+		if strings.HasSuffix(list[i].Name, "ssm_a") || strings.HasSuffix(list[i].Name, "ssm_dt.bias") {
+			list[i].Shape = list[i].Shape[1:]
+		}
+	}
+	if rotated {
+		kv = append(kv, w.rotation("explicit")...)
+		kv.Set("prism.hadamard.weight_names", folded)
+	}
+	path := filepath.Join(t.TempDir(), "bonsai.gguf")
+	writeGGUF(t, path, kv, list, data)
+	return path
+}
+
+// TestBonsai27IsItsDefinition compares the form of Bonsai-27B, plain and rotated, with plain loops in float64.
+func TestBonsai27IsItsDefinition(t *testing.T) {
+	for _, rotated := range []bool{false, true} {
+		path := bonsai27(t, rotated)
+		e := loadCPU(t, path, 2)
+		c := e.Config()
+		if d := c.Layers[0].Mixer.(*part.DeltaNet); d.OutGrouped != rotated || (d.Out.Rotation != nil) != rotated || d.Alpha.Arithmetic != part.Dense || d.QKV.Arithmetic != part.WeightOnly {
+			t.Errorf("rotated %v: grouped %v, rotation %v, alpha %v, qkv %v", rotated, d.OutGrouped, d.Out.Rotation, d.Alpha.Arithmetic, d.QKV.Arithmetic)
+		}
+		set, err := weights.Open(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer set.Close()
+		compareDefinition(t, e, &definition{t, c, set}, weightOnly{cfg: c}.ids(9))
+	}
+}
+
+// TestBonsai27Engine: batches, forks, cuts.
+func TestBonsai27Engine(t *testing.T) {
+	enginetest.Run(t, cpu.Backend{Threads: 3}, bonsai27(t, true))
+}

@@ -129,6 +129,9 @@ func (e *Engine) PageBytes() int64 { return int64(e.pages.Bytes()) }
 // cache is a part.Cache with model.Cache's Fork.
 type cache struct{ *part.Cache }
 
+// Unwrap is the cache of package part.
+func (c cache) Unwrap() *part.Cache { return c.Cache }
+
 func (c cache) Fork(n int) (model.Cache, error) {
 	f, err := c.Cache.Fork(n)
 	if err != nil {

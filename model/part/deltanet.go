@@ -77,16 +77,14 @@ func (d *DeltaNet) Check() error {
 	return nil
 }
 
-// keyHead is the key head of a value head, and where the head's output goes.
-func (d *DeltaNet) keyHead(h int) (key, out int) {
+// keyHead is the key head of a value head, and where the head is in the second order.
+func (d *DeltaNet) keyHead(h int) (key, grouped int) {
 	group := d.ValueHeads / d.KeyHeads
 	if !d.Tiled {
 		return h / group, h
 	}
-	if key, out = h%d.KeyHeads, h; d.OutGrouped {
-		out = key*group + h/d.KeyHeads
-	}
-	return key, out
+	key = h % d.KeyHeads
+	return key, key*group + h/d.KeyHeads
 }
 
 // deltaNet is a DeltaNet that is loaded.
@@ -97,6 +95,7 @@ type deltaNet struct {
 	norm    norm
 	conv    []float32 // [Kernel, channels]
 	a, bias []float32 // [ValueHeads]
+	order   []int     // [ValueHeads] where the head is in the input of Out
 	at      int       // of its state: [ValueHeads, ValueDim, KeyDim], then [Kernel-1, channels]
 
 	enter, mix, heads, leave func(lo, hi int)
@@ -140,8 +139,31 @@ func (d *DeltaNet) load(l *Loader) (runner, error) {
 	if r.in, err = l.bank(&d.QKV, &d.Gate, &d.Beta, &d.Alpha); err != nil {
 		return nil, err
 	}
-	r.out, err = l.bank(&d.Out)
-	return r, err
+	if r.out, err = l.bank(&d.Out); err != nil {
+		return nil, err
+	}
+	r.orderHeads()
+	return r, nil
+}
+
+// orderHeads decides where heads go in the input of Out. A matrix of floats is put into the second order, whatever the file's is, so
+// that sums are of one order.
+func (d *deltaNet) orderHeads() {
+	tiled := make([]int, d.ValueHeads) // by place in the second order
+	for h := range tiled {
+		_, grouped := d.keyHead(h)
+		tiled[grouped] = h
+	}
+	grouped := d.OutGrouped
+	if w := d.out.ls[0].dense; d.Tiled && !grouped && w != nil {
+		grouped = w.PermuteColumns(func(c int) int { return tiled[c/d.ValueDim]*d.ValueDim + c%d.ValueDim })
+	}
+	d.order = make([]int, d.ValueHeads)
+	for h := range d.order {
+		if d.order[h] = h; grouped {
+			_, d.order[h] = d.keyHead(h)
+		}
+	}
 }
 
 func (d *deltaNet) inputs() *bank { return d.in }
@@ -239,7 +261,8 @@ func (d *deltaNet) runHeads(lo, hi int) {
 	size, values := d.ValueDim*d.KeyDim, d.ValueHeads*d.ValueDim
 	for i := lo; i < hi; i++ {
 		r, h := &d.b.runs[i/d.ValueHeads], i%d.ValueHeads
-		key, out := d.keyHead(h)
+		key, _ := d.keyHead(h)
+		out := d.order[h]
 		at := d.at + h*size
 		S := d.b.rows[r.row].cache.recurrent.state[at:][:size]
 		saves := r.saves
@@ -285,7 +308,7 @@ func (d *deltaNet) leaveRows(lo, hi int) {
 	for row := lo; row < hi; row++ {
 		y, z := d.out.row(row), x.gate[row*n:][:n]
 		for h := range d.ValueHeads {
-			_, out := d.keyHead(h)
+			out := d.order[h]
 			o := y[out*d.ValueDim:][:d.ValueDim]
 			d.norm.apply(o, x.out[row*n+out*d.ValueDim:][:d.ValueDim])
 			kernel.SiLUMul(o, z[h*d.ValueDim:][:d.ValueDim], o)

@@ -19,9 +19,11 @@ import (
 // first, which costs time and changes no result. Working states come on top, one for each cache that has run.
 const (
 	snapshotEvery = 8 * pageTokens
-	snapshotBytes = 512 << 20
 	minSnapshots  = 4
 )
+
+// snapshotBytes is a variable for tests.
+var snapshotBytes = 512 << 20
 
 // recurrent is a cache's part of layers with states.
 type recurrent struct {
