@@ -37,6 +37,9 @@ type Config struct {
 	// Activations is how engines round the inputs of projections of weights alone: their user's choice, too.
 	Activations part.Activations
 
+	// Skip are beginnings of names of tensors, as the file has them, that the model leaves out: blocks that only guess.
+	Skip []string
+
 	Notes []string // what was guessed and may be wrong, a line each; for people
 }
 
@@ -134,7 +137,7 @@ func (c *Config) IsTernary(module string) bool {
 func (c *Config) Quantize(float func(module string) bool, norm string, eps float32) {
 	for _, p := range c.Projections() {
 		p.Arithmetic, p.Norm = part.Ternary8, nil
-		if float(p.Name) {
+		if float(p.Name) || p.Role == part.RoleRouter {
 			p.Arithmetic = part.Dense
 		} else if norm != "" {
 			p.Norm = &part.Norm{Name: p.Name + "." + norm, Width: p.In, Eps: eps}
@@ -172,6 +175,7 @@ const (
 	Scale                  // the scale of packed weights, part of them
 	NormWeight             // of a norm
 	Bias                   // of a projection or a norm
+	Other                  // of a part besides: a convolution's weights, a decay
 )
 
 // Tensor is one tensor of a model.
@@ -213,6 +217,11 @@ func (c *Config) Tensors() []Tensor {
 		for _, n := range c.Layers[i].Norms() {
 			norm(n)
 		}
+		if d, ok := c.Layers[i].Mixer.(*part.DeltaNet); ok {
+			for _, v := range d.Vectors() {
+				list = append(list, Tensor{Name: v.Name, Kind: Other, Rows: v.Rows, Cols: v.Cols})
+			}
+		}
 		for _, p := range c.Layers[i].Projections() {
 			projection(p)
 		}
@@ -232,7 +241,8 @@ func (c *Config) CheckTensors(s *weights.Set, ignore ...string) error {
 	var extra []string
 	for _, name := range s.Others(known) {
 		// Older Hugging Face folders keep the frequencies of the rotary positions, which follow from the configuration.
-		if !strings.HasSuffix(name, "rotary_emb.inv_freq") {
+		skip := slices.ContainsFunc(c.Skip, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if !skip && !strings.HasSuffix(name, "rotary_emb.inv_freq") {
 			extra = append(extra, name)
 		}
 	}
@@ -285,8 +295,20 @@ func (c *Config) Check() error {
 		}
 	}
 	for i := range c.Layers {
-		if g, ok := c.Layers[i].FeedForward.(*part.Gated); ok && !slices.Contains(part.Functions, g.Activation) {
+		g, _ := c.Layers[i].FeedForward.(*part.Gated)
+		if e, ok := c.Layers[i].FeedForward.(*part.Experts); ok {
+			if err := e.Check(); err != nil {
+				return err
+			}
+			g = &e.Experts[0]
+		}
+		if g != nil && !slices.Contains(part.Functions, g.Activation) {
 			return fmt.Errorf("hidden_act %q is not known; known: silu, relu2, gelu, gelu_pytorch_tanh", g.Activation)
+		}
+		if d, ok := c.Layers[i].Mixer.(*part.DeltaNet); ok {
+			if err := d.Check(); err != nil {
+				return err
+			}
 		}
 		a, ok := c.Layers[i].Mixer.(*part.Attention)
 		if !ok {
@@ -298,6 +320,9 @@ func (c *Config) Check() error {
 		if r := a.Rope; r != nil {
 			if !(r.Theta > 0 && !math.IsInf(r.Theta, 0)) {
 				return fmt.Errorf("rope_theta is %g; it must be positive", r.Theta)
+			}
+			if r.Dim < 2 || r.Dim > a.HeadDim || r.Dim%2 != 0 {
+				return fmt.Errorf("rotary positions are of %d values of a head of %d; it must be an even number, at most all", r.Dim, a.HeadDim)
 			}
 			if err := r.Scaling.Check(); err != nil {
 				return err

@@ -46,6 +46,7 @@ func openGGUF(path string, opt *Options) (set *Set, err error) {
 	if err := s.readScales(); err != nil {
 		return nil, err
 	}
+	s.cutExperts()
 	return s, s.chooseI2S(opt.I2SLayout)
 }
 

@@ -418,6 +418,35 @@ func (d *Dense) decode(dst []float32, rows []byte) {
 	}
 }
 
+// PermuteColumns puts column from(c) in the place of column c, in a copy, of floats alone: ok is false for block types, which stay.
+func (d *Dense) PermuteColumns(from func(c int) int) (ok bool) {
+	if d.F32 == nil && d.U16 == nil {
+		return false
+	}
+	order := make([]int, d.Cols)
+	for c := range order {
+		order[c] = from(c)
+	}
+	if d.F32 != nil {
+		d.F32 = permuted(d.F32, order)
+	} else {
+		d.U16 = permuted(d.U16, order)
+	}
+	d.mapped, d.file = nil, nil
+	return true
+}
+
+// permuted is rows of len(order) values, each with value order[c] in place c.
+func permuted[T any](m []T, order []int) []T {
+	out := make([]T, len(m))
+	for at := 0; at < len(m); at += len(order) {
+		for c, from := range order {
+			out[at+c] = m[at+from]
+		}
+	}
+	return out
+}
+
 // Release tells the system that rows [lo, hi) will not be read soon: their pages of the file leave this process's
 // memory, and come back when they are read.
 func (d *Dense) Release(lo, hi int) {

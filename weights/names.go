@@ -31,8 +31,28 @@ var (
 		{"mlp.gate_proj", "ffn_gate"},
 		{"mlp.up_proj", "ffn_up"},
 		{"mlp.down_proj", "ffn_down"},
+		{"mlp.gate", "ffn_gate_inp"}, // the router of experts
+		{"mlp.experts.gate_proj", "ffn_gate_exps"},
+		{"mlp.experts.up_proj", "ffn_up_exps"},
+		{"mlp.experts.down_proj", "ffn_down_exps"},
+		{"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
+		{"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
+		{"mlp.shared_expert.up_proj", "ffn_up_shexp"},
+		{"mlp.shared_expert.down_proj", "ffn_down_shexp"},
 		{"mlp.ffn_sub_norm", "ffn_sub_norm"},
 		{"mlp.ffn_layernorm", "ffn_sub_norm"}, // 1bitLLM
+	}
+	qwen35Parts = [][2]string{ // of the architecture qwen35; they come first
+		{"post_attention_layernorm", "post_attention_norm"},
+		{"linear_attn.in_proj_qkv", "attn_qkv"},
+		{"linear_attn.in_proj_z", "attn_gate"},
+		{"linear_attn.in_proj_b", "ssm_beta"},
+		{"linear_attn.in_proj_a", "ssm_alpha"},
+		{"linear_attn.conv1d", "ssm_conv1d"},
+		{"linear_attn.norm", "ssm_norm"},
+		{"linear_attn.out_proj", "ssm_out"},
+		{"linear_attn.A_log", "ssm_a"}, // this one and the next are whole names; GGUF has A itself
+		{"linear_attn.dt_bias", "ssm_dt.bias"},
 	}
 	gemma3Parts = [][2]string{ // of the architecture gemma3; they come first
 		{"post_attention_layernorm", "post_attention_norm"},
@@ -45,13 +65,16 @@ var (
 		{".weight_scale", ".scale"},
 		{".weight", ".weight"},
 		{".bias", ".bias"},
+		{"", ""},
 	}
 )
 
 // GGUFName translates a tensor's Hugging Face name for a file of that general.architecture; ok is false for one that
-// GGUF has no word for.
+// GGUF has no word for. One expert's matrix is a part of its layer's: blk.0.ffn_up_exps.weight[5].
 func GGUFName(arch, hf string) (name string, ok bool) {
-	return translate(arch, hf, 0, 1, "model.layers.", "blk.")
+	hf, expert := cutExpert(hf)
+	name, ok = translate(arch, hf, 0, 1, "model.layers.", "blk.")
+	return name + expert, ok
 }
 
 // HFName translates a tensor's name in a GGUF file of that general.architecture into that of Hugging Face, with the
@@ -60,18 +83,21 @@ func HFName(arch, gguf string) (name string, ok bool) {
 	return translate(arch, gguf, 1, 0, "blk.", "model.layers.")
 }
 
-// OffsetNorm says whether a GGUF file of that architecture holds 1+w where Hugging Face has w: Gemma's norms multiply
+// OffsetNorm says whether a GGUF file of that architecture holds 1+w where Hugging Face has w: Gemma's norms, and Qwen3.5's, multiply
 // by 1+w, those in front of projections by w. Source: the converters of llama.cpp and of microsoft/BitNet
 // (utils/convert-bitnet-embedding-to-gguf.py).
 func OffsetNorm(arch, hf string) bool {
 	name, ok := GGUFName(arch, hf)
-	return ok && arch == "gemma3" && strings.HasSuffix(name, "_norm.weight")
+	return ok && (arch == "gemma3" || arch == "qwen35") && strings.HasSuffix(name, "_norm.weight") && !strings.HasSuffix(name, ".ssm_norm.weight")
 }
 
 func translate(arch, name string, from, to int, prefix, newPrefix string) (string, bool) {
 	parts := layerParts
 	if arch == "gemma3" {
 		parts = slices.Concat(gemma3Parts, layerParts)
+	}
+	if arch == "qwen35" {
+		parts = slices.Concat(qwen35Parts, layerParts)
 	}
 	for _, e := range endings {
 		module, found := strings.CutSuffix(name, e[from])

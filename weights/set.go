@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
@@ -53,6 +54,7 @@ type tensor struct {
 	dtype safetensors.DType // HF only
 	shape []int
 	data  []byte
+	of    *tensor // the tensor that this is a part of, nil: a whole one
 	scale float32 // of a ternary tensor in full, 0 when the file does not say: ScalesKey
 }
 
@@ -197,6 +199,7 @@ func openFolder(f *folder) (set *Set, err error) {
 			s.names = append(s.names, t.Name)
 		}
 	}
+	s.cutExperts()
 	s.bare = s.tensors["embed_tokens.weight"] != nil && s.tensors["model.embed_tokens.weight"] == nil
 	return s, nil
 }
@@ -348,7 +351,10 @@ func (s *Set) Bare() bool { return s.bare }
 func (s *Set) Others(names []string) []string {
 	known := map[*tensor]bool{}
 	for _, name := range names {
-		known[s.find(name)] = true
+		t := s.find(name)
+		if known[t] = true; t != nil && t.of != nil {
+			known[t.of] = true
+		}
 		if module, ok := strings.CutSuffix(name, ".weight"); ok && s.mlx != nil {
 			known[s.find(module+".scales")], known[s.find(module+".biases")] = true, true
 		}
@@ -481,6 +487,32 @@ func (s *Set) Vector(name string, n int) (_ []float32, err error) {
 		}
 	}
 	return v, s.scaleBias(name, v)
+}
+
+// Numbers reads a tensor of these dimensions as float32; dimensions of 1 are left out of account.
+func (s *Set) Numbers(name string, shape ...int) ([]float32, error) {
+	t := s.find(name)
+	if t == nil {
+		return nil, s.missing(name)
+	}
+	one := func(d int) bool { return d == 1 }
+	if want := slices.DeleteFunc(slices.Clone(shape), one); !slices.Equal(slices.DeleteFunc(slices.Clone(t.shape), one), want) {
+		return nil, t.errorf(name, "has shape %v; the configuration asks for %v", t.shape, shape)
+	}
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	v := make([]float32, n)
+	if err := t.floats(v); err != nil {
+		return nil, t.errorf(name, "%w", err)
+	}
+	for i, x := range v {
+		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+			return nil, t.errorf(name, "element %d is %g: the file is damaged", i, x)
+		}
+	}
+	return v, nil
 }
 
 // scaleBias multiplies a bias that the file divides by the scale of its matrix: transformers' AutoBitLinear computes

@@ -222,7 +222,7 @@ func (t *taken) inputs(a *part.Attention) []Scaled {
 func (p *blocks) LoadBlock(layer, next *part.DeviceLayer) (id, tokens int, err error) {
 	a, ok := layer.Mixer.(*part.Attention)
 	g, gated := layer.FeedForward.(*part.Gated)
-	if !ok || !gated || !runsGated(g) || layer.MixerPost != nil || layer.FeedForwardPost != nil || layer.Scale != 0 {
+	if !ok || !gated || a.Gate || g.Clamp != 0 || a.Rope != nil && a.Rope.Dim != a.HeadDim || !runsGated(g) || layer.MixerPost != nil || layer.FeedForwardPost != nil || layer.Scale != 0 {
 		return 0, 0, nil
 	}
 	t := &taken{p.products, layer, true}

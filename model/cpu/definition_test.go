@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sort"
 	"testing"
 
 	"github.com/tritlm/trit/gguf"
@@ -122,6 +124,9 @@ func (d *definition) norm(n *part.Norm, x []float64) []float64 {
 }
 
 func rotate(x []float64, r *part.Rope, pos int) {
+	if r == nil {
+		return
+	}
 	half := r.Dim / 2
 	for i := range half {
 		a := float64(pos) / math.Pow(r.Theta, float64(2*i)/float64(r.Dim))
@@ -133,8 +138,16 @@ func rotate(x []float64, r *part.Rope, pos int) {
 func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 	hd := a.HeadDim
 	var qs, ks, vs [][]float64
+	var gates [][]float64
 	for pos, x := range h {
 		q, k := d.project(&a.Q, x), d.project(&a.K, x)
+		if a.Gate { // of each head a query, then a gate
+			var queries, gate []float64
+			for i := 0; i < len(q); i += 2 * hd {
+				queries, gate = append(queries, q[i:i+hd]...), append(gate, q[i+hd:i+2*hd]...)
+			}
+			q, gates = queries, append(gates, gate)
+		}
 		heads := func(x []float64, n *part.Norm) {
 			for i := 0; i < len(x); i += hd {
 				if a.RopeFirst {
@@ -159,6 +172,10 @@ func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 			kv := i / (a.Heads / a.KVHeads) * hd
 			w, sum, top := make([]float64, pos+1), 0.0, math.Inf(-1)
 			for t := range w {
+				if a.Window > 0 && t <= pos-a.Window {
+					w[t] = math.Inf(-1)
+					continue
+				}
 				for j := range hd {
 					w[t] += q[i*hd+j] * ks[t][kv+j] / math.Sqrt(float64(hd))
 				}
@@ -174,9 +191,142 @@ func (d *definition) attention(a *part.Attention, h [][]float64) [][]float64 {
 				}
 			}
 		}
+		if a.Gate {
+			for i, g := range gates[pos] {
+				o[i] /= 1 + math.Exp(-g)
+			}
+		}
 		out = append(out, d.project(&a.O, o))
 	}
 	return out
+}
+
+func (d *definition) numbers(name string, shape ...int) []float64 {
+	d.t.Helper()
+	v, err := d.set.Numbers(name, shape...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return widen(v)
+}
+
+// deltaNet is the recurrence token by token, with value heads in the order of GGUF files, value head h of key head h mod KeyHeads.
+func (d *definition) deltaNet(n *part.DeltaNet, h [][]float64) (out [][]float64) {
+	sigmoid := func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+	conv, a, bias := d.numbers(n.Conv+".weight", n.Channels(), n.Kernel), d.numbers(n.A, n.ValueHeads), d.numbers(n.Bias, n.ValueHeads)
+	state := make([][][]float64, n.ValueHeads) // [h][ValueDim][KeyDim]
+	for h := range state {
+		state[h] = make([][]float64, n.ValueDim)
+		for j := range state[h] {
+			state[h][j] = make([]float64, n.KeyDim)
+		}
+	}
+	var mixed [][]float64
+	for t, x := range h {
+		mixed = append(mixed, d.project(&n.QKV, x))
+		c := make([]float64, n.Channels())
+		for i := range c {
+			for j := range n.Kernel {
+				if at := t - n.Kernel + 1 + j; at >= 0 {
+					c[i] += conv[i*n.Kernel+j] * mixed[at][i]
+				}
+			}
+			c[i] *= sigmoid(c[i])
+		}
+		unit := func(v []float64) []float64 {
+			sq := 1e-6
+			for _, x := range v {
+				sq += x * x
+			}
+			u := make([]float64, len(v))
+			for i, x := range v {
+				u[i] = x / math.Sqrt(sq)
+			}
+			return u
+		}
+		z, beta, alpha := d.project(&n.Gate, x), d.project(&n.Beta, x), d.project(&n.Alpha, x)
+		y := make([]float64, n.ValueHeads*n.ValueDim)
+		for h, S := range state {
+			key := h % n.KeyHeads
+			q, k := unit(c[key*n.KeyDim:][:n.KeyDim]), unit(c[(n.KeyHeads+key)*n.KeyDim:][:n.KeyDim])
+			v := c[2*n.KeyHeads*n.KeyDim+h*n.ValueDim:][:n.ValueDim]
+			g := math.Exp(a[h] * math.Log1p(math.Exp(alpha[h]+bias[h])))
+			o := make([]float64, n.ValueDim)
+			for j, row := range S {
+				var seen float64
+				for i := range row {
+					row[i] *= g
+					seen += row[i] * k[i]
+				}
+				for i := range row {
+					row[i] += sigmoid(beta[h]) * (v[j] - seen) * k[i]
+					o[j] += row[i] * q[i] / math.Sqrt(float64(n.KeyDim))
+				}
+			}
+			o = d.norm(n.Norm, o)
+			place := h
+			if n.OutGrouped { // the value heads of a key head side by side
+				place = key*(n.ValueHeads/n.KeyHeads) + h/n.KeyHeads
+			}
+			for j := range o {
+				gate := z[h*n.ValueDim+j]
+				y[place*n.ValueDim+j] = o[j] * gate * sigmoid(gate)
+			}
+		}
+		out = append(out, d.project(&n.Out, y))
+	}
+	return out
+}
+
+func (d *definition) mixer(m part.Part, h [][]float64) [][]float64 {
+	if n, ok := m.(*part.DeltaNet); ok {
+		return d.deltaNet(n, h)
+	}
+	return d.attention(m.(*part.Attention), h)
+}
+
+func (d *definition) feedForward(f part.Part, x []float64) []float64 {
+	if e, ok := f.(*part.Experts); ok {
+		return d.experts(e, x)
+	}
+	g := f.(*part.Gated)
+	gate, up := d.project(&g.Gate, x), d.project(&g.Up, x)
+	for i, v := range gate {
+		if c := float64(g.Clamp); c != 0 {
+			v, up[i] = math.Min(v, c), math.Max(-c, math.Min(up[i], c))
+		}
+		up[i] *= v / (1 + math.Exp(-v)) // SiLU
+	}
+	return d.project(&g.Down, up)
+}
+
+func (d *definition) experts(e *part.Experts, x []float64) []float64 {
+	p := d.project(&e.Router, x)
+	var all float64
+	for i := range p {
+		p[i] = math.Exp(p[i])
+		all += p[i]
+	}
+	order := make([]int, len(p))
+	for i := range order {
+		p[i] /= all
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool { return p[order[a]] > p[order[b]] })
+	sum := 1.0
+	if e.Renormalise {
+		sum = 0
+		for _, i := range order[:e.TopK] {
+			sum += p[i]
+		}
+	}
+	y := make([]float64, len(x))
+	for _, i := range order[:e.TopK] {
+		for j, v := range d.feedForward(&e.Experts[i], x) {
+			y[j] += p[i] / sum * v
+		}
+	}
+	return y
 }
 
 // logits of every token.
@@ -206,17 +356,11 @@ func (d *definition) logits(ids []int32) [][]float64 {
 		for _, x := range xs {
 			h = append(h, d.norm(&y.MixerNorm, x))
 		}
-		for t, o := range d.attention(y.Mixer.(*part.Attention), h) {
+		for t, o := range d.mixer(y.Mixer, h) {
 			for i, v := range o {
 				xs[t][i] += v * scale(y.Scale)
 			}
-			g := y.FeedForward.(*part.Gated)
-			f := d.norm(&y.FeedForwardNorm, xs[t])
-			gate, up := d.project(&g.Gate, f), d.project(&g.Up, f)
-			for i, v := range gate {
-				up[i] *= v / (1 + math.Exp(-v)) // SiLU
-			}
-			for i, v := range d.project(&g.Down, up) {
+			for i, v := range d.feedForward(y.FeedForward, d.norm(&y.FeedForwardNorm, xs[t])) {
 				xs[t][i] += v * scale(y.Scale)
 			}
 		}
@@ -325,6 +469,13 @@ func (w weightOnly) write(t testing.TB, f ternary.Format, typ gguf.Type, more gg
 	path := filepath.Join(t.TempDir(), "m.gguf")
 	writeGGUF(t, path, kv, list, data)
 	return path
+}
+
+// seeded is a source that depends on a name alone.
+func seeded(name string) *rand.Rand {
+	h := fnv.New64a()
+	io.WriteString(h, name)
+	return rand.New(rand.NewPCG(h.Sum64(), 1))
 }
 
 func (w weightOnly) base() ternary.Format {

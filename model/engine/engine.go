@@ -138,6 +138,9 @@ func (e *Engine) PageBytes() int64 { return int64(e.pages.Bytes()) }
 // cache is a part.Cache with model.Cache's Fork.
 type cache struct{ *part.Cache }
 
+// Unwrap is the cache of package part.
+func (c cache) Unwrap() *part.Cache { return c.Cache }
+
 func (c cache) Fork(n int) (model.Cache, error) {
 	f, err := c.Cache.Fork(n)
 	if err != nil {
@@ -198,28 +201,41 @@ func (e *Engine) Forward(ctx context.Context, batch []model.Input) (err error) {
 		batch[i].Cache.(cache).Begin()
 	}
 	// Cut the inputs into blocks; a block holds parts of as many inputs as fit.
-	most := blockTokens
-	if e.device.step != nil { // which runs long inputs a few tokens at a time, and keeps their keys and values
-		most = e.device.rows
-	}
 	e.start()
 	for i := range batch {
 		in := &batch[i]
-		for done := 0; done < len(in.Tokens); {
-			n := min(len(in.Tokens)-done, most-e.block.N())
-			if err := e.add(in, done, n); err != nil {
+		if again := in.Cache.(cache).Redo(); len(again) > 0 { // layers with states: see part/recurrent.go
+			if err := e.read(ctx, &model.Input{Cache: in.Cache, Tokens: again}); err != nil {
 				return err
 			}
-			if done += n; e.block.N() == most {
-				if err := e.forward(ctx); err != nil {
-					return err
-				}
-				e.start()
-			}
+		}
+		if err := e.read(ctx, in); err != nil {
+			return err
 		}
 	}
 	if e.block.N() > 0 {
 		return e.forward(ctx)
+	}
+	return nil
+}
+
+// read puts an input's tokens into blocks, and runs those that are full.
+func (e *Engine) read(ctx context.Context, in *model.Input) error {
+	most := blockTokens
+	if e.device.step != nil { // which runs long inputs a few tokens at a time, and keeps their keys and values
+		most = e.device.rows
+	}
+	for done := 0; done < len(in.Tokens); {
+		n := min(len(in.Tokens)-done, most-e.block.N())
+		if err := e.add(in, done, n); err != nil {
+			return err
+		}
+		if done += n; e.block.N() == most {
+			if err := e.forward(ctx); err != nil {
+				return err
+			}
+			e.start()
+		}
 	}
 	return nil
 }
@@ -261,7 +277,7 @@ func (e *Engine) start() {
 // add puts n tokens of an input, from the first-th on, into the block.
 func (e *Engine) add(in *model.Input, first, n int) error {
 	e.runs = append(e.runs, run{in, first, e.block.N(), n})
-	return e.block.Add(in.Cache.(cache).Cache, n)
+	return e.block.Add(in.Cache.(cache).Cache, in.Tokens[first:first+n])
 }
 
 // forward runs the block's rows through every layer and fills what their inputs asked for.

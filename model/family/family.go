@@ -26,13 +26,15 @@ type family struct {
 	gguf []string
 	// ggufKeys are the keys behind the architecture's name that fromGGUF reads, beside the common ones.
 	ggufKeys []string
+	// ggufRotary: rotary positions may be of a part of a head, which fromGGUF reads.
+	ggufRotary bool
 	// fromGGUF finishes a configuration whose common keys were read already.
 	fromGGUF func(g *ggufReader, s Shape) (*model.Config, error)
 }
 
 // families in order of trial.
 var families = []*family{
-	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
+	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, qwen3moeFamily, mapleFamily, qwen35Family, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
 }
 
 // Says lists what can be run, a line each.

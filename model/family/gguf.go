@@ -36,6 +36,8 @@ type ggufReader struct {
 	arch string
 	err  error
 
+	partial bool // rotary positions may be of a part of a head
+
 	// Found by a family's reader.
 	eightBits bool    // the family is trained with activations of 8 bits: what tq1_0 and tq2_0 leave open
 	masters   bool    // floats are masters of ternary projections
@@ -104,6 +106,7 @@ func readGGUF(s *weights.Set) (*model.Config, error) {
 	if err := g.checkKeys(fam); err != nil {
 		return nil, err
 	}
+	g.partial = fam.ggufRotary
 	shape, err := g.shape()
 	if err != nil {
 		return nil, err
@@ -182,7 +185,7 @@ func (g *ggufReader) shape() (Shape, error) {
 	if n := g.num("attention.value_length", s.HeadDim); n != s.HeadDim {
 		g.fail(fmt.Errorf("%s.attention.value_length is %d and the heads of queries and keys have %d; they must be equal", g.arch, n, s.HeadDim))
 	}
-	if n := g.num("rope.dimension_count", s.HeadDim); n != s.HeadDim {
+	if n := g.num("rope.dimension_count", s.HeadDim); n != s.HeadDim && !g.partial {
 		g.fail(fmt.Errorf("%s.rope.dimension_count is %d and a head has %d; rotary positions of a part of a head are not supported in this family", g.arch, n, s.HeadDim))
 	}
 	if key := g.arch + ".attention.causal"; g.kv.Has(key) {

@@ -61,12 +61,30 @@ type hfConfig struct {
 	ScaleDepth   float64 `json:"scale_depth"`
 	DimModelBase int     `json:"dim_model_base"`
 
+	// Gated DeltaNet
+	LinearKernel     int `json:"linear_conv_kernel_dim"`
+	LinearKeyDim     int `json:"linear_key_head_dim"`
+	LinearValueDim   int `json:"linear_value_head_dim"`
+	LinearKeyHeads   int `json:"linear_num_key_heads"`
+	LinearValueHeads int `json:"linear_num_value_heads"`
+	FullInterval     int `json:"full_attention_interval"`
+
+	// Experts
+	NumExperts        *int  `json:"num_experts"`
+	NumLocalExperts   *int  `json:"num_local_experts"`
+	ExpertsPerToken   int   `json:"num_experts_per_tok"`
+	MoEIntermediate   int   `json:"moe_intermediate_size"`
+	NormTopK          bool  `json:"norm_topk_prob"`
+	DecoderSparseStep int   `json:"decoder_sparse_step"`
+	MLPOnlyLayers     []int `json:"mlp_only_layers"`
+
 	set *weights.Set // for what a configuration leaves to the tensors to say
 
 	// Found by a family's reader.
 	masters      bool   // the floats are masters of ternary projections, although there is no quantization_config
 	inputNorm    string // the module of norms in front of ternary projections, "" for none
 	inputNormEps float32
+	partial      bool // the family reads partial_rotary_factor
 	ownBiases    bool // the family has said which projections have biases
 }
 
@@ -432,7 +450,7 @@ func (c *hfConfig) ropeParameters() *hfRope {
 
 // rope reads the base and the scaling of rotary positions. Source: transformers modeling_rope_utils.
 func (c *hfConfig) rope(r *hfRope) (theta float64, s part.RopeScaling, err error) {
-	if p := r.PartialRotary; p != nil && *p != 1 {
+	if p := r.PartialRotary; p != nil && *p != 1 && !c.partial {
 		return 0, s, fmt.Errorf("partial_rotary_factor is %g, which is not supported; it must be null or 1", *p)
 	}
 	theta = cmp.Or(r.Theta, c.RopeTheta, 10000) // transformers' default

@@ -21,7 +21,9 @@ var rotationKeys = []string{
 }
 
 // rotated are the modules of a layer that the contract allows to be folded.
-var rotated = []string{"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ssm_out"}
+var rotated = []string{"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ssm_out",
+	"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp",
+}
 
 // rotate reads the contract and gives the projections that it names their rotations. Everything in it that is not known is
 // refused by name.
@@ -81,23 +83,38 @@ func (g *ggufReader) rotateNamed(cfg *model.Config, c *contract, names, inverse 
 		rotations[width] = r
 		return r, nil
 	}
-	byName := map[string]*part.Projection{}
+	grouped := false // the input of a folded ssm_out has the value heads of a key head side by side
+	if c.kv.Has("gdn_v_grouped") {
+		var err error
+		if grouped, err = c.kv.Bool("gdn_v_grouped"); err != nil {
+			return fmt.Errorf("key %q is %s; it must be a bool", rotationPrefix+"gdn_v_grouped", short(c.kv.Get("gdn_v_grouped")))
+		}
+	}
+	byName := map[string][]*part.Projection{}
 	for _, p := range cfg.Projections() {
 		if name, ok := weights.GGUFName(g.arch, p.Name+".weight"); ok {
-			byName[name] = p
+			name, _, _ = strings.Cut(name, "[") // experts have one tensor
+			byName[name] = append(byName[name], p)
 		}
 	}
 	for _, name := range names {
-		p := byName[name]
-		if p == nil || !canRotate(name) || p.Weights != "" {
+		if len(byName[name]) == 0 || !canRotate(name) {
 			return fmt.Errorf("key %q names %q, which this model cannot have rotated", rotationPrefix+"weight_names", name)
 		}
-		if p.Arithmetic == part.Ternary8 {
-			return fmt.Errorf("tensor %q is rotated and its activations are rounded to 8 bits, which the contract does not have", name)
-		}
-		var err error
-		if p.Rotation, err = of(name, p.In); err != nil {
-			return err
+		for _, p := range byName[name] {
+			if p.Weights != "" {
+				return fmt.Errorf("key %q names %q, which this model cannot have rotated", rotationPrefix+"weight_names", name)
+			}
+			if p.Arithmetic == part.Ternary8 {
+				return fmt.Errorf("tensor %q is rotated and its activations are rounded to 8 bits, which the contract does not have", name)
+			}
+			var err error
+			if p.Rotation, err = of(name, p.In); err != nil {
+				return err
+			}
+			if grouped {
+				groupOut(cfg, p)
+			}
 		}
 	}
 	for _, name := range inverse {
@@ -113,6 +130,15 @@ func (g *ggufReader) rotateNamed(cfg *model.Config, c *contract, names, inverse 
 		}
 	}
 	return nil
+}
+
+// groupOut notes that p, where it is the output of a Gated DeltaNet, has its input grouped.
+func groupOut(cfg *model.Config, p *part.Projection) {
+	for i := range cfg.Layers {
+		if d, ok := cfg.Layers[i].Mixer.(*part.DeltaNet); ok && &d.Out == p {
+			d.OutGrouped = true
+		}
+	}
 }
 
 // canRotate says whether the contract allows a tensor of that name.

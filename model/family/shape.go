@@ -129,8 +129,11 @@ func ShapeOf(c *model.Config) Shape {
 	if len(c.Layers) == 0 {
 		return s
 	}
-	if a, ok := c.Layers[0].Mixer.(*part.Attention); ok {
-		s.NumHeads, s.NumKVHeads, s.HeadDim = a.Heads, a.KVHeads, a.HeadDim
+	for i := range c.Layers {
+		if a, ok := c.Layers[i].Mixer.(*part.Attention); ok {
+			s.NumHeads, s.NumKVHeads, s.HeadDim = a.Heads, a.KVHeads, a.HeadDim
+			break
+		}
 	}
 	// Of layers with a window some families have other positions.
 	for i := range c.Layers {
@@ -144,6 +147,8 @@ func ShapeOf(c *model.Config) Shape {
 	switch f := c.Layers[0].FeedForward.(type) {
 	case *part.Gated:
 		s.IntermediateSize, s.Activation = f.Up.Out, f.Activation
+	case *part.Experts:
+		s.IntermediateSize, s.Activation = f.Experts[0].Up.Out, f.Experts[0].Activation
 	case *part.Plain:
 		s.IntermediateSize, s.Activation = f.Up.Out, part.GELU
 	}

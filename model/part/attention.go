@@ -11,6 +11,7 @@ import (
 //
 //	q, k, v = Q·x, K·x, V·x;  out = O·SubNorm(softmax(q·k/√Scalar)·v)
 //
+// and with Gate, for which Q gives each head a query and behind it a gate: O·(sigmoid(gate)·softmax(…)·v),
 // with QNorm and KNorm over each head of q and k, and then rotary positions.
 type Attention struct {
 	Heads, KVHeads int // KVHeads divides Heads
@@ -21,6 +22,7 @@ type Attention struct {
 	Rope           *Rope   // nil: none
 	RopeFirst      bool    // positions come before QNorm and KNorm
 	Window         int     // a token sees the last so many, itself included; 0 is all
+	Gate           bool    // see above
 	Scalar         float64 // scores are divided by its root; 0 is HeadDim
 }
 
@@ -110,7 +112,7 @@ func (a *attention) qkvHeads(lo, hi int) {
 	for i := lo; i < hi; i++ {
 		r, h := i/a.KVHeads, i%a.KVHeads
 		q, k, v := b.q[i*group:][:group], b.k[i*hd:][:hd], b.v[i*hd:][:hd]
-		a.in.take(q, 0, r, h*group)
+		a.takeQueries(q, r, h)
 		a.in.take(k, 1, r, h*hd)
 		a.in.take(v, 2, r, h*hd)
 		at := b.rows[r]
@@ -119,8 +121,8 @@ func (a *attention) qkvHeads(lo, hi int) {
 		}
 		if a.rope != nil {
 			cos, sin := a.rope.at(at.pos)
-			kernel.Rope(q, cos, sin)
-			kernel.Rope(k, cos, sin)
+			a.turnHeads(q, cos, sin)
+			kernel.Rope(k[:2*len(cos)], cos, sin)
 		}
 		if a.RopeFirst {
 			a.normHeads(q, k)
@@ -128,6 +130,29 @@ func (a *attention) qkvHeads(lo, hi int) {
 		codes := b.codes[i*kernel.Pad16(hd):]
 		at.cache.pages[at.pos/pageTokens].of(a.at, h).store(at.pos%pageTokens, k, v, codes)
 	}
+}
+
+// takeQueries takes those of a key head from the products.
+func (a *attention) takeQueries(q []float32, r, kvHead int) {
+	hd := a.HeadDim
+	if !a.Gate {
+		a.in.take(q, 0, r, kvHead*len(q))
+		return
+	}
+	for g := 0; g < len(q); g += hd {
+		a.in.take(q[g:g+hd], 0, r, 2*(kvHead*len(q)+g))
+	}
+}
+
+// turnHeads rotates the first values of each head of q, as many as positions have.
+func (a *attention) turnHeads(q, cos, sin []float32) {
+	if dim := 2 * len(cos); dim < a.HeadDim {
+		for ; len(q) > 0; q = q[a.HeadDim:] {
+			kernel.Rope(q[:dim], cos, sin)
+		}
+		return
+	}
+	kernel.Rope(q, cos, sin)
 }
 
 // normHeads norms each head of q and k, where there are such norms.
@@ -144,7 +169,17 @@ func (a *attention) normHeads(q, k []float32) {
 
 // normOutRows: attention's output through its sub-norm, prepared for O.
 func (a *attention) normOutRows(lo, hi int) {
+	hd := a.HeadDim
 	for r := lo; r < hi; r++ {
+		if y := a.out.row(r); a.Gate {
+			gate := a.b.tmp[r*hd:][:hd]
+			for h := range a.Heads {
+				a.in.take(gate, 0, r, (2*h+1)*hd)
+				for i, g := range gate {
+					y[h*hd+i] *= sigmoid(g)
+				}
+			}
+		}
 		a.out.subNormed(r, &a.subNorm)
 	}
 }

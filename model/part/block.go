@@ -2,6 +2,7 @@ package part
 
 import (
 	"math"
+	"sort"
 
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
@@ -57,6 +58,11 @@ type Block struct {
 	workers []tileScratch
 	ropes   []*ropeTable
 
+	planes  []*kernel.Planes // inputs of projections of weights alone: of one bank at a time
+	experts *Block           // of the rows of one expert, nil: none
+
+	delta deltaRows // of layers with states
+
 	// Of a feed-forward with squared ReLU, for one token.
 	up   []float32
 	open []int32 // where the gate is open
@@ -79,7 +85,10 @@ type rowAt struct {
 }
 
 // run is neighbouring rows of one sequence.
-type run struct{ row, n int }
+type run struct {
+	row, n int
+	saves  []save // of layers with states, by row
+}
 
 // NewBlock is a block of rows of width values, D.
 func NewBlock(pool *par.Pool, products Products, width int) *Block {
@@ -119,18 +128,33 @@ func (b *Block) makeRoom(i int, l *linear) {
 // Start empties the block.
 func (b *Block) Start() { b.n, b.runs, b.rows = 0, b.runs[:0], b.rows[:0] }
 
-// Add adds n rows behind the tokens that a cache holds, and makes room for them there.
-func (b *Block) Add(c *Cache, n int) error {
+// Add adds rows of tokens behind those that a cache holds, and makes room for them there.
+func (b *Block) Add(c *Cache, ids []int32) error {
+	n := len(ids)
 	if err := c.grow(c.n + n); err != nil {
 		return err
 	}
-	b.runs = append(b.runs, run{b.n, n})
+	last := len(b.runs) - 1
+	begins := last < 0 || b.rows[b.runs[last].row].cache != c
+	if begins {
+		b.runs = append(b.runs, run{row: b.n})
+		last++
+	}
+	r := &b.runs[last]
+	r.saves = c.plan(ids, b.n, begins, r.saves)
+	r.n += n
 	for i := range n {
 		b.rows = append(b.rows, rowAt{c, c.n + i})
 	}
 	c.n += n
 	b.n += n
 	return nil
+}
+
+// runOf is the run of a row.
+func (b *Block) runOf(row int) *run {
+	i := sort.Search(len(b.runs), func(i int) bool { return b.runs[i].row > row })
+	return &b.runs[i-1]
 }
 
 // Pos is the position of row i in its sequence.

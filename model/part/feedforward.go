@@ -23,10 +23,13 @@ var Functions = []Activation{SiLU, ReLU2, GELU, GELUTanh}
 // Gated is a feed-forward with a gate:
 //
 //	out = Down·SubNorm(act(Gate·x)·(Up·x))
+//
+// With Clamp what is in it is act(min(Gate·x, Clamp))·clamp(Up·x, -Clamp, Clamp).
 type Gated struct {
 	Gate, Up, Down Projection
 	Activation     Activation
-	SubNorm        *Norm // nil: none
+	SubNorm        *Norm   // nil: none
+	Clamp          float32 // 0: none
 }
 
 // Projections are Gate, Up and Down.
@@ -62,7 +65,7 @@ func (g *Gated) load(l *Loader) (runner, error) {
 	if r.in, err = l.bank(&g.Gate, &g.Up); err != nil {
 		return nil, err
 	}
-	if gate, up := &r.in.ls[0], &r.in.ls[1]; g.Activation == ReLU2 && up.plain() && gate.takesCodes() && gate.norm.w == nil {
+	if gate, up := &r.in.ls[0], &r.in.ls[1]; g.Activation == ReLU2 && g.Clamp == 0 && up.plain() && gate.takesCodes() && gate.norm.w == nil {
 		r.sparse, _ = l.Products.(RowProducts)
 	}
 	if n := kernel.Pad16(g.Up.Out); r.sparse != nil && len(l.Block.up) < n {
@@ -129,6 +132,11 @@ func (g *gated) actRows(lo, hi int) {
 		up, gate := h, g.b.tmp[r*F:][:F]
 		g.in.take(gate, 0, r, 0)
 		g.in.take(up, 1, r, 0)
+		if c := g.Clamp; c != 0 {
+			for i := range up {
+				gate[i], up[i] = min(gate[i], c), max(-c, min(up[i], c))
+			}
+		}
 		switch g.Activation {
 		case ReLU2:
 			kernel.ReLU2Mul(h, gate, up)

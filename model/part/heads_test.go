@@ -31,7 +31,7 @@ func attending(t testing.TB, a *Attention, layers, threads, n int, kv KVType) (l
 func blockOf(t testing.TB, b *Block, cache *Cache, rows int) {
 	t.Helper()
 	b.Start()
-	if err := b.Add(cache, rows); err != nil {
+	if err := b.Add(cache, make([]int32, rows)); err != nil {
 		t.Fatal(err)
 	}
 	b.Prepare()

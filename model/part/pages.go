@@ -71,12 +71,14 @@ type page struct {
 // Pages recycles pages, so that a server in balance allocates none. They lie in huge pages: a decoded token walks
 // through all of its sequence's.
 type Pages struct {
-	kv   KVType
-	size int // bytes of a page
+	kv    KVType
+	size  int // bytes of a page
+	state int // numbers of a sequence's state
 
 	mu    sync.Mutex
 	arena arena.Arena
 	free  []*page
+	snaps []*snapshot // oldest first
 
 	device PageDevice // has copies of pages, or nil
 }
@@ -243,11 +245,12 @@ func as[T int8 | uint16 | float32](b []byte) []T {
 
 // Cache is the paged cache of one sequence. Its methods are those of model.Cache.
 type Cache struct {
-	from  *Pages
-	pages []*page
-	n     int
-	mark  int // length before the forward pass under way
-	limit int
+	from      *Pages
+	pages     []*page
+	n         int
+	mark      int // length before the forward pass under way
+	limit     int
+	recurrent recurrent
 }
 
 // NewCache is a cache for at most limit tokens.
@@ -268,6 +271,7 @@ func (c *Cache) Truncate(n int) {
 		panic(fmt.Sprintf("part: truncate a cache of %d tokens to %d", c.n, n))
 	}
 	c.n = n
+	c.recurrent.truncate(c, n)
 	keep := (n + pageTokens - 1) / pageTokens
 	for _, pg := range c.pages[keep:] {
 		c.from.put(pg)
@@ -288,6 +292,7 @@ func (c *Cache) Fork(n int) (*Cache, error) {
 		c.pages[i].refs.Add(1)
 		f.pages[i] = c.pages[i]
 	}
+	c.recurrent.fork(c, f, n)
 	return f, nil
 }
 
@@ -356,4 +361,7 @@ func (pg *page) wrote(i int, byDevice bool) {
 func (c *Cache) Begin() { c.mark = c.n }
 
 // Rollback forgets the tokens since Begin.
-func (c *Cache) Rollback() { c.Truncate(c.mark) }
+func (c *Cache) Rollback() {
+	c.rollback()
+	c.Truncate(c.mark)
+}

@@ -19,11 +19,11 @@ import (
 //	x += FeedForwardPost(FeedForward(FeedForwardNorm(x)))
 type Layer struct {
 	MixerNorm Norm
-	Mixer     Part  // Attention
+	Mixer     Part  // Attention, DeltaNet
 	MixerPost *Norm // nil: none
 
 	FeedForwardNorm Norm
-	FeedForward     Part  // Gated, Plain
+	FeedForward     Part  // Gated, Plain, Experts
 	FeedForwardPost *Norm // nil: none
 
 	Scale float32 // what both parts add is multiplied by it; 0 is 1

@@ -37,11 +37,12 @@ type Matrix struct {
 type Role uint8
 
 const (
-	RoleOther Role = iota
-	RoleGate       // of a Gated
-	RoleUp         // beside the gate
-	RoleDown       // of a feed-forward: its output is added to the stream
-	RoleOut        // of a mixer: its output is added to the stream
+	RoleOther  Role = iota
+	RoleGate        // of a Gated
+	RoleUp          // beside the gate
+	RoleDown        // of a feed-forward: its output is added to the stream
+	RoleOut         // of a mixer: its output is added to the stream
+	RoleRouter      // of Experts, and the gate of a shared one: float32 in every model
 )
 
 // RowProducts is what Products may do besides: leave out rows of one product.

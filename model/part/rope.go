@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// Rope is rotary positions of heads of Dim values. Layers that share one share its tables.
+// Rope is rotary positions of the first Dim values of each head, or of all. Layers that share one share its tables.
 type Rope struct {
 	Dim     int
 	Theta   float64

@@ -71,8 +71,8 @@ func (r *Rotation) Undo(x []float32) { kernel.Hadamard(x, r.Block, nil, r.Signs)
 type planeSet struct {
 	rotation *Rotation
 	group    int
-	planes   kernel.Planes
-	ls       []int // the projections
+	planes   *kernel.Planes // of the block: a bank prepares and multiplies, then comes the next
+	ls       []int          // the projections
 }
 
 // planeSetOf finds or makes the one for projection i.
@@ -83,16 +83,18 @@ func (k *bank) addPlanes(i int, l *linear) {
 			return
 		}
 	}
-	k.planes = append(k.planes, planeSet{rotation: l.Rotation, group: l.group, ls: []int{i}})
+	n := len(k.planes)
+	if n == len(k.b.planes) {
+		k.b.planes = append(k.b.planes, &kernel.Planes{})
+	}
+	k.planes = append(k.planes, planeSet{rotation: l.Rotation, group: l.group, planes: k.b.planes[n], ls: []int{i}})
 }
 
 // makePlanes makes room for the block's rows.
 func (k *bank) makePlanes() {
 	for i := range k.planes {
 		s := &k.planes[i]
-		if s.planes.Tokens != k.b.n {
-			s.planes.Resize(k.b.n, k.cols, s.group, k.b.activations.planes())
-		}
+		s.planes.Resize(k.b.n, k.cols, s.group, k.b.activations.planes())
 	}
 }
 
@@ -106,7 +108,7 @@ func (k *bank) roundRow(r int) {
 			s.rotation.Apply(turned)
 			x = turned
 		}
-		kernel.QuantizeGroups(&s.planes, r, x)
+		kernel.QuantizeGroups(s.planes, r, x)
 	}
 }
 
@@ -125,7 +127,7 @@ func (k *bank) multiplyWeights(ctx context.Context, from, to int) error {
 		if len(k.ids) == 0 {
 			continue
 		}
-		if err := k.b.weights.MultiplyWeights(ctx, k.ids, k.outs, &s.planes); err != nil {
+		if err := k.b.weights.MultiplyWeights(ctx, k.ids, k.outs, s.planes); err != nil {
 			return err
 		}
 	}

@@ -220,7 +220,7 @@ def reference(model, prompts, positions=0, greedy_tokens=64):
             tensors[f"prompt.{n}.greedy"] = new.to(torch.int32)
             tensors[f"prompt.{n}.greedy_second"] = second.to(torch.int32)
             tensors[f"prompt.{n}.greedy_margin"] = margin
-        if type(model.model.layers[0].mlp.up_proj).__module__ == "embedding":
+        if type(getattr(model.model.layers[0].mlp, "up_proj", None)).__module__ == "embedding":
             import embedding
 
             for name, t in embedding.embeddings(model, ids).items():
