@@ -191,7 +191,7 @@ func TestNotAFile(t *testing.T) {
 	if err := os.Mkdir(dir+"/tokenizer.json", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "tokenizer.json: is a folder") {
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "tokenizer.json is a folder") {
 		t.Error(err)
 	}
 }
