@@ -1,14 +1,11 @@
 package train
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
 
 	"github.com/tritlm/trit/data"
-	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/family"
@@ -81,13 +78,6 @@ func (b *base) tokenizer() (*data.Vocab, error) {
 	if g := b.set.GGUF(); g != nil {
 		t, err = tokenizer.FromGGUF(g.KV)
 	} else {
-		j, e := infile.ReadFS(b.set.Folder(), "tokenizer.json", infile.Text)
-		if e == nil {
-			return data.NewVocab(j)
-		}
-		if !errors.Is(e, fs.ErrNotExist) {
-			return nil, e
-		}
 		t, err = tokenizer.LoadFS(b.set.Folder())
 	}
 	if err != nil {

@@ -232,10 +232,26 @@ func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
 	return ternary.Quantize(w, rows, cols), nil
 }
 
+// FloatType is a type that keeps the numbers of a tensor as they are: its own, or of codes that of floats. F32 where it is
+// not there.
+func (s *Set) FloatType(name string) gguf.Type {
+	t := s.find(name)
+	switch {
+	case s.IsGrouped(name) && !s.MLX(): // a float16 for each block
+		return gguf.F16
+	case t == nil || t.typ == noType || s.ternaryCodes(t):
+		return gguf.F32
+	}
+	return t.typ
+}
+
 // floats reads the whole tensor as float32.
 func (t *tensor) floats(dst []float32) error {
 	if t.typ == noType {
 		return fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
+	}
+	if t.data == nil {
+		return errors.New("is yet to be written")
 	}
 	return gguf.Dequantize(dst, t.typ, t.data)
 }
@@ -261,6 +277,37 @@ func (s *Set) scalar(name string) (float32, error) {
 		return 0, t.errorf(name, "is %g; a scale is a finite number other than 0", x)
 	}
 	return v[0], nil
+}
+
+// NotFinite looks for a NaN or an infinity among the numbers that the files hold as floats, reading all of them, and gives an
+// error that names the first: its file, tensor and place. It is nil when there is none.
+func (s *Set) NotFinite() error {
+	for _, name := range s.names {
+		t := s.tensors[name]
+		if t.typ == noType || s.ternaryCodes(t) {
+			continue
+		}
+		cols := 1
+		if len(t.shape) > 0 {
+			cols = t.shape[len(t.shape)-1]
+		}
+		size, err := t.typ.Size(cols)
+		if err != nil || size <= 0 {
+			continue // no floats
+		}
+		row := make([]float32, cols)
+		for r := 0; (r+1)*int(size) <= len(t.data); r++ {
+			if gguf.Dequantize(row, t.typ, t.data[r*int(size):][:size]) != nil {
+				break
+			}
+			for c, v := range row {
+				if x := float64(v); math.IsNaN(x) || math.IsInf(x, 0) {
+					return t.errorf(name, "row %d, column %d is %g: the file is damaged, or was written from damaged weights", r, c, x)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // Dense is a matrix in the precision of the file. Exactly one of F32, U16 and Raw is set.

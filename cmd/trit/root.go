@@ -29,7 +29,7 @@ model's name on the hub, which is downloaded once. It is one program without dep
 
 MODEL, in every command, is one of
   a folder        with config.json and model.safetensors, such as a run of trit train
-  a .gguf file
+  a .gguf file    or any part of a model in several
   a .ckpt file    of trit train
   owner/name      on the Hugging Face hub; owner/name@revision, owner/name/file.gguf
   demo            a small model inside the program

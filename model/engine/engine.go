@@ -50,6 +50,9 @@ type Engine struct {
 	row    []byte    // of the embedding as the file has it
 	spare  []float32 // [D]
 	closed bool
+
+	damaged   sync.Once // see notFinite
+	damagedBy error
 }
 
 // run is one input's tokens inside the current block.
@@ -283,7 +286,7 @@ func (e *Engine) forward(ctx context.Context) error {
 			return err
 		}
 		if !e.block.Finite() {
-			return e.notFinite(n)
+			return e.notFinite(fmt.Sprintf("layer %d", n))
 		}
 		if e.tracing() {
 			e.trace(fmt.Sprintf("layer.%d", n), e.block.Stream())
@@ -313,12 +316,17 @@ func (e *Engine) embedRows() {
 	}
 }
 
-// notFinite is the guard against damaged weights.
-func (e *Engine) notFinite(layer int) error {
-	if e.cfg.KV == model.KVFloat16 {
-		return fmt.Errorf("model: layer %d produced NaN or infinity; keys or values beyond 65504 do not fit float16: try --kv f32 (Options.KV)", layer)
+// notFinite is the error for a NaN or infinity in what a place computed. It names the tensor that has one already: the files
+// are looked through once.
+func (e *Engine) notFinite(place string) error {
+	e.damaged.Do(func() { e.damagedBy = e.files.NotFinite() })
+	switch {
+	case e.damagedBy != nil:
+		return fmt.Errorf("model: %s produced NaN or infinity: %w", place, e.damagedBy)
+	case e.cfg.KV == model.KVFloat16:
+		return fmt.Errorf("model: %s produced NaN or infinity; keys or values beyond 65504 do not fit float16: try --kv f32 (Options.KV)", place)
 	}
-	return fmt.Errorf("model: layer %d produced NaN or infinity; its weights are damaged or its scales are wrong (model.layers.%d.*)", layer, layer)
+	return fmt.Errorf("model: %s produced NaN or infinity, although every weight that is stored as a float is finite: scales are wrong, or numbers go beyond float32", place)
 }
 
 func (e *Engine) tracing() bool {
