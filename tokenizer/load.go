@@ -152,6 +152,8 @@ func readFile(dir fs.FS, name string, limit int64) ([]byte, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case errors.Is(err, infile.ErrSize) || errors.Is(err, infile.ErrKind):
+		return nil, bad("%w", err)
 	case err != nil:
 		return nil, fmt.Errorf("tokenizer: %w", err)
 	}

@@ -62,14 +62,14 @@ func parseTekken(data []byte, c *config) (*Tokenizer, error) {
 			names = append(names, fmt.Sprintf("<SPECIAL_%d>", i))
 		}
 	}
-	room := maxTokens
+	room := 2 * maxTokens // more are an error
 	if n := f.Config.Size; n != nil {
 		if room = *n - len(names); room < 0 {
 			return nil, bad("%s: config.default_vocab_size is %d, and %d tokens are special", what, *n, len(names))
 		}
 	}
 	p := &parts{what: what}
-	p.tokens = make([]token, len(names), len(names)+1024)
+	p.tokens = make([]token, len(names))
 	for i, name := range names {
 		p.added = append(p.added, AddedToken{ID: int32(i), Content: name, Special: true})
 	}
@@ -77,6 +77,14 @@ func parseTekken(data []byte, c *config) (*Tokenizer, error) {
 	if !j.open('[') {
 		return nil, bad("%s: vocab is not a list of tokens", what)
 	}
+	n := 0
+	for at := *j; n < room && !at.done(); n++ {
+		at.skip()
+	}
+	if err := checkCount(len(p.tokens)+n, what); err != nil {
+		return nil, err
+	}
+	p.tokens = slices.Grow(p.tokens, n)
 	for rank := 0; rank < room && !j.done(); rank++ {
 		var tok struct {
 			Rank  *int   `json:"rank"`
@@ -89,9 +97,6 @@ func parseTekken(data []byte, c *config) (*Tokenizer, error) {
 			return nil, bad("%s: vocab[%d] is not the token of that rank and its bytes", what, rank)
 		}
 		p.tokens = append(p.tokens, token{text: byteLevelText(string(tok.Bytes)), kind: normal})
-		if err := checkCount(len(p.tokens), what); err != nil {
-			return nil, err
-		}
 	}
 	p.addTokens(c, false)
 	p.byteLevelStages(f.Config.Pattern)
