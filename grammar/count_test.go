@@ -180,7 +180,7 @@ func TestCacheIsFair(t *testing.T) {
 			g, err := JSONSchema(v.Within(ctx), []byte(src))
 			return g, nil, err
 		})
-		if d := time.Since(start); err != nil || d > time.Second {
+		if d := time.Since(start); err != nil || d > 5*time.Second { // one after the other they would take longer
 			t.Errorf("a small schema among large ones: %v, %v", d, err)
 		}
 	}

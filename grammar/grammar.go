@@ -180,7 +180,6 @@ func (g *Grammar) determinise(b *builder, id int32, r frag) error {
 // counts has a node for every column of its table; other states have one.
 func (g *Grammar) measure() error {
 	type site struct{ from, to, rule int32 } // nodes, and the rule that is called between them
-	var counts []*count
 	nodes := int32(len(g.states))
 	base := make([]int32, len(g.rules)) // first node of a counting rule's table
 	for r := range g.rules {
@@ -191,7 +190,6 @@ func (g *Grammar) measure() error {
 		if x.count == nil {
 			continue
 		}
-		counts = append(counts, x.count)
 		base[r] = nodes
 		if x.plain {
 			if err := g.measurePlain(x.count); err != nil {

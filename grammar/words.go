@@ -36,7 +36,14 @@ var typeKinds = map[string]kinds{
 	"array": array, "object": object_, "any": anything,
 }
 
-func kindOf(v any) kinds { return typeKinds[typeOf(v)] &^ fractional }
+// kindOf is the type of a value.
+func kindOf(v any) kinds {
+	t := typeOf(v)
+	if t == "number" {
+		return fractional
+	}
+	return typeKinds[t]
+}
 
 // piece is a conjunction: values of some types, with all that is demanded of each. A schema is a union of pieces.
 type piece struct {
@@ -773,7 +780,7 @@ func (p *piece) prefix() int {
 
 // takes reports that v is valid by p; in doubt it is not.
 func (s *schema) takes(p *piece, v any, depth int) bool {
-	if depth > 20 || kindOf(v)&p.types == 0 && !(typeOf(v) == "number" && p.types&fractional != 0) {
+	if depth > 20 || kindOf(v)&p.types == 0 {
 		return false
 	}
 	if p.limited && !among(v, p.only) || among(v, p.except) {
