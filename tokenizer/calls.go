@@ -391,9 +391,16 @@ type ThoughtFormat struct {
 
 // thoughtMarks are the marks of models that think.
 var thoughtMarks = [][2]string{
-	{"<think>", "</think>"}, {"[THINK]", "[/THINK]"}, {"<|START_THINKING|>", "<|END_THINKING|>"},
-	{"◁think▷", "◁/think▷"}, {"<seed:think>", "</seed:think>"}, {"<thinking>", "</thinking>"}, {"<reasoning>", "</reasoning>"},
-	{"<thought>", "</thought>"}, {"<|begin_of_thought|>", "<|end_of_thought|>"}, {"<ifm|think>", "</ifm|think>"},
+	{"<think>", "</think>"},
+	{"[THINK]", "[/THINK]"},
+	{"<|START_THINKING|>", "<|END_THINKING|>"},
+	{"◁think▷", "◁/think▷"},
+	{"<seed:think>", "</seed:think>"},
+	{"<thinking>", "</thinking>"},
+	{"<reasoning>", "</reasoning>"},
+	{"<thought>", "</thought>"},
+	{"<|begin_of_thought|>", "<|end_of_thought|>"},
+	{"<ifm|think>", "</ifm|think>"},
 }
 
 // ThoughtFormat finds the marks of thoughts in the model's template or, as single tokens, in its vocabulary.

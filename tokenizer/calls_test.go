@@ -30,17 +30,20 @@ func TestCallFormat(t *testing.T) {
 		"xml":           {turn(qwen), CallFormat{Style: CallXML, Open: "<tool_call>\n<function=", Middle: ">\n", Close: "</function>\n</tool_call>", Separator: "\n", ParamOpen: "<parameter=", ParamMiddle: ">\n", ParamClose: "\n</parameter>\n", Several: true}, "<tool_call>", true},
 		"invoke": {
 			around("<x:call>\n", `{% for k, v in c.function.arguments.items() %}{% if loop.first %}<invoke name="{{ c.function.name }}">`+"\n"+`{% endif %}<parameter name="{{ k }}">{{ v }}</parameter>`+"\n{% endfor %}</invoke>\n", "</x:call>"),
-			CallFormat{Style: CallXML, Begin: "<x:call>", Open: "\n<invoke name=\"", Middle: "\">\n", Close: "</invoke>", End: "\n</x:call>", ParamOpen: "<parameter name=\"", ParamMiddle: "\">", ParamClose: "</parameter>\n", Several: true}, "<x:call>", true,
+			CallFormat{Style: CallXML, Begin: "<x:call>", Open: "\n<invoke name=\"", Middle: "\">\n", Close: "</invoke>", End: "\n</x:call>", ParamOpen: "<parameter name=\"", ParamMiddle: "\">", ParamClose: "</parameter>\n", Several: true},
+			"<x:call>", true,
 		},
 		"named":    {turn("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}"), CallFormat{Style: CallNamed, Open: "[TOOL_CALLS]", Middle: "[ARGS]", Several: true}, "[TOOL_CALLS]", true},
 		"numbered": {turn("[TOOL_CALLS]{{ c.function.name }}[CALL_ID]{{ c.id }}[ARGS]{{ c.function.arguments | tojson }}"), CallFormat{Style: CallNamed, Open: "[TOOL_CALLS]", Middle: "[CALL_ID]", AfterID: "[ARGS]", Several: true}, "[TOOL_CALLS]", true},
 		"text arguments": {
 			around("<|calls|>", "<|call|>{{ c.function.name }}<|sep|>{{ '```json' + c.function.arguments + '```' }}<|end|>", "<|ends|>"),
-			CallFormat{Style: CallNamed, Begin: "<|calls|>", Open: "<|call|>", Middle: "<|sep|>```json", Close: "```<|end|>", End: "<|ends|>", Several: true}, "<|calls|>", true,
+			CallFormat{Style: CallNamed, Begin: "<|calls|>", Open: "<|call|>", Middle: "<|sep|>```json", Close: "```<|end|>", End: "<|ends|>", Several: true},
+			"<|calls|>", true,
 		},
 		"pythonic": {
 			around("[", "{{ c.function.name }}({% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }}{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}", "]"),
-			CallFormat{Style: CallPython, Begin: "[", Separator: ", ", End: "]", Several: true}, "[f(", false,
+			CallFormat{Style: CallPython, Begin: "[", Separator: ", ", End: "]", Several: true},
+			"[f(", false,
 		},
 		"pythonic, as it is told":   {`{% if tools %}{{ tools | tojson }} Answer as [func_name1(params_name1=params_value1)]{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}`, CallFormat{Style: CallPython, Begin: "[", Separator: ", ", End: "]", Several: true}, "[f(", false},
 		"tools, and no word of how": {`{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}`, HermesCalls, "<tool_call>", true},
