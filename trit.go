@@ -143,21 +143,27 @@ func (m *Model) load(ctx context.Context, o *Options) (err error) {
 	if o.MaxContext > 0 {
 		m.maxContext = min(o.MaxContext, m.cfg.MaxContext)
 	}
-	backend := o.Backend
-	if o.Adapter != "" && backend != nil {
-		return fmt.Errorf("trit: adapter %s: this device cannot add adapters, the CPU can: %w", o.Adapter, errors.ErrUnsupported)
-	}
-	if backend == nil {
-		b := cpu.Backend{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
-		if o.Adapter != "" {
-			if b.Adapter, err = part.OpenAdapter(o.Adapter); err != nil {
-				return err
-			}
-		}
-		backend = b
-	}
-	m.engine, err = backend.Load(ctx, m.cfg, set)
+	m.engine, err = LoadEngine(ctx, m.cfg, set, o)
 	return err
+}
+
+// LoadEngine makes the weights ready to compute with, by the options that say how. It is what Open does beyond the
+// configuration and the tokenizer, for those who have ids and want logits.
+func LoadEngine(ctx context.Context, cfg *model.Config, set *weights.Set, o *Options) (model.Engine, error) {
+	if o.Adapter != "" && o.Backend != nil {
+		return nil, fmt.Errorf("trit: adapter %s: this device cannot add adapters, the CPU can: %w", o.Adapter, errors.ErrUnsupported)
+	}
+	if o.Backend != nil {
+		return o.Backend.Load(ctx, cfg, set)
+	}
+	b := cpu.Backend{Threads: o.Threads, Kernels: o.Kernels, CacheDir: o.CacheDir, Note: o.Note, Progress: o.Progress}
+	if o.Adapter != "" {
+		var err error
+		if b.Adapter, err = part.OpenAdapter(o.Adapter); err != nil {
+			return nil, err
+		}
+	}
+	return b.Load(ctx, cfg, set)
 }
 
 // pool settles the pooling of an embedding model.

@@ -3,26 +3,29 @@
 //
 //	weights.Set | Random → Source → Write → a folder or file that trit, transformers and llama.cpp read
 //
-// Tensors are written one after another and never held together; what is written has its name only
-// when it is whole.
+// Tensors are written one after another and never held together. What a format cannot say is refused before anything is
+// written; what is written is read back and compared with the source, and only then gets its name (check.go).
 package convert
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
+	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/model/part"
 	"github.com/tritlm/trit/ternary"
+	"github.com/tritlm/trit/tokenizer"
 	"github.com/tritlm/trit/weights"
 )
 
@@ -114,6 +117,11 @@ type Options struct {
 	Files map[string][]byte
 	// TokenizerKV is the tokenizer as GGUF metadata.
 	TokenizerKV gguf.KV
+	// Tokenizer is the source's, which that of the written files must be equal to; nil compares none.
+	Tokenizer *tokenizer.Tokenizer
+	// SplitSize is how many bytes of tensors a GGUF file may have before another one is begun, as llama.cpp's gguf-split
+	// counts them; 0 writes one file.
+	SplitSize int64
 	// HFConfig is a config.json to start from, so that keys trit has no use for survive; nil makes one.
 	HFConfig []byte
 	// Embedding is how GGUF stores embedding and head: gguf.F16, BF16, F32, Q8_0 or Q6_K. Keep is as they are.
@@ -127,11 +135,13 @@ type Options struct {
 // A Report says what was written.
 type Report struct {
 	Format     Format        `json:"format"`
-	Path       string        `json:"path"`
+	Path       string        `json:"path"` // what to open: of several files the first
+	Parts      []string      `json:"parts,omitempty"`
 	Bytes      int64         `json:"bytes"`
 	Tensors    int           `json:"tensors"`
 	Quantised  []TensorError `json:"quantised,omitempty"` // masters that became ternary
 	Skipped    []string      `json:"skipped,omitempty"`   // tensors that trit has no use for
+	Rounded    []string      `json:"rounded,omitempty"`   // tensors of floats, and scales, that the format cannot hold in full
 	Parameters int64         `json:"parameters"`
 }
 
@@ -180,6 +190,10 @@ func plan(src Source) (list []entry, skipped []string) {
 	for _, name := range src.Names() {
 		has[name] = true
 	}
+	if d := ropeDivisors(src.Config()); d != nil && has[ropeFreqs] {
+		list = append(list, entry{name: ropeFreqs, kind: vector, rows: 1, cols: len(d)})
+		delete(has, ropeFreqs)
+	}
 	for _, t := range src.Config().Tensors() {
 		if t.Kind == model.Scale || !has[t.Name] {
 			continue
@@ -189,6 +203,11 @@ func plan(src Source) (list []entry, skipped []string) {
 	}
 	return list, slices.Sorted(maps.Keys(has))
 }
+
+// ropeFreqs is the tensor of a GGUF file that divides the frequencies of rotary positions, ropeDivisors.
+const ropeFreqs = "rope_freqs.weight"
+
+func ropeDivisors(c *model.Config) []float32 { return family.ShapeOf(c).Rope.Divisors }
 
 // entryOf is a tensor of the model's description.
 func entryOf(t model.Tensor) entry {
@@ -231,6 +250,18 @@ func ternaryEntry(c *model.Config, e entry) bool {
 	return e.kind == projection && c.IsTernary(e.module)
 }
 
+// whole runs write, which reads the source, and is an error when the source's files were changed under it.
+func (w *writer) whole(write func() error) (err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
+	if err := write(); err != nil {
+		return err
+	}
+	if s, ok := w.src.(interface{ Check() error }); ok {
+		return s.Check()
+	}
+	return nil
+}
+
 // Write writes the model to dst, a folder or a file, and says what it wrote. What is at dst stays as
 // it is unless everything went well.
 func Write(ctx context.Context, dst string, src Source, o Options) (*Report, error) {
@@ -240,9 +271,9 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 	}
 	w.report.Path = dst
 	if o.Format.IsGGUF() {
-		err = w.gguf(dst, list)
+		err = w.whole(func() error { return w.writeGGUF(dst, list) })
 	} else {
-		err = newFolder(dst, o.Overwrite, func(create func(string) (io.Writer, error)) error { return w.files(list, create) })
+		err = w.whole(func() error { return w.writeFolder(filepath.Clean(dst), list) })
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -254,6 +285,26 @@ func Write(ctx context.Context, dst string, src Source, o Options) (*Report, err
 		return nil, fmt.Errorf("convert: %s: %w", dst, err)
 	}
 	return &w.report, nil
+}
+
+// staged writes into a stage, checks what is there under the name of open, and publishes it.
+func (w *writer) staged(dst, open string, list []entry, write func(s *stage) error, publish func(s *stage) error) (err error) {
+	s, err := newStage(dst)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := write(s); err != nil {
+		return err
+	}
+	if err := s.finish(); err != nil {
+		return err
+	}
+	if err := w.verify(filepath.Join(s.dir, open), list); err != nil {
+		where := strings.ReplaceAll(err.Error(), s.dir+string(filepath.Separator), "")
+		return fmt.Errorf("what was written does not read back as the model it was made of, and is removed: %s", where)
+	}
+	return publish(s)
 }
 
 // newWriter checks that the model can be had in that format, and plans.
@@ -270,7 +321,10 @@ func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, er
 	if (formats[i].codec != 0 || o.Format == HFPacked) && !c.Ternary() {
 		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
 	}
-	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec}
+	if o.SplitSize != 0 && !o.Format.IsGGUF() {
+		return nil, nil, fmt.Errorf("convert: a size to split at is for GGUF files, and %s is a folder: %w", o.Format, errors.ErrUnsupported)
+	}
+	w := &writer{ctx: ctx, src: src, o: o, typ: formats[i].typ, codec: formats[i].codec, stored: map[string]gguf.Type{}}
 	w.report.Format = o.Format
 	var list []entry
 	list, w.report.Skipped = plan(src)
@@ -288,12 +342,16 @@ type writer struct {
 	o      Options
 	typ    gguf.Type
 	codec  ternary.Format
+	stored map[string]gguf.Type // how tensors of floats are stored
 	report Report
 
 	done, total int64
 }
 
-// Write counts the bytes of the file under way; it is what every tensor passes through.
+// packs says whether ternary weights are stored as codes.
+func (w *writer) packs() bool { return w.codec != 0 || w.o.Format == HFPacked }
+
+// count counts the bytes of the file under way; it is what every tensor passes through.
 func (w *writer) count(n int) error {
 	w.done += int64(n)
 	if w.o.Progress != nil {
@@ -344,6 +402,9 @@ type setSource struct {
 // FromSet makes a Source of an opened model.
 func FromSet(set *weights.Set, cfg *model.Config) Source { return setSource{set, cfg} }
 
+// Check says whether the files are still what was opened.
+func (s setSource) Check() error { return s.set.Check() }
+
 func (s setSource) Config() *model.Config { return s.cfg }
 
 func (s setSource) Names() []string {
@@ -362,7 +423,7 @@ func (s setSource) Names() []string {
 			}
 			n = strings.Replace(n, "_proj.rms_norm.", "_proj."+own+".", 1)
 		}
-		if strings.HasSuffix(n, ".weight_scale") {
+		if strings.HasSuffix(n, ".weight_scale") || s.set.MLX() && (strings.HasSuffix(n, ".scales") || strings.HasSuffix(n, ".biases")) {
 			continue // part of the codes
 		}
 		if n == "lm_head.weight" && s.cfg.TiedHead() {
@@ -383,20 +444,9 @@ func (s setSource) Dense(name string, rows, cols int) (Rows, error) {
 
 func (s setSource) Vector(name string, n int) ([]float32, error) { return s.set.Vector(name, n) }
 
-func (s setSource) HasCodes(name string) bool { return s.set.IsTernary(name) }
-
-func (s setSource) Type(name string) gguf.Type {
-	switch s.set.Type(name) {
-	case "BF16", "bf16":
-		return gguf.BF16
-	case "F16", "f16":
-		return gguf.F16
-	case "q8_0":
-		return gguf.Q8_0
-	case "q6_k":
-		return gguf.Q6_K
-	case "q4_0":
-		return gguf.Q4_0
-	}
-	return gguf.F32
+// HasCodes says so too of floats with a scale beside them: they are codes that were not packed.
+func (s setSource) HasCodes(name string) bool {
+	return s.set.IsTernary(name) || s.set.Has(name+"_scale")
 }
+
+func (s setSource) Type(name string) gguf.Type { return s.set.FloatType(name) }

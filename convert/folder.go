@@ -1,51 +1,102 @@
 package convert
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
-	"github.com/tritlm/trit/internal/tempfile"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
+	"github.com/tritlm/trit/weights"
 )
 
-// files writes the files of a Hugging Face folder: tokenizer, config.json, model.safetensors. Each is
-// whole when the next one is created.
+// writeFolder writes a Hugging Face folder: tokenizer, config.json, model.safetensors.
 //
 // Packed weights carry their scale as float32 (transformers casts it to the model's type), so that no
 // precision is lost; linear_class is autobitlinear, whose weight_scale multiplies.
-func (w *writer) files(list []entry, create func(name string) (io.Writer, error)) error {
+func (w *writer) writeFolder(dst string, list []entry) error {
 	c := w.src.Config()
-	tensors := make([]safetensors.Tensor, 0, len(list))
-	byName := map[string]entry{}
-	scales := map[string]float32{}
+	if err := checkFolder(dst, w.o.Overwrite); err != nil {
+		return err
+	}
+	tensors, byName := w.folderTensors(list)
+	files, err := w.smallFiles(c)
+	if err != nil {
+		return err
+	}
+	fsys, err := folderOf(files)
+	if err != nil {
+		return err
+	}
+	planned, err := weights.PlannedFolder(fsys, dst, tensors)
+	if err != nil {
+		return err
+	}
+	if err := w.checkPlan(planned); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dst), 0o777); err != nil {
+		return err
+	}
+	base := filepath.Base(dst)
+	return w.staged(dst, base, list, func(s *stage) error {
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if err := put(s, base+"/"+name, files[name]); err != nil {
+				return err
+			}
+		}
+		f, err := s.create(base + "/model.safetensors")
+		if err != nil {
+			return err
+		}
+		scales := map[string]float32{}
+		out := &counter{w: f}
+		err = safetensors.Write(out, tensors, map[string]string{"format": "pt"}, func(out io.Writer, t safetensors.Tensor) error {
+			e, ok := byName[t.Name]
+			if !ok { // a scale, right behind its codes
+				return w.floats(out, vectorRows{scales[t.Name]}, 1, 1, gguf.F32)
+			}
+			return w.hfTensor(out, e, t.DType, scales)
+		})
+		w.report.Bytes = out.n
+		return err
+	}, func(s *stage) error { return s.publishFolder(base, dst) })
+}
+
+// folderTensors are the tensors of the folder, and the entries behind them by their name there.
+func (w *writer) folderTensors(list []entry) (tensors []safetensors.Tensor, byName map[string]entry) {
+	byName = map[string]entry{}
 	for _, e := range list {
+		if e.name == ropeFreqs {
+			continue // a folder has no place for it: checkPlan
+		}
 		t := safetensors.Tensor{Name: w.hfName(e.name), DType: w.floatType(e), Shape: []int{e.cols}}
 		if w.dividedBias(e) {
 			t.DType = safetensors.F32 // the quotient is no bfloat16 number
 		}
+		w.stored[e.name] = floatTypeOf(t.DType)
 		if e.kind != vector {
 			t.Shape = []int{e.rows, e.cols}
 		}
-		if ternaryEntry(c, e) && w.o.Format == HFPacked {
+		byName[t.Name] = e
+		if ternaryEntry(w.src.Config(), e) && w.o.Format == HFPacked {
 			t.DType, t.Shape = safetensors.U8, []int{(e.rows + 3) / 4, e.cols}
 			tensors = append(tensors, t, safetensors.Tensor{Name: e.name + "_scale", DType: safetensors.F32, Shape: []int{1}})
 		} else {
 			tensors = append(tensors, t)
 		}
-		byName[t.Name] = e
 	}
 	for _, t := range tensors {
 		n := int64(1)
@@ -54,47 +105,32 @@ func (w *writer) files(list []entry, create func(name string) (io.Writer, error)
 		}
 		w.total += n * elementBytes(t.DType)
 	}
-	config, err := w.hfConfig(c)
-	if err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(w.o.Files)) {
-		if err := put(create, name, w.o.Files[name]); err != nil {
-			return err
-		}
-	}
-	if err := put(create, "config.json", config); err != nil {
-		return err
-	}
-	if err := putPooling(create, c.Pooling); err != nil {
-		return err
-	}
-	f, err := create("model.safetensors")
-	if err != nil {
-		return err
-	}
-	out := &counter{w: f}
-	err = safetensors.Write(out, tensors, map[string]string{"format": "pt"}, func(out io.Writer, t safetensors.Tensor) error {
-		e, ok := byName[t.Name]
-		if !ok { // a scale, right behind its codes
-			return w.floats(out, vectorRows{scales[t.Name]}, 1, 1, gguf.F32)
-		}
-		return w.hfTensor(out, e, t.DType, scales)
-	})
-	w.report.Bytes = out.n
-	return err
+	return tensors, byName
 }
 
-func put(create func(string) (io.Writer, error), name string, data []byte) error {
-	f, err := create(name)
+// smallFiles are all files of the folder but the weights.
+func (w *writer) smallFiles(c *model.Config) (map[string][]byte, error) {
+	files := maps.Clone(w.o.Files)
+	if files == nil {
+		files = map[string][]byte{}
+	}
+	var err error
+	if files["config.json"], err = w.hfConfig(c); err != nil {
+		return nil, err
+	}
+	return files, poolingFiles(files, c.Pooling)
+}
+
+func put(s *stage, name string, data []byte) error {
+	f, err := s.create(name)
 	if err == nil {
 		_, err = f.Write(data)
 	}
 	return err
 }
 
-// putPooling writes how an embedding model makes its vectors, in the files of sentence-transformers.
-func putPooling(create func(string) (io.Writer, error), p model.Pooling) error {
+// poolingFiles adds how an embedding model makes its vectors, in the files of sentence-transformers.
+func poolingFiles(files map[string][]byte, p model.Pooling) error {
 	if p == "" {
 		return nil
 	}
@@ -112,9 +148,7 @@ func putPooling(create func(string) (io.Writer, error), p model.Pooling) error {
 		if err != nil {
 			return err
 		}
-		if err := put(create, name, data); err != nil {
-			return err
-		}
+		files[name] = data
 	}
 	return nil
 }
@@ -140,7 +174,7 @@ func elementBytes(d safetensors.DType) int64 {
 	return 2
 }
 
-// floatType is how a tensor of floats is stored in a folder.
+// floatType is how a tensor of floats is stored in a folder: beside packed weights in a type that keeps it as it is.
 func (w *writer) floatType(e entry) safetensors.DType {
 	t := w.typ
 	if w.o.Format == HFPacked {
@@ -149,10 +183,10 @@ func (w *writer) floatType(e entry) safetensors.DType {
 	switch t {
 	case gguf.F16:
 		return safetensors.F16
-	case gguf.F32:
-		return safetensors.F32
+	case gguf.BF16:
+		return safetensors.BF16
 	}
-	return safetensors.BF16
+	return safetensors.F32
 }
 
 func floatTypeOf(d safetensors.DType) gguf.Type {
@@ -168,7 +202,7 @@ func floatTypeOf(d safetensors.DType) gguf.Type {
 func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales map[string]float32) error {
 	switch {
 	case e.kind == vector:
-		v, err := w.src.Vector(e.name, e.cols)
+		v, err := w.vector(e)
 		if err != nil {
 			return err
 		}
@@ -178,7 +212,7 @@ func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales ma
 				return err
 			}
 			for i := range v {
-				v[i] /= m.Scale[0]
+				v[i] = quotient(v[i], m.Scale[0])
 			}
 		}
 		return w.floats(out, vectorRows(v), 1, e.cols, floatTypeOf(d))
@@ -199,21 +233,69 @@ func (w *writer) hfTensor(out io.Writer, e entry, d safetensors.DType, scales ma
 			return err
 		}
 		return w.count(len(data))
-	case ternaryEntry(w.src.Config(), e) && w.src.HasCodes(e.name):
-		m, err := w.src.Ternary(e.name, e.rows, e.cols)
+	case ternaryEntry(w.src.Config(), e) && (w.src.HasCodes(e.name) || !keepsMasters(w.src.Type(e.name), d)):
+		rows, err := w.masters(e, d)
 		if err != nil {
 			return err
 		}
-		if len(m.Scale) != 1 {
-			return fmt.Errorf("%w: masters have one scale for the matrix", ternary.ErrMixedScales)
-		}
-		return w.floats(out, masterOf(m), e.rows, e.cols, floatTypeOf(d))
+		return w.floats(out, rows, e.rows, e.cols, floatTypeOf(d))
 	}
 	rows, err := w.src.Dense(e.name, e.rows, e.cols)
 	if err != nil {
 		return err
 	}
 	return w.floats(out, rows, e.rows, e.cols, floatTypeOf(d))
+}
+
+// keepsMasters says whether numbers of type t stay what they are when they are stored as d.
+func keepsMasters(t gguf.Type, d safetensors.DType) bool {
+	return d == safetensors.F32 || t == gguf.BF16
+}
+
+// masters are floats in the type of the folder that quantise to the codes and the scale of e.
+func (w *writer) masters(e entry, d safetensors.DType) (Rows, error) {
+	m, err := w.src.Ternary(e.name, e.rows, e.cols)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.Scale) != 1 {
+		return nil, fmt.Errorf("%w: masters have one scale for the matrix", ternary.ErrMixedScales)
+	}
+	var own []float32
+	if !w.src.HasCodes(e.name) {
+		rows, err := w.src.Dense(e.name, e.rows, e.cols)
+		if err != nil {
+			return nil, err
+		}
+		own = make([]float32, e.rows*e.cols)
+		for r := range e.rows {
+			rows.Row(own[r*e.cols:][:e.cols], r)
+		}
+	}
+	bits := 32
+	if d == safetensors.BF16 {
+		bits = 16
+	}
+	return matrixRows{ternary.Masters(own, m, bits), e.cols}, nil
+}
+
+// matrixRows are a matrix in memory.
+type matrixRows struct {
+	x    []float32
+	cols int
+}
+
+func (m matrixRows) Row(dst []float32, r int) { copy(dst, m.x[r*m.cols:][:m.cols]) }
+
+// quotient is the q near x/s for which q·s, rounded, is x, where there is one.
+func quotient(x, s float32) float32 {
+	q := x / s
+	for _, c := range []float32{q, math.Nextafter32(q, 0), math.Nextafter32(q, float32(math.Inf(1)))} {
+		if c*s == x {
+			return c
+		}
+	}
+	return q
 }
 
 // hfName is what a folder calls the tensor: transformers' BitLinear knows the norm in front of it by one name only.
@@ -239,37 +321,6 @@ func (w *writer) projection(e entry) (*ternary.Matrix, error) {
 	return w.src.Ternary(m.name, m.rows, m.cols)
 }
 
-// master is a matrix of floats that absmean turns into the codes and the scale of m: with a share p of
-// the codes not zero, weights ŵ·s/p have the mean magnitude s, and |ŵ/p| ≥ 1 rounds back to ŵ.
-type master struct {
-	m     *ternary.Matrix
-	value float32
-	codes []int8
-}
-
-func masterOf(m *ternary.Matrix) *master {
-	q := make([]int8, m.Cols)
-	n := 0
-	for r := range m.Rows {
-		m.Row(q, r)
-		for _, v := range q {
-			n += int(v * v)
-		}
-	}
-	p := float64(n) / (float64(m.Rows) * float64(m.Cols))
-	if n == 0 {
-		p = 1
-	}
-	return &master{m, float32(float64(m.Scale[0]) / p), q}
-}
-
-func (w *master) Row(dst []float32, r int) {
-	w.m.Row(w.codes, r)
-	for i, q := range w.codes {
-		dst[i] = float32(q) * w.value
-	}
-}
-
 // hfConfig makes config.json.
 func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 	config := map[string]any{}
@@ -283,8 +334,10 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 			return nil, err
 		}
 	}
-	delete(config, "auto_map") // names Python files that are not here, and transformers has the classes
+	config["tie_word_embeddings"] = c.TiedHead() // which the files may have had another word in
+	delete(config, "auto_map")                   // names Python files that are not here, and transformers has the classes
 	delete(config, "quantization_config")
+	delete(config, "quantization")                                               // MLX's
 	if c.Ternary() && (c.Family != "bitnet-1bitllm" || w.o.Format == HFPacked) { // 1bitLLM's masters say nothing
 		mode := "offline"
 		if w.o.Format != HFPacked {
@@ -295,7 +348,7 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 			q["modules_to_not_convert"] = floats
 		}
 		if norm, eps := family.OwnNorm(c); norm != "" {
-			q["use_rms_norm"], q["rms_norm_eps"] = true, eps
+			q["use_rms_norm"], q["rms_norm_eps"] = true, family.Decimal(eps)
 		}
 		config["quantization_config"] = q
 	}
@@ -311,131 +364,22 @@ func (w *writer) hfConfig(c *model.Config) ([]byte, error) {
 	return json.MarshalIndent(config, "", "  ")
 }
 
-// atomically writes a file through a temporary one beside it: synced, then renamed, gone on any error.
-func atomically(dst string, overwrite bool, write func(io.Writer) error) (size int64, err error) {
-	if _, err := os.Lstat(dst); err == nil && !overwrite {
-		return 0, fmt.Errorf("%w; remove it or ask to overwrite it", fs.ErrExist)
-	}
-	f, err := tempfile.Create(dst)
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	b := bufio.NewWriterSize(f, 1<<20)
-	if err := write(b); err != nil {
-		return 0, err
-	}
-	if err := b.Flush(); err != nil {
-		return 0, err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return 0, err
-	}
-	if err := f.Sync(); err != nil {
-		return 0, err
-	}
-	if err := f.Close(); err != nil {
-		return 0, err
-	}
-	return st.Size(), os.Rename(f.Name(), dst)
-}
-
-// newFolder fills a temporary folder beside dst and then gives it its name. An existing dst is kept
-// until then. It is replaced only when it is empty, or when overwrite says so and it is a model's.
-func newFolder(dst string, overwrite bool, fill func(create func(name string) (io.Writer, error)) error) (err error) {
-	dst = filepath.Clean(dst)
-	there, err := os.ReadDir(dst)
-	switch {
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return err
-	case len(there) > 0 && !overwrite:
-		return fmt.Errorf("%w and is not empty; remove it or ask to overwrite it", fs.ErrExist)
-	case len(there) > 0 && !slices.ContainsFunc(there, func(d fs.DirEntry) bool { return d.Name() == "config.json" }):
-		return fmt.Errorf("%w and holds no model (no config.json), so it is not overwritten", fs.ErrExist)
-	}
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
-		return err
-	}
-	tmp, release, err := tempfile.Mkdir(dst)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(tmp)
-		}
-		release()
-	}()
-	f := folderWriter{dir: tmp}
-	err = fill(f.create)
-	if last := f.finish(); err == nil {
-		err = last
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(dst); err != nil {
-		return err
-	}
-	return os.Rename(tmp, dst)
-}
-
-// folderWriter writes the files of a folder one after another.
-type folderWriter struct {
-	dir  string
-	file *os.File
-	*bufio.Writer
-}
-
-func (w *folderWriter) create(name string) (io.Writer, error) {
-	if err := w.finish(); err != nil {
-		return nil, err
-	}
-	name = filepath.Join(w.dir, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.Create(name)
-	if err != nil {
-		return nil, err
-	}
-	w.file, w.Writer = f, bufio.NewWriterSize(f, 1<<20)
-	return w, nil
-}
-
-// finish brings the current file to the disk.
-func (w *folderWriter) finish() error {
-	if w.file == nil {
-		return nil
-	}
-	f := w.file
-	w.file = nil
-	return errors.Join(w.Flush(), f.Sync(), f.Close())
-}
-
 // TokenizerFiles are the small files of a folder that travel with a model as they are.
 var TokenizerFiles = []string{
 	"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-	"chat_template.jinja", "generation_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+	"chat_template.jinja", "generation_config.json", "chat_template.json", "vocab.json", "merges.txt", "added_tokens.json",
+	"tekken.json",
 }
 
 // CopyFiles reads those of TokenizerFiles that a model's folder has.
 func CopyFiles(folder fs.FS) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, n := range TokenizerFiles {
-		data, err := fs.ReadFile(folder, n)
+	templates, err := fs.Glob(folder, "additional_chat_templates/*.jinja")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range slices.Concat(TokenizerFiles, templates) {
+		data, err := infile.ReadFS(folder, n, infile.Text)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

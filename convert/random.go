@@ -42,11 +42,11 @@ var presets = []struct {
 		HiddenSize: 4096, IntermediateSize: 14336, NumLayers: 32, NumHeads: 32, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 128256, MaxContext: 8192, NormEps: 1e-5, RopeTheta: 500000, Activation: part.SiLU,
 	})},
-	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", embedding(qwen3, family.Shape{
+	{"bitnet-embedding-0.6b", "microsoft/bitnet-embedding-0.6b", embedding(qwen3, "<|endoftext|>", family.Shape{
 		HiddenSize: 1024, IntermediateSize: 3072, NumLayers: 28, NumHeads: 16, NumKVHeads: 8, HeadDim: 128,
 		VocabSize: 151936, MaxContext: 32768, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
 	})},
-	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", embedding(gemma3(256, 512, 6), family.Shape{
+	{"bitnet-embedding-270m", "microsoft/bitnet-embedding-270m", embedding(gemma3(256, 512, 6), "<eos>", family.Shape{
 		HiddenSize: 640, IntermediateSize: 2048, NumLayers: 18, NumHeads: 4, NumKVHeads: 1, HeadDim: 256,
 		VocabSize: 262144, MaxContext: 32768, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
 	})},
@@ -58,11 +58,11 @@ var presets = []struct {
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 64,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-5, RopeTheta: 500000, Activation: part.SiLU,
 	})},
-	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", embedding(qwen3, family.Shape{
+	{"tiny-qwen3-embedding", "BitNet-embedding 0.6B's block at the same size", embedding(qwen3, "<|endoftext|>", family.Shape{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 2, HeadDim: 128,
 		VocabSize: 2048, MaxContext: 2048, NormEps: 1e-6, RopeTheta: 1000000, Activation: part.SiLU, TiedHead: true,
 	})},
-	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", embedding(gemma3(128, 64, 2), family.Shape{
+	{"tiny-gemma3-embedding", "BitNet-embedding 270M's block at the same size", embedding(gemma3(128, 64, 2), "<eos>", family.Shape{
 		HiddenSize: 256, IntermediateSize: 512, NumLayers: 4, NumHeads: 4, NumKVHeads: 1, HeadDim: 128,
 		VocabSize: 2048, MaxContext: 2048, RopeTheta: 1000000, NormEps: 1e-6, Activation: part.GELUTanh, TiedHead: true,
 	})},
@@ -81,12 +81,12 @@ func of(layers func(family.Shape) *model.Config, s family.Shape) func() *model.C
 	}
 }
 
-// embedding makes one of a model for vectors, with a norm in front of each projection.
-func embedding(layers func(family.Shape) *model.Config, s family.Shape) func() *model.Config {
+// embedding makes one of a model for vectors, with a norm in front of each projection; end ends every text.
+func embedding(layers func(family.Shape) *model.Config, end string, s family.Shape) func() *model.Config {
 	return func() *model.Config {
 		c := layers(s)
 		c.Quantize(func(module string) bool { return module == model.HeadName }, "norm", s.NormEps)
-		c.Pooling = model.PoolLast
+		c.Pooling, c.EmbedEnd = model.PoolLast, end
 		return c
 	}
 }
@@ -320,7 +320,7 @@ func split(n int, fn func(lo, hi int)) {
 }
 
 // TokenizerFiles makes a byte-level tokenizer of the model's vocabulary size for a random model:
-// 256 bytes, then invented words that are written and never read, then the special tokens of
+// 256 bytes, then invented words with the merges that make them, then the special tokens of
 // Llama 3 and BitNet 2B4T with that model's kind of template.
 func (r *Random) TokenizerFiles() (map[string][]byte, error) {
 	specials := []string{"<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"}
@@ -330,23 +330,7 @@ func (r *Random) TokenizerFiles() (map[string][]byte, error) {
 		vocab[byteName(byte(b))] = len(vocab)
 	}
 	words := v - len(specials)
-	state := uint64(1)
-	for len(vocab) < words {
-		n := 1 + int(mix(&state)%3)
-		word := "Ġ"
-		if mix(&state)%4 == 0 {
-			word = ""
-		}
-		for range n {
-			word += string("bcdfghklmnprstvwz"[mix(&state)%17]) + string("aeiou"[mix(&state)%5])
-			if mix(&state)%3 == 0 {
-				word += string("lmnrst"[mix(&state)%6])
-			}
-		}
-		if _, dup := vocab[word]; !dup {
-			vocab[word] = len(vocab)
-		}
-	}
+	merges := invent(vocab, words)
 	type added struct {
 		ID         int    `json:"id"`
 		Content    string `json:"content"`
@@ -376,7 +360,7 @@ func (r *Random) TokenizerFiles() (map[string][]byte, error) {
 		},
 		"model": map[string]any{
 			"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": nil, "end_of_word_suffix": nil,
-			"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": []string{},
+			"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges,
 		},
 	}
 	config := map[string]any{
@@ -412,4 +396,44 @@ func byteName(b byte) string {
 		}
 	}
 	return string(rune(0x100 + n))
+}
+
+// invent fills a byte-level vocabulary up to size with words of invented syllables, and returns the merges that make them, in
+// their order.
+func invent(vocab map[string]int, size int) []string {
+	var merges, words []string
+	add := func(a, b string) bool {
+		_, dup := vocab[a+b]
+		if dup || len(vocab) >= size {
+			return false
+		}
+		merges = append(merges, a+" "+b)
+		vocab[a+b] = len(vocab)
+		words = append(words, a+b)
+		return true
+	}
+	for _, c := range "bcdfghklmnprstvwz" {
+		for _, v := range "aeiou" {
+			add(string(c), string(v))
+		}
+	}
+	syllables := slices.Clone(words)
+	for _, s := range syllables {
+		for _, c := range "lmnrst" {
+			add(s, string(c))
+		}
+	}
+	syllables = slices.Clone(words)
+	for _, s := range syllables {
+		add("Ġ", s)
+	}
+	state := uint64(1)
+	for len(vocab) < size && len(words) > 0 {
+		w := words[mix(&state)%uint64(len(words))]
+		if len(w) > 9 {
+			w = syllables[mix(&state)%uint64(len(syllables))]
+		}
+		add(w, syllables[mix(&state)%uint64(len(syllables))])
+	}
+	return merges
 }

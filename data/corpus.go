@@ -4,6 +4,7 @@ package data
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"sort"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 //go:embed builtin.txt
@@ -30,7 +33,9 @@ var ErrEmpty = errors.New("no text in it")
 
 // ReadText reads a corpus: "" is the built-in text, "-" standard input, a folder all its .txt and .md
 // files in the order of their names. Invalid UTF-8 is an error that says where.
-func ReadText(path string, stdin io.Reader) (string, error) {
+//
+// A path may be a pipe; the end of ctx ends the wait for it.
+func ReadText(ctx context.Context, path string, stdin io.Reader) (string, error) {
 	var b []byte
 	var err error
 	switch {
@@ -38,22 +43,22 @@ func ReadText(path string, stdin io.Reader) (string, error) {
 		return builtin, nil
 	case path == "-":
 		path = "standard input"
-		b, err = io.ReadAll(io.LimitReader(stdin, maxText+1))
+		b, err = infile.ReadAll(ctx, stdin, path, maxText)
 	default:
 		var st fs.FileInfo
 		if st, err = os.Stat(path); err == nil {
 			if st.IsDir() {
 				b, err = readFolder(path)
 			} else {
-				b, err = readFile(path)
+				b, err = infile.ReadText(ctx, path, maxText)
 			}
 		}
 	}
+	if errors.Is(err, infile.ErrSize) || len(b) > maxText {
+		return "", fmt.Errorf("data: %s: larger than %d GiB; split it and train on a part", path, maxText>>30)
+	}
 	if err != nil {
 		return "", fmt.Errorf("data: %w", err)
-	}
-	if len(b) > maxText {
-		return "", fmt.Errorf("data: %s: larger than %d GiB; split it and train on a part", path, maxText>>30)
 	}
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
 	if at := invalid(b); at >= 0 {
@@ -79,15 +84,6 @@ func invalid(b []byte) int {
 	return -1
 }
 
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxText+1))
-}
-
 func readFolder(dir string) ([]byte, error) {
 	var names []string
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -109,7 +105,7 @@ func readFolder(dir string) ([]byte, error) {
 	sort.Strings(names)
 	var all []byte
 	for _, n := range names {
-		b, err := readFile(n)
+		b, err := infile.Read(n, maxText)
 		if err != nil {
 			return nil, err
 		}

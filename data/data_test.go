@@ -29,31 +29,31 @@ func TestReadText(t *testing.T) {
 		}
 		return p
 	}
-	if s, err := ReadText("", nil); err != nil || len(s) < 15000 {
+	if s, err := ReadText(t.Context(), "", nil); err != nil || len(s) < 15000 {
 		t.Errorf("built-in text: %d bytes, %v", len(s), err)
 	}
-	if s, err := ReadText("-", strings.NewReader("hello")); err != nil || s != "hello" {
+	if s, err := ReadText(t.Context(), "-", strings.NewReader("hello")); err != nil || s != "hello" {
 		t.Errorf("standard input: %q, %v", s, err)
 	}
 	write("folder/b.txt", "second")
 	write("folder/a.md", "first\n")
 	write("folder/c.png", "\xff\xfe")
-	if s, err := ReadText(filepath.Join(dir, "folder"), nil); err != nil || s != "first\nsecond\n" {
+	if s, err := ReadText(t.Context(), filepath.Join(dir, "folder"), nil); err != nil || s != "first\nsecond\n" {
 		t.Errorf("folder: %q, %v", s, err)
 	}
-	if _, err := ReadText(write("empty.txt", " \n\t"), nil); !errors.Is(err, ErrEmpty) {
+	if _, err := ReadText(t.Context(), write("empty.txt", " \n\t"), nil); !errors.Is(err, ErrEmpty) {
 		t.Errorf("empty file: %v", err)
 	}
-	if _, err := ReadText(write("none/x.png", "x"), nil); err != nil {
+	if _, err := ReadText(t.Context(), write("none/x.png", "x"), nil); err != nil {
 		t.Errorf("a file is read whatever its name: %v", err)
 	}
-	if _, err := ReadText(filepath.Join(dir, "none"), nil); !errors.Is(err, ErrEmpty) {
+	if _, err := ReadText(t.Context(), filepath.Join(dir, "none"), nil); !errors.Is(err, ErrEmpty) {
 		t.Errorf("folder without text: %v", err)
 	}
-	if _, err := ReadText(write("latin.txt", "caf\xe9"), nil); err == nil || !strings.Contains(err.Error(), "byte 3") {
+	if _, err := ReadText(t.Context(), write("latin.txt", "caf\xe9"), nil); err == nil || !strings.Contains(err.Error(), "byte 3") {
 		t.Errorf("Latin-1: %v", err)
 	}
-	if _, err := ReadText(filepath.Join(dir, "missing"), nil); !errors.Is(err, os.ErrNotExist) {
+	if _, err := ReadText(t.Context(), filepath.Join(dir, "missing"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/tempfile"
 )
 
@@ -52,13 +53,13 @@ var Sources = []Source{
 // downloaded to take instead of the network; url another address.
 func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url string) (string, error) {
 	path := filepath.Join(dir, s.File)
-	if b, err := os.ReadFile(path); err == nil && len(b) > 0 && (s.Member != "" || s.check(b) == nil) {
+	if b, err := infile.Read(path, maxText); err == nil && len(b) > 0 && (s.Member != "" || s.check(b) == nil) {
 		return path, nil
 	}
 	var b []byte
 	var err error
 	if from != "" {
-		if b, err = readFile(from); err != nil {
+		if b, err = infile.ReadText(ctx, from, maxText); err != nil {
 			return "", fmt.Errorf("data: %w", err)
 		}
 	} else {
@@ -78,16 +79,16 @@ func Fetch(ctx context.Context, client *http.Client, s Source, dir, from, url st
 			return "", fmt.Errorf("data: %s: %w", from, err)
 		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
-	tmp, err := tempfile.Create(path)
+	tmp, err := tempfile.Create(path, tempfile.Shared)
 	if err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return "", fmt.Errorf("data: %w", err)
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {

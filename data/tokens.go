@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math/bits"
 	"math/rand/v2"
-	"os"
+	"runtime/debug"
 	"slices"
+
+	"github.com/tritlm/trit/internal/mapped"
 )
 
 // A shard is a file of tokens:
@@ -28,7 +31,7 @@ type Tokens struct {
 	b     []byte // after the header
 	width int
 	vocab int
-	close func() error
+	file  *mapped.File // nil of tokens in memory
 }
 
 // WriteTokens writes ids as a shard.
@@ -57,29 +60,21 @@ func WriteTokens(w io.Writer, ids []int32, vocab int) error {
 }
 
 // OpenTokens maps a shard.
-func OpenTokens(path string) (*Tokens, error) {
-	f, err := os.Open(path)
+func OpenTokens(path string) (_ *Tokens, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
+	f, err := mapped.Open(path)
+	if errors.Is(err, mapped.ErrEmpty) {
+		return nil, fmt.Errorf("data: %s: no bytes: %w", path, ErrFormat)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	defer f.Close()
-	st, err := f.Stat()
+	t, err := parseTokens(f.Data, path)
 	if err != nil {
-		return nil, fmt.Errorf("data: %w", err)
-	}
-	if st.Size() < 16 {
-		return nil, fmt.Errorf("data: %s: %d bytes are fewer than a header: %w", path, st.Size(), ErrFormat)
-	}
-	b, unmap, err := mapFile(f, int(st.Size()))
-	if err != nil {
-		return nil, fmt.Errorf("data: %s: %w", path, err)
-	}
-	t, err := parseTokens(b, path)
-	if err != nil {
-		unmap()
+		f.Close()
 		return nil, err
 	}
-	t.close = unmap
+	t.file = f
 	return t, nil
 }
 
@@ -94,7 +89,7 @@ func parseTokens(b []byte, name string) (*Tokens, error) {
 	if (len(b)-16)%int(width) != 0 {
 		return nil, fmt.Errorf("data: %s: byte %d is inside a token; the file was cut off: %w", name, len(b), ErrFormat)
 	}
-	return &Tokens{name: name, b: b[16:], width: int(width), vocab: int(vocab), close: func() error { return nil }}, nil
+	return &Tokens{name: name, b: b[16:], width: int(width), vocab: int(vocab)}, nil
 }
 
 // NewTokens keeps ids in memory.
@@ -103,7 +98,7 @@ func NewTokens(ids []int32, vocab int) *Tokens {
 	for _, id := range ids {
 		b = binary.LittleEndian.AppendUint32(b, uint32(id))
 	}
-	return &Tokens{name: "tokens", b: b, width: 4, vocab: vocab, close: func() error { return nil }}
+	return &Tokens{name: "tokens", b: b, width: 4, vocab: vocab}
 }
 
 // Split cuts ids into those to train on and, the last share of them, those to validate with.
@@ -132,10 +127,17 @@ func (t *Tokens) Equal(ids []int32) bool {
 }
 
 // Close unmaps the file.
-func (t *Tokens) Close() error { return t.close() }
+func (t *Tokens) Close() error {
+	if t.file == nil {
+		return nil
+	}
+	t.b = nil
+	return t.file.Close()
+}
 
 // read fills dst from token i on.
-func (t *Tokens) read(dst []int32, i int) error {
+func (t *Tokens) read(dst []int32, i int) (err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	for k := range dst {
 		var v uint32
 		if t.width == 2 {
@@ -148,7 +150,10 @@ func (t *Tokens) read(dst []int32, i int) error {
 		}
 		dst[k] = int32(v)
 	}
-	return nil
+	if t.file == nil {
+		return nil
+	}
+	return t.file.Check()
 }
 
 // Batch is B sequences of S tokens and, for each token, the one that follows.
@@ -214,8 +219,9 @@ func (t *Tokens) Spread(n, B, S int) iter.Seq2[Batch, error] {
 		for k := range n {
 			b := Batch{B: B, S: S, IDs: make([]int32, B*S), Targets: make([]int32, B*S)}
 			for i := range B {
-				at := int(int64(k*B+i) * int64(room-1) / int64(max(n*B-1, 1)))
-				if err := t.sequence(&b, i, at); err != nil {
+				hi, lo := bits.Mul64(uint64(k*B+i), uint64(room-1))
+				at, _ := bits.Div64(hi, lo, uint64(max(n*B-1, 1))) // k·B+i ≤ n·B-1, so it fits
+				if err := t.sequence(&b, i, int(at)); err != nil {
 					yield(Batch{}, err)
 					return
 				}

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/tokenizer"
 )
@@ -30,20 +30,26 @@ type Question struct {
 // maxLine bounds a line of a file of questions.
 const maxLine = 16 << 20
 
+// maxQuestions bounds the file.
+const maxQuestions = 1 << 30
+
 // ReadQuestions reads a JSONL file, a question a line; empty lines are skipped:
 //
 //	{"context": "The capital of France is", "choices": ["Rome", "Paris"], "gold": 1}
 //
 // "query" is another name for "context"; "gold" is an index or one of the choices. Other fields are ignored. Errors
 // name the file and the line.
-func ReadQuestions(path string) ([]Question, error) {
-	f, err := os.Open(path)
+func ReadQuestions(ctx context.Context, path string) ([]Question, error) {
+	text, err := infile.ReadText(ctx, path, maxQuestions)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	return parseQuestions(text, path)
+}
+
+func parseQuestions(file []byte, path string) ([]Question, error) {
 	var list []Question
-	r := bufio.NewReaderSize(f, 1<<16)
+	r := bufio.NewReaderSize(bytes.NewReader(file), 1<<16)
 	for line := 1; ; line++ {
 		text, err := readLine(r)
 		if err != nil && err != io.EOF {

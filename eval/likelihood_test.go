@@ -251,7 +251,7 @@ func TestReadQuestions(t *testing.T) {
 		}
 		return path
 	}
-	list, err := ReadQuestions(write("{\"context\":\"a\",\"choices\":[\"b\",\"c\"],\"gold\":1}\r\n\n  \n{\"query\":\"ü\",\"choices\":[\"b\",\"c\"],\"gold\":\"b\",\"id\":7}"))
+	list, err := ReadQuestions(t.Context(), write("{\"context\":\"a\",\"choices\":[\"b\",\"c\"],\"gold\":1}\r\n\n  \n{\"query\":\"ü\",\"choices\":[\"b\",\"c\"],\"gold\":\"b\",\"id\":7}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,11 +279,11 @@ func TestReadQuestions(t *testing.T) {
 		{good + strings.Repeat(" ", maxLine+1<<20), ":2: the line is longer"},
 	} {
 		path := write(c.text)
-		if _, err := ReadQuestions(path); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), path) {
+		if _, err := ReadQuestions(t.Context(), path); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), path) {
 			t.Errorf("%.60q: %v, want %q", c.text, err, c.want)
 		}
 	}
-	if _, err := ReadQuestions(filepath.Join(t.TempDir(), "nothing")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := ReadQuestions(t.Context(), filepath.Join(t.TempDir(), "nothing")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -5,10 +5,11 @@ package eval
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
-	"os"
 	"slices"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/safetensors"
 )
 
@@ -38,7 +39,7 @@ func (r *Reference) DType() string { return r.Meta["dtype"] }
 // ReadReference reads a reference file. Its bounds are checked against each other here, against the
 // model by Verify.
 func ReadReference(path string) (*Reference, error) {
-	f, err := os.Open(path)
+	f, err := infile.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +48,11 @@ func ReadReference(path string) (*Reference, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := safetensors.Read(f, st.Size(), path)
+	return readReference(f, st.Size(), path)
+}
+
+func readReference(f io.ReaderAt, size int64, path string) (*Reference, error) {
+	file, err := safetensors.Read(f, size, path)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +79,7 @@ func ReadReference(path string) (*Reference, error) {
 }
 
 type reader struct {
-	f    *os.File
+	f    io.ReaderAt
 	file *safetensors.File
 	err  error
 }

@@ -125,9 +125,11 @@ var broken = []struct {
 		r.u64(9)
 	}, `a string of 9 bytes, but the file ends after 0`, nil},
 	{"alignment-0", func(r *raw) { r.header(3, 0, 1); r.str("general.alignment"); r.u32(kindUint32); r.u32(0) }, `key "general.alignment" is 0, want a power of two`, nil},
-	{"alignment-24", func(r *raw) { r.header(3, 0, 1); r.str("general.alignment"); r.u32(kindUint32); r.u32(24) }, `is 24, want a power of two from 8 to`, nil},
-	{"alignment-string", func(r *raw) { r.header(3, 0, 1); r.key("general.alignment") }, `key "general.alignment" is v, want a power of two`, nil},
+	{"alignment-24", func(r *raw) { r.header(3, 0, 1); r.str("general.alignment"); r.u32(kindUint32); r.u32(24) }, `is 24, want a power of two up to`, nil},
+	{"alignment-string", func(r *raw) { r.header(3, 0, 1); r.key("general.alignment") }, `key "general.alignment" is a string, want a uint32`, nil},
+	{"alignment-uint64", func(r *raw) { r.header(3, 0, 1); r.str("general.alignment"); r.u32(kindUint64); r.u64(32) }, `key "general.alignment" is a uint64, want a uint32`, nil},
 	{"tensor-name-empty", func(r *raw) { r.header(3, 1, 0); r.str(""); r.bytes(64) }, `tensor 0 of 1: at byte 32: tensor name of 0 bytes`, nil},
+	{"tensor-name-of-64-bytes", func(r *raw) { r.header(3, 1, 0); r.str(strings.Repeat("n", 64)); r.bytes(64) }, `tensor 0 of 1: at byte 32: tensor name of 64 bytes, want 1 to 63`, nil},
 	{"tensor-name-not-utf8", func(r *raw) { r.header(3, 1, 0); r.str("\xfe"); r.bytes(64) }, `tensor name "\xfe" is not UTF-8`, nil},
 	{"duplicate-tensor", func(r *raw) {
 		r.header(3, 2, 0)
@@ -135,7 +137,6 @@ var broken = []struct {
 		r.info("a", F32, 32, 4)
 		r.bytes(99)
 	}, `tensor 1 of 2: "a" at byte 57: stands twice`, nil},
-	{"no-dimensions", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 0); r.bytes(64) }, `"a" at byte 24: 0 dimensions, want 1 to 4`, nil},
 	{"five-dimensions", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 0, 1, 1, 1, 1, 1); r.bytes(64) }, `5 dimensions`, nil},
 	{"huge-dimension-count", func(r *raw) { r.header(3, 1, 0); r.str("a"); r.u32(1 << 31); r.bytes(64) }, `2147483648 dimensions`, nil},
 	{"dimension-0", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 0, 4, 0); r.bytes(64) }, `dimension 1 is 0`, nil},
@@ -148,7 +149,28 @@ var broken = []struct {
 	{"unknown-tensor-type", func(r *raw) { *r = one("llama", 77, 64, 4) }, `tensor "blk.0.ffn_up.weight" at 128: storage type 77 is not known`, errors.ErrUnsupported},
 	{"type-beyond-16-bits", func(r *raw) { *r = one("llama", 1<<20, 64, 4) }, `storage type 1048576 is not known`, errors.ErrUnsupported},
 	{"variant-type-number", func(r *raw) { *r = one("llama", Q2_0G128, 64, 128) }, `storage type 65578 is not known`, errors.ErrUnsupported},
-	{"offset-not-aligned", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 4, 4); r.bytes(99) }, `tensor "a": offset 4 is not a multiple of the alignment 32`, nil},
+	{"offset-not-aligned", func(r *raw) {
+		r.header(3, 2, 0)
+		r.info("a", F32, 0, 4)
+		r.info("b", F32, 16, 4)
+		r.pad(32)
+		r.bytes(64)
+	}, `tensor "b": offset 16, but tensor "a" in front of it (f32 [4], 16 bytes) makes it 32: an overlap`, nil},
+	{"first-offset-not-0", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 32, 4); r.bytes(99) }, `tensor "a": offset 32, and the first tensor's is 0`, nil},
+	{"hole", func(r *raw) { // the type number says bf16 where f32 was written
+		r.header(3, 2, 0)
+		r.info("a", BF16, 0, 16)
+		r.info("b", F32, 64, 8)
+		r.pad(32)
+		r.bytes(96)
+	}, `tensor "b": offset 64, but tensor "a" in front of it (bf16 [16], 32 bytes) makes it 32: a hole`, nil},
+	{"not-in-order", func(r *raw) {
+		r.header(3, 2, 0)
+		r.info("a", F32, 32, 8)
+		r.info("b", F32, 0, 8)
+		r.pad(32)
+		r.bytes(64)
+	}, `tensor "a": offset 32, and the first tensor's is 0`, nil},
 	{"offset-past-file", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 1<<40, 4); r.bytes(99) }, `"a" at byte 24: offset 1099511627776 lies past the file of`, nil},
 	{"offset-wraps", func(r *raw) { r.header(3, 1, 0); r.info("a", F32, math.MaxUint64-31, 4); r.bytes(99) }, `offset 18446744073709551584 lies past the file`, nil},
 	{"data-cut", func(r *raw) { *r = one("llama", F32, 63, 16) }, `tensor "blk.0.ffn_up.weight" at 128: ends past the file (64 bytes needed, 63 there); download it again`, nil},
@@ -159,14 +181,14 @@ var broken = []struct {
 		r.info("b", F32, 32, 8)
 		r.pad(32)
 		r.bytes(64)
-	}, `tensor "a" at 96: its 64 bytes overlap tensor "b" at 128`, nil},
+	}, `tensor "b": offset 32, but tensor "a" in front of it (f32 [16], 64 bytes) makes it 64: an overlap`, nil},
 	{"same-offset", func(r *raw) {
 		r.header(3, 2, 0)
 		r.info("a", F32, 0, 8)
 		r.info("b", F32, 0, 8)
 		r.pad(32)
 		r.bytes(64)
-	}, `overlap tensor "b"`, nil},
+	}, `tensor "b": offset 0, but tensor "a"`, nil},
 	{"columns-not-whole-blocks", func(r *raw) { *r = one("llama", TQ1_0, 64, 128) }, `128 columns is not a multiple of 256, the block of tq1_0`, nil},
 	{"tl1", func(r *raw) { *r = one("bitnet", TL1, 4096, 256, 16) }, `type tl1 is shuffled for one machine's kernels and cannot be read; convert the model again as i2_s`, errors.ErrUnsupported},
 	{"tl2", func(r *raw) { *r = one("bitnet-b1.58", MXFP4, 4096, 256, 16) }, `type tl2 is shuffled`, errors.ErrUnsupported},
@@ -271,6 +293,7 @@ func TestCollisions(t *testing.T) {
 	}{
 		{"q2_0 of llama.cpp", one("qwen3", Q2_0, 4*36, 128, 4), Q2_0},
 		{"q2_0 of Prism's earlier files", one("qwen3", Q2_0, 4*34, 128, 4), Q2_0G128},
+		{"stq1_0 of Tencent", one("hunyuan-dense", Q2_0, 4*42, 256, 4), STQ1_0},
 		{"mxfp4", one("gpt-oss", MXFP4, 4*68, 128, 4), MXFP4},
 		{"pq2_0", one("qwen3", PQ2_0, 4*34, 128, 4), PQ2_0},
 		{"ptq1_0", one("qwen3", PTQ1_0, 4*28, 128, 4), PTQ1_0},
@@ -280,6 +303,40 @@ func TestCollisions(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		} else if got := f.Tensors[0].Type; got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// TestWhatGgmlTakes: what is unusual and sound is read.
+func TestWhatGgmlTakes(t *testing.T) {
+	build := func(fn func(r *raw)) raw {
+		var r raw
+		fn(&r)
+		return r
+	}
+	for name, b := range map[string]raw{
+		"a single number without dimensions": build(func(r *raw) { r.header(3, 1, 0); r.info("a", F32, 0); r.pad(32); r.bytes(4) }),
+		"alignment 1": build(func(r *raw) {
+			r.header(3, 2, 1)
+			r.str("general.alignment")
+			r.u32(kindUint32)
+			r.u32(1)
+			r.info("a", F16, 0, 3)
+			r.info("b", F32, 6, 1)
+			r.bytes(10)
+		}),
+		"no tensors":                 build(func(r *raw) { r.header(3, 0, 1); r.key("k") }),
+		"bytes behind the last":      append(one("llama", F32, 64, 16), "and more"...),
+		"padding missing at the end": one("llama", F32, 20, 5),
+		"a name of 63 bytes": build(func(r *raw) {
+			r.header(3, 1, 0)
+			r.info(strings.Repeat("n", 63), F32, 0, 1)
+			r.pad(32)
+			r.bytes(4)
+		}),
+	} {
+		if _, err := Read(bytes.NewReader(b), int64(len(b)), "m.gguf"); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -334,7 +391,7 @@ func TestWriteErrors(t *testing.T) {
 		{"empty key", KV{{"", true}}, nil, ok, `key ""`},
 		{"bad value", KV{{"a", struct{}{}}}, nil, ok, `key "a": a value of type struct {} cannot be stored`},
 		{"nil value", KV{{"a", nil}}, nil, ok, `key "a"`},
-		{"alignment", KV{{"general.alignment", uint32(12)}}, nil, ok, `general.alignment is 12`},
+		{"alignment", KV{{"general.alignment", uint32(12)}}, nil, ok, `"general.alignment" is 12`},
 		{"duplicate tensor", nil, []Tensor{{Name: "a", Type: F32, Shape: []int{1}}, {Name: "a", Type: F32, Shape: []int{1}}}, ok, `tensor "a"`},
 		{"unknown type", nil, []Tensor{{Name: "a", Type: 99, Shape: []int{1}}}, ok, `tensor "a": storage type 99`},
 		{"bad shape", nil, []Tensor{{Name: "a", Type: TQ1_0, Shape: []int{1, 100}}}, ok, `100 columns`},
@@ -367,4 +424,26 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 	}
 	d.left -= len(p)
 	return len(p), nil
+}
+
+// TestLongKeys: keys of any length up to the format's bound are read, and errors about them stay short.
+func TestLongKeys(t *testing.T) {
+	long := strings.Repeat("k", maxKeyLen)
+	for _, twice := range []bool{false, true} {
+		var r raw
+		r.header(3, 0, 2)
+		r.key(long)
+		if r.key(long[1:]); twice {
+			r = nil
+			r.header(3, 0, 2)
+			r.key(long)
+			r.key(long)
+		}
+		_, err := Read(bytes.NewReader(r), int64(len(r)), "m.gguf")
+		if !twice && err != nil {
+			t.Error(err)
+		} else if twice {
+			checkError(t, err, nil)
+		}
+	}
 }

@@ -200,3 +200,47 @@ func TestGoldenTypes(t *testing.T) {
 		})
 	}
 }
+
+// TestBlocksAsPython decodes blocks of random bytes of every type as the Python package gguf does, to the last bit.
+func TestBlocksAsPython(t *testing.T) {
+	data, err := os.ReadFile("testdata/blocks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden struct {
+		Types []struct {
+			Name      string
+			Packed, Y []byte
+		}
+	}
+	if err := json.Unmarshal(data, &golden); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]Type{}
+	for typ := range decoders {
+		names[typ.String()] = typ
+	}
+	for _, g := range golden.Types {
+		typ, ok := names[g.Name]
+		if !ok {
+			t.Errorf("%s is not decoded", g.Name)
+			continue
+		}
+		delete(names, g.Name)
+		got := make([]float32, len(g.Y)/4)
+		if err := Dequantize(got, typ, g.Packed); err != nil {
+			t.Error(err)
+		}
+		for i, v := range got {
+			if want := binary.LittleEndian.Uint32(g.Y[4*i:]); math.Float32bits(v) != want {
+				t.Errorf("%s: weight %d is %g, want %g", g.Name, i, v, math.Float32frombits(want))
+				break
+			}
+		}
+	}
+	for name, typ := range names {
+		if typeInfos[typ].block > 1 {
+			t.Errorf("%s has no vectors", name)
+		}
+	}
+}

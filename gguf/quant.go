@@ -7,15 +7,21 @@ import (
 	"math"
 )
 
-// Dequantize writes the float values of src, whole blocks of type t: F32, F16, BF16, Q8_0, Q4_0 or
-// Q6_K. Ternary types are package ternary's; others fail with errors.ErrUnsupported.
+// decoders of the types that Dequantize takes.
+var decoders = map[Type]func([]float32, []byte){
+	F32: fromF32, F16: fromF16, BF16: fromBF16,
+	Q4_0: fromQ4, Q4_1: fromQ41, Q5_0: fromQ50, Q5_1: fromQ51, Q8_0: fromQ8, IQ4_NL: fromIQ4NL,
+	Q2_K: fromQ2K, Q3_K: fromQ3K, Q4_K: fromQ4K, Q5_K: fromQ5K, Q6_K: fromQ6K,
+}
+
+// Dequantize writes the float values of src, whole blocks of type t: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL and
+// Q2_K to Q6_K, to the last bit as the Python package gguf does. Ternary types are package ternary's; others fail with
+// errors.ErrUnsupported.
 //
 //	dst  [n] float32
 //	src  n/block·bytes; a wrong length panics, since Read has bounded every tensor
 func Dequantize(dst []float32, t Type, src []byte) error {
-	fn := map[Type]func([]float32, []byte){
-		F32: fromF32, F16: fromF16, BF16: fromBF16, Q8_0: fromQ8, Q4_0: fromQ4, Q6_K: fromQ6K,
-	}[t]
+	fn := decoders[t]
 	if fn == nil {
 		return fmt.Errorf("gguf: %s cannot be decoded to float here: %w", t, errors.ErrUnsupported)
 	}

@@ -2,22 +2,21 @@ package gguf
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/bits"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
-// Named bounds. They are far above anything published.
+// Named bounds.
 const (
-	maxNameLen   = 1 << 10 // of a tensor or key
-	maxDims      = 4       // ggml's
-	maxAlignment = 1 << 20
+	maxKeyLen    = 1<<16 - 1 // docs/gguf.md
+	maxNameLen   = 63        // of a tensor: GGML_MAX_NAME, which counts the 0 behind it
+	maxDims      = 4         // ggml's
+	maxAlignment = 1 << 20   // far above anything published
 	bufferSize   = 1 << 16
 	minPairBytes = 8 + 1 + 4 + 1         // the shortest key and value
 	minInfoBytes = 8 + 1 + 4 + 8 + 4 + 8 // the shortest tensor info
@@ -67,27 +66,23 @@ func (d *decoder) file(f *File) error {
 	keys := map[string]bool{}
 	for i := range numKV {
 		at := d.pos
-		key := d.name("key")
+		key := d.name("key", maxKeyLen)
 		if d.err != nil {
 			return fmt.Errorf("metadata entry %d of %d: %w", i, numKV, d.err)
 		}
 		if keys[key] {
-			return fmt.Errorf("key %q at byte %d: stands twice: %w", key, at, ErrFormat)
+			return fmt.Errorf("key %.100q at byte %d: stands twice: %w", key, at, ErrFormat)
 		}
 		keys[key] = true
 		value := d.value()
 		if d.err != nil {
-			return fmt.Errorf("key %q at byte %d: %w", key, at, d.err)
+			return fmt.Errorf("key %.100q at byte %d: %w", key, at, d.err)
 		}
 		f.KV = append(f.KV, Pair{key, value})
 	}
-	f.Alignment = 32
-	if f.KV.Has("general.alignment") {
-		a, err := f.KV.Uint("general.alignment")
-		if err != nil || a < 8 || a > maxAlignment || a&(a-1) != 0 {
-			return fmt.Errorf("key %q is %v, want a power of two from 8 to %d: %w", "general.alignment", f.KV.Get("general.alignment"), maxAlignment, ErrFormat)
-		}
-		f.Alignment = int(a)
+	var err error
+	if f.Alignment, err = f.KV.alignment(); err != nil {
+		return err
 	}
 	f.byName = map[string]int{}
 	for i := range numTensors {
@@ -100,6 +95,23 @@ func (d *decoder) file(f *File) error {
 	}
 	f.Data = align(d.pos, int64(f.Alignment))
 	return f.place(d.size)
+}
+
+// alignment is what general.alignment says, 32 when absent.
+func (kv KV) alignment() (int, error) {
+	const key = "general.alignment"
+	v := kv.Get(key)
+	if v == nil {
+		return 32, nil
+	}
+	a, ok := v.(uint32)
+	if !ok {
+		return 0, fmt.Errorf("key %q is a %T, want a uint32: %w", key, v, ErrFormat)
+	}
+	if a == 0 || a > maxAlignment || a&(a-1) != 0 {
+		return 0, fmt.Errorf("key %q is %d, want a power of two up to %d: %w", key, a, maxAlignment, ErrFormat)
+	}
+	return int(a), nil
 }
 
 // magic checks the first four bytes and names the files that people confuse with GGUF.
@@ -138,7 +150,7 @@ func (d *decoder) magic() error {
 // tensor reads one tensor info. Offset is still relative to the data, Size unset.
 func (d *decoder) tensor(seen map[string]int) (t Tensor, err error) {
 	at := d.pos
-	t.Name = d.name("tensor name")
+	t.Name = d.name("tensor name", maxNameLen)
 	if d.err != nil {
 		return t, d.err
 	}
@@ -146,8 +158,8 @@ func (d *decoder) tensor(seen map[string]int) (t Tensor, err error) {
 		return t, fmt.Errorf("%q at byte %d: stands twice: %w", t.Name, at, ErrFormat)
 	}
 	dims := d.u32()
-	if d.err == nil && (dims == 0 || dims > maxDims) {
-		return t, fmt.Errorf("%q at byte %d: %d dimensions, want 1 to %d: %w", t.Name, at, dims, maxDims, ErrFormat)
+	if d.err == nil && dims > maxDims {
+		return t, fmt.Errorf("%q at byte %d: %d dimensions, at most %d: %w", t.Name, at, dims, maxDims, ErrFormat)
 	}
 	t.Shape = make([]int, min(dims, maxDims))
 	for i := range t.Shape {
@@ -156,6 +168,9 @@ func (d *decoder) tensor(seen map[string]int) (t Tensor, err error) {
 			return t, fmt.Errorf("%q at byte %d: dimension %d is %d: %w", t.Name, at, i, n, ErrFormat)
 		}
 		t.Shape[len(t.Shape)-1-i] = int(n)
+	}
+	if dims == 0 { // a single number
+		t.Shape = []int{1}
 	}
 	t.Type = Type(d.u32())
 	off := d.u64()
@@ -169,36 +184,29 @@ func (d *decoder) tensor(seen map[string]int) (t Tensor, err error) {
 	return t, nil
 }
 
-// place turns offsets into file positions, settles the type numbers that several forks use, and checks
-// that the tensors lie in the file, aligned and apart.
+// place turns offsets into file positions, settles the type numbers that several forks use, and checks that the tensors
+// lie in the file one behind the other, each at the end of the one in front padded to the alignment, as ggml demands
+// (gguf_init_from_reader in its gguf.cpp): a wrong type number leaves a hole or an overlap. The padding behind the last
+// tensor may be missing.
 func (f *File) place(size int64) error {
-	order := make([]int, len(f.Tensors))
-	for i := range order {
-		order[i] = i
+	spans := make([]int64, len(f.Tensors)) // bytes up to the next tensor or the end
+	for i := range f.Tensors {
+		spans[i] = size - f.Data - f.Tensors[i].Offset
+		if i+1 < len(f.Tensors) {
+			spans[i] = min(spans[i], f.Tensors[i+1].Offset-f.Tensors[i].Offset)
+		}
+	}
+	q2 := f.settleQ2(spans)
+	next := int64(0)
+	for i := range f.Tensors {
 		t := &f.Tensors[i]
-		if t.Offset%int64(f.Alignment) != 0 {
-			return fmt.Errorf("tensor %q: offset %d is not a multiple of the alignment %d: %w", t.Name, t.Offset, f.Alignment, ErrFormat)
+		if t.Offset != next {
+			return f.misplaced(i, next)
 		}
 		t.Offset += f.Data
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(f.Tensors[a].Offset, f.Tensors[b].Offset), cmp.Compare(a, b))
-	})
-	spans := make([]int64, len(order)) // bytes up to the next tensor or the end
-	legacy := false                    // number 42 means Q2_0G128: some tensor is too short for Q2_0
-	for i, k := range order {
-		t := &f.Tensors[k]
-		spans[i] = size - t.Offset
-		if i+1 < len(order) {
-			spans[i] = min(spans[i], f.Tensors[order[i+1]].Offset-t.Offset)
-		}
-		legacy = legacy || t.Type == Q2_0 && !t.fills(Q2_0, spans[i], f.Alignment) && t.fills(Q2_0G128, spans[i], f.Alignment)
-	}
-	for i, k := range order {
-		t, span := &f.Tensors[k], spans[i]
-		if t.Type == Q2_0 && legacy {
-			t.Type = Q2_0G128
-		} else if err := f.supported(t, span); err != nil {
+		if t.Type == Q2_0 {
+			t.Type = q2
+		} else if err := f.supported(t, spans[i]); err != nil {
 			return fmt.Errorf("tensor %q at %d: %w", t.Name, t.Offset, err)
 		}
 		n, err := t.Type.Size(t.Shape...)
@@ -213,12 +221,39 @@ func (f *File) place(size int64) error {
 			return fmt.Errorf("tensor %q at %d: ends past the file (%d bytes needed, %d there); download it again: %w",
 				t.Name, t.Offset, t.Size, max(0, size-t.Offset), ErrFormat)
 		}
-		if t.Size > span {
-			return fmt.Errorf("tensor %q at %d: its %d bytes overlap tensor %q at %d: %w",
-				t.Name, t.Offset, t.Size, f.Tensors[order[i+1]].Name, f.Tensors[order[i+1]].Offset, ErrFormat)
-		}
+		next = align(t.Offset-f.Data+t.Size, int64(f.Alignment)) // no overflow: the file's size plus less than an alignment
 	}
 	return nil
+}
+
+// misplaced says that tensor i is not where the one in front of it ends.
+func (f *File) misplaced(i int, want int64) error {
+	t := &f.Tensors[i]
+	if i == 0 {
+		return fmt.Errorf("tensor %q: offset %d, and the first tensor's is 0: %w", t.Name, t.Offset, ErrFormat)
+	}
+	prev, kind := &f.Tensors[i-1], "a hole"
+	if t.Offset < want {
+		kind = "an overlap"
+	}
+	return fmt.Errorf("tensor %q: offset %d, but tensor %q in front of it (%s %v, %d bytes) makes it %d: %s, so that a type, a shape or an offset is wrong; download the file or convert the model again: %w",
+		t.Name, t.Offset, prev.Name, prev.Type, prev.Shape, prev.Size, want, kind, ErrFormat)
+}
+
+// settleQ2 says which of its meanings number 42 has in this file: the first that no tensor is too short for.
+func (f *File) settleQ2(spans []int64) Type {
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		if t.Type != Q2_0 || t.fills(Q2_0, spans[i], f.Alignment) {
+			continue
+		}
+		for _, other := range []Type{Q2_0G128, STQ1_0} {
+			if t.fills(other, spans[i], f.Alignment) {
+				return other
+			}
+		}
+	}
+	return Q2_0
 }
 
 // fills reports whether the tensor, stored as typ, takes span bytes with the padding behind it.
@@ -306,15 +341,15 @@ func (d *decoder) u32() uint32 { return uint32(d.uint(4)) }
 func (d *decoder) u64() uint64 { return d.uint(8) }
 
 // name reads a key or tensor name: not empty, bounded, UTF-8.
-func (d *decoder) name(what string) string {
+func (d *decoder) name(what string, longest uint64) string {
 	at := d.pos
 	n := d.u64()
-	if d.err == nil && (n == 0 || n > maxNameLen) {
-		d.fail("%s of %d bytes, want 1 to %d", what, n, maxNameLen)
+	if d.err == nil && (n == 0 || n > longest) {
+		d.fail("%s of %d bytes, want 1 to %d", what, n, longest)
 	}
-	b := d.next(int(min(n, maxNameLen)))
+	b := d.next(int(min(n, longest)))
 	if !utf8.Valid(b) {
-		d.err = fmt.Errorf("at byte %d: %s %q is not UTF-8: %w", at, what, b, ErrFormat)
+		d.err = fmt.Errorf("at byte %d: %s %.100q is not UTF-8: %w", at, what, b, ErrFormat)
 	}
 	return string(b)
 }

@@ -54,6 +54,7 @@ const (
 	IQ2_BN  Type = 135 // ik_llama.cpp
 	PQ2_0   Type = 142 // Prism
 	PTQ1_0  Type = 143 // Prism
+	STQ1_0  Type = 43  // Tencent; number 42 in its own files, told by size
 
 	IQ2_BN_R4 Type = 335 // ik_llama.cpp
 
@@ -111,6 +112,7 @@ var typeInfos = map[Type]typeInfo{
 	IQ2_BN:    {name: "iq2_bn", block: 64, bytes: 16, prefix: 4},
 	IQ2_BN_R4: {name: "iq2_bn_r4", block: 64, bytes: 16, prefix: 4},
 	PQ2_0:     {name: "pq2_0", block: 128, bytes: 34},
+	STQ1_0:    {name: "stq1_0", block: 256, bytes: 42},
 	PTQ1_0:    {name: "ptq1_0", block: 128, bytes: 28},
 }
 

@@ -82,21 +82,18 @@ func (l *limitWriter) Write(p []byte) (int, error) {
 }
 
 func (e *encoder) header(kv KV, tensors []Tensor) (alignment int64, err error) {
-	alignment = 32
-	if kv.Has("general.alignment") {
-		a, err := kv.Uint("general.alignment")
-		if err != nil || a < 8 || a > maxAlignment || a&(a-1) != 0 {
-			return 0, fmt.Errorf("general.alignment is %v, want a power of two from 8 to %d", kv.Get("general.alignment"), maxAlignment)
-		}
-		alignment = int64(a)
+	a, err := kv.alignment()
+	if err != nil {
+		return 0, err
 	}
+	alignment = int64(a)
 	io.WriteString(e, "GGUF")
 	e.uint(3, 4)
 	e.uint(uint64(len(tensors)), 8)
 	e.uint(uint64(len(kv)), 8)
 	seen := map[string]bool{}
-	name := func(what, s string) error {
-		if s == "" || len(s) > maxNameLen || !utf8.ValidString(s) || seen[what+s] {
+	name := func(what, s string, longest int) error {
+		if s == "" || len(s) > longest || !utf8.ValidString(s) || seen[what+s] {
 			return fmt.Errorf("%s %q: empty, too long, not UTF-8 or there twice", what, s)
 		}
 		seen[what+s] = true
@@ -104,7 +101,7 @@ func (e *encoder) header(kv KV, tensors []Tensor) (alignment int64, err error) {
 		return nil
 	}
 	for _, p := range kv {
-		if err := name("key", p.Key); err != nil {
+		if err := name("key", p.Key, maxKeyLen); err != nil {
 			return 0, err
 		}
 		if !e.value(p.Value) {
@@ -113,7 +110,7 @@ func (e *encoder) header(kv KV, tensors []Tensor) (alignment int64, err error) {
 	}
 	var off int64
 	for _, t := range tensors {
-		if err := name("tensor", t.Name); err != nil {
+		if err := name("tensor", t.Name, maxNameLen); err != nil {
 			return 0, err
 		}
 		n, err := t.Type.Size(t.Shape...)

@@ -11,6 +11,9 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // cacheDir is the folder of o, or the default one below the user's home.
@@ -40,7 +43,7 @@ func Cached(r Ref, o Options) (string, error) {
 	root := filepath.Join(dir, repoFolder(r.Repo))
 	commit := r.revision()
 	if !commitText.MatchString(commit) {
-		text, err := os.ReadFile(filepath.Join(root, "refs", filepath.FromSlash(commit)))
+		text, err := infile.Read(filepath.Join(root, "refs", filepath.FromSlash(commit)), 1<<12)
 		if err != nil {
 			return missing("no revision " + commit + " in " + dir)
 		}
@@ -101,7 +104,7 @@ func snapshotFiles(snapshot string) ([]string, error) {
 
 // readShards lists the weight files that a model.safetensors.index.json names.
 func readShards(file string) ([]string, error) {
-	text, err := os.ReadFile(file)
+	text, err := infile.Read(file, infile.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -150,11 +153,11 @@ type choice struct {
 }
 
 // small are the files beside the weights that say what the model is and how it reads and writes.
-// added_tokens.json, vocab.json and merges.txt repeat what tokenizer.json says, so they are taken
-// only where that is missing.
+// added_tokens.json, vocab.json, merges.txt and tekken.json repeat what tokenizer.json says, so they
+// are taken only where that is missing.
 var small = []string{
 	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-	"special_tokens_map.json", "chat_template.jinja", "tokenizer.model",
+	"special_tokens_map.json", "chat_template.jinja", "chat_template.json", "tokenizer.model",
 }
 
 // choose picks what a model needs out of the names in its repository: configuration, tokenizer and
@@ -166,7 +169,7 @@ func choose(names []string, r Ref) (choice, error) {
 		if !has(r.File) {
 			return choice{}, fmt.Errorf("%w: no file %s%s", ErrNotFound, r.File, listSome(names))
 		}
-		return choice{files: []string{r.File}, open: r.File}, nil
+		return chooseFile(names, r.File)
 	}
 	var c choice
 	for _, n := range small {
@@ -175,7 +178,7 @@ func choose(names []string, r Ref) (choice, error) {
 		}
 	}
 	if !has("tokenizer.json") {
-		for _, n := range []string{"vocab.json", "merges.txt", "added_tokens.json"} {
+		for _, n := range []string{"vocab.json", "merges.txt", "added_tokens.json", "tekken.json"} {
 			if has(n) {
 				c.files = append(c.files, n)
 			}
@@ -184,10 +187,14 @@ func choose(names []string, r Ref) (choice, error) {
 	var tensors, ggufs []string
 	for _, n := range names {
 		switch {
+		case path.Ext(n) == ".jinja" && path.Dir(n) == "additional_chat_templates":
+			c.files = append(c.files, n)
 		case path.Ext(n) == ".safetensors" && !strings.Contains(n, "/"):
 			tensors = append(tensors, n)
 		case path.Ext(n) == ".gguf":
-			ggufs = append(ggufs, n)
+			if _, part, ok := gguf.ParsePartName(n); !ok || part.No == 0 { // the first part stands for all
+				ggufs = append(ggufs, n)
+			}
 		}
 	}
 	const index = "model.safetensors.index.json"
@@ -203,7 +210,7 @@ func choose(names []string, r Ref) (choice, error) {
 		c.files = append(c.files, tensors[0])
 		return c, nil
 	case len(ggufs) == 1:
-		return choice{files: ggufs, open: ggufs[0]}, nil
+		return chooseFile(names, ggufs[0])
 	case len(ggufs) > 1:
 		var i2s []string
 		for _, n := range ggufs {
@@ -212,13 +219,30 @@ func choose(names []string, r Ref) (choice, error) {
 			}
 		}
 		if len(i2s) == 1 {
-			return choice{files: i2s, open: i2s[0]}, nil
+			return chooseFile(names, i2s[0])
 		}
 		return choice{}, fmt.Errorf("it has several models; name one, for example %s/%s (there are %s)", r.Repo, ggufs[0], strings.Join(ggufs, ", "))
 	case slices.ContainsFunc(names, func(n string) bool { return path.Ext(n) == ".bin" || path.Ext(n) == ".pt" || path.Ext(n) == ".pth" }):
 		return choice{}, fmt.Errorf("%w: it has its weights only as a Python pickle, which can run code and which trit never reads; convert it to safetensors first", errors.ErrUnsupported)
 	}
 	return choice{}, fmt.Errorf("%w: no weights (.safetensors or .gguf) in it%s", ErrNotFound, listSome(names))
+}
+
+// chooseFile takes one file, and where that is a part of a GGUF model in several files, all of them.
+func chooseFile(names []string, file string) (choice, error) {
+	prefix, part, ok := gguf.ParsePartName(file)
+	if !ok {
+		return choice{files: []string{file}, open: file}, nil
+	}
+	c := choice{open: file}
+	for part.No = range part.Count {
+		n := part.PartName(prefix)
+		if !slices.Contains(names, n) {
+			return choice{}, fmt.Errorf("%w: %s is one of %d parts of a model, and %s is not there", ErrNotFound, file, part.Count, n)
+		}
+		c.files = append(c.files, n)
+	}
+	return c, nil
 }
 
 func listSome(names []string) string {
@@ -235,7 +259,7 @@ func listSome(names []string) string {
 // link puts snapshot/file in place: a relative link to the blob, or the blob itself where the
 // system has no links (Windows without developer mode).
 func link(blob, pointer string) error {
-	if err := os.MkdirAll(filepath.Dir(pointer), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(pointer), 0o777); err != nil {
 		return err
 	}
 	rel, err := filepath.Rel(filepath.Dir(pointer), blob)
@@ -266,11 +290,11 @@ func temporaryName(file string) string {
 
 // writeRef records what a branch or tag means now; the old text or the new one is there at any moment.
 func writeRef(file, commit string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
 		return err
 	}
 	tmp := temporaryName(file)
-	if err := os.WriteFile(tmp, []byte(commit), 0o644); err != nil {
+	if err := os.WriteFile(tmp, []byte(commit), 0o666); err != nil {
 		os.Remove(tmp)
 		return err
 	}

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -721,6 +723,29 @@ func TestShardsAndGGUFs(t *testing.T) {
 		t.Error(file, err)
 	}
 	if _, err := Pull(t.Context(), Ref{Repo: "o/m", File: "c.gguf"}, o); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+
+	// A model in several files is pulled whole, by its repository's name or by that of any part.
+	h = newFakeHub(t, map[string][]byte{"q/m-00001-of-00003.gguf": random(2000), "q/m-00002-of-00003.gguf": random(3000), "q/m-00003-of-00003.gguf": random(100)})
+	for _, ref := range []Ref{{Repo: "o/m"}, {Repo: "o/m", File: "q/m-00002-of-00003.gguf"}} {
+		o = h.options(t)
+		file, err = Pull(t.Context(), ref, o)
+		if want := cmp.Or(ref.File, "q/m-00001-of-00003.gguf"); err != nil || filepath.Base(file) != path.Base(want) {
+			t.Fatal(file, err)
+		}
+		for n := range h.files {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), path.Base(n))); err != nil {
+				t.Error(err)
+			}
+		}
+		os.Remove(filepath.Join(filepath.Dir(file), "m-00003-of-00003.gguf"))
+		if _, err := Cached(ref, o); !errors.Is(err, ErrOffline) || !strings.Contains(err.Error(), "m-00003-of-00003.gguf is not there") {
+			t.Error("complete with a part missing:", err)
+		}
+	}
+	delete(h.files, "q/m-00001-of-00003.gguf")
+	if _, err := Pull(t.Context(), Ref{Repo: "o/m", File: "q/m-00002-of-00003.gguf"}, o); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "m-00001-of-00003.gguf is not there") {
 		t.Error(err)
 	}
 

@@ -20,6 +20,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tritlm/trit/internal/infile"
 )
 
 // A puller is one Pull.
@@ -105,7 +107,7 @@ func (p *puller) pull(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, d := range []string{filepath.Join(p.root, "blobs"), p.locks} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, 0o777); err != nil {
 			return "", fmt.Errorf("the cache cannot be written: %w; name another folder with --cache or HF_HUB_CACHE", err)
 		}
 	}
@@ -131,6 +133,9 @@ func (p *puller) pull(ctx context.Context) (string, error) {
 	return filepath.Join(snapshot, filepath.FromSlash(need.open)), nil
 }
 
+// maxTotal bounds what the hub may say a model has: 1 PiB.
+const maxTotal = 1 << 50
+
 // fetchAll brings files into the snapshot. more says that others follow, so the end is not told yet.
 func (p *puller) fetchAll(ctx context.Context, snapshot string, names []string, more bool) error {
 	files := make([]remoteFile, len(names))
@@ -140,6 +145,9 @@ func (p *puller) fetchAll(ctx context.Context, snapshot string, names []string, 
 		f, err := p.head(ctx, n)
 		if err != nil {
 			return fmt.Errorf("%s: %w", n, err)
+		}
+		if f.size > maxTotal-p.total {
+			return fmt.Errorf("%s: %s says it has %d bytes, and a model has fewer", n, p.Endpoint, f.size)
 		}
 		files[i] = f
 		p.total += f.size
@@ -406,7 +414,7 @@ func (p *puller) fetch(ctx context.Context, f remoteFile) error {
 		return nil
 	}
 	part := blob + ".incomplete"
-	w, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o644)
+	w, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
 		return fmt.Errorf("the cache cannot be written: %w; name another folder with --cache or HF_HUB_CACHE", err)
 	}
@@ -535,7 +543,7 @@ func restart(w *os.File) error {
 // lock waits for the right to write a blob.
 func (p *puller) lock(ctx context.Context, f remoteFile) (unlock func(), err error) {
 	name := filepath.Join(p.locks, f.hash+".lock")
-	l, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	l, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("the cache cannot be written: %w; name another folder with --cache or HF_HUB_CACHE", err)
 	}
@@ -562,7 +570,7 @@ func (p *puller) lock(ctx context.Context, f remoteFile) (unlock func(), err err
 
 // verify compares a file with the size and hash that the hub gave.
 func verify(file string, f remoteFile) error {
-	r, err := os.Open(file)
+	r, err := infile.Open(file)
 	if err != nil {
 		return err
 	}

@@ -70,6 +70,11 @@ type Scored struct {
 // ErrContextFull: the tokens do not fit the cache.
 var ErrContextFull = errors.New("the context is full")
 
+// ErrChanged is in the error of an engine whose model's files were changed under it: cut, or written to. It names the
+// file. The engine answers nothing more; other engines are not affected. An engine that has a method Check() error says
+// so without computing anything.
+var ErrChanged = weights.ErrChanged
+
 // Best is where the best tokens after token i of the input go; empty where they are not wanted.
 func (in *Input) Best(i int) []Scored {
 	fromEnd := len(in.Tokens) - 1 - i

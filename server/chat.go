@@ -37,7 +37,7 @@ type chatMessage struct {
 	ToolCallID string     `json:"tool_call_id"`
 }
 
-// content is a string or a list of text parts.
+// content is a string or a list of text parts, which a newline joins.
 type content string
 
 func (c *content) UnmarshalJSON(b []byte) error {
@@ -56,9 +56,12 @@ func (c *content) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &parts) != nil {
 		return invalid("messages", "a message's content is a string or a list of parts, found %s", clip(string(b), 40))
 	}
-	for _, p := range parts {
+	for i, p := range parts {
 		if p.Type != "text" && p.Type != "input_text" {
 			return invalid("messages", "content of type %q is not supported: only text", clip(p.Type, 40))
+		}
+		if i > 0 {
+			*c += "\n"
 		}
 		*c += content(p.Text)
 	}

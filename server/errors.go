@@ -43,6 +43,9 @@ var (
 	errUnavailable = &apiError{status: 503, retry: 5, Type: "server_error", Code: "unavailable", Message: errDraining.Error()}
 )
 
+// ModelOutOfService is the code of the error for a model that takes no more work: asking again does not help.
+const ModelOutOfService = "model_out_of_service"
+
 func invalid(param, format string, a ...any) error {
 	return &apiError{status: 400, Type: "invalid_request_error", Param: param, Code: "invalid_value", Message: fmt.Sprintf(format, a...)}
 }
@@ -52,9 +55,12 @@ func asAPIError(err error) *apiError {
 	var api *apiError
 	var field *sample.FieldError
 	var size *http.MaxBytesError
+	var out *outOfService
 	switch {
 	case errors.As(err, &api):
 		return api
+	case errors.As(err, &out):
+		return &apiError{status: 503, Type: "server_error", Code: ModelOutOfService, Message: out.Error()}
 	case errors.As(err, &field):
 		return &apiError{status: 400, Type: "invalid_request_error", Param: field.Field, Code: "invalid_value", Message: field.Field + " " + field.Reason}
 	case errors.Is(err, grammar.ErrGrammar):

@@ -36,6 +36,7 @@ type fake struct {
 	replies map[string]string // the same, by a part of what was asked
 	quiet   bool              // never ends by itself
 	fails   atomic.Bool
+	changed atomic.Bool // its files were
 	panic   atomic.Bool
 
 	open  atomic.Int64 // caches
@@ -92,6 +93,13 @@ func newFake(t testing.TB) *fake {
 
 func (f *fake) Config() *model.Config { return &f.cfg }
 func (f *fake) Close() error          { return nil }
+
+func (f *fake) Check() error {
+	if f.changed.Load() {
+		return fmt.Errorf("fake.gguf: %w", model.ErrChanged)
+	}
+	return nil
+}
 
 func (f *fake) NewCache(n int) (model.Cache, error) {
 	if n == 0 {
@@ -194,6 +202,9 @@ func (f *fake) Forward(ctx context.Context, batch []model.Input) error {
 	}
 	if f.fails.Swap(false) {
 		return errors.New("the fake fails")
+	}
+	if err := f.Check(); err != nil {
+		return err
 	}
 	if f.pause > 0 {
 		select {

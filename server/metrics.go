@@ -19,7 +19,7 @@ type modelMetrics struct {
 	batch, stepTime, wait, ttft, itl     *metrics.Summary
 	ended                                map[string]*metrics.Counter
 
-	queued, running           atomic.Int64
+	queued, running, failed   atomic.Int64
 	pages, prefixes, capacity atomic.Int64
 }
 
@@ -50,6 +50,7 @@ func newModelMetrics(set *metrics.Set, model string, tokenBytes int64) *modelMet
 	gauge := func(name string, v *atomic.Int64, scale float64) {
 		set.NewGauge(name+l, func() float64 { return float64(v.Load()) * scale })
 	}
+	gauge("trit_model_out_of_service", &m.failed, 1)
 	gauge("trit_queue_depth", &m.queued, 1)
 	gauge("trit_running_sequences", &m.running, 1)
 	gauge("trit_cache_tokens", &m.pages, ledgerPage)

@@ -124,3 +124,16 @@ func BenchmarkStreams(b *testing.B) {
 	})
 	b.ReportMetric(float64(64*b.N)/b.Elapsed().Seconds(), "tokens/s")
 }
+
+// TestContentParts: text parts of one message are lines of one text.
+func TestContentParts(t *testing.T) {
+	for in, want := range map[string]string{
+		`"a"`: "a", `null`: "", `[]`: "", `[{"type":"text","text":"a"}]`: "a",
+		`[{"type":"text","text":"a"},{"type":"input_text","text":"b\n"},{"type":"text","text":""}]`: "a\nb\n\n",
+	} {
+		var c content
+		if err := json.Unmarshal([]byte(in), &c); err != nil || string(c) != want {
+			t.Errorf("%s: %q %v, want %q", in, c, err, want)
+		}
+	}
+}

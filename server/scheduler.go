@@ -25,6 +25,17 @@ var (
 	errTooLong   = errors.New("waited too long in the queue")
 )
 
+// outOfService is the error of a model whose files were changed while it was served.
+type outOfService struct {
+	model string
+	err   error
+}
+
+func (e *outOfService) Error() string {
+	return "the model " + e.model + " is out of service, as its files were changed while it was served: the server must be started again"
+}
+func (e *outOfService) Unwrap() error { return e.err }
+
 // job is one sequence to be written.
 type job struct {
 	ctx    context.Context
@@ -128,6 +139,7 @@ func (q *sequence) prefilling() bool { return q.cache.Len() < len(q.tokens)-1 }
 // scheduler feeds one engine with the sequences of all requests: every step computes one token of each
 // sequence that writes and, in what is left of the step's budget, chunks of prompts.
 type scheduler struct {
+	id     string // the model's
 	engine model.Engine
 	tok    *tokenizer.Tokenizer
 	vocab  int
@@ -138,6 +150,7 @@ type scheduler struct {
 	mu       sync.Mutex
 	queue    fairQueue
 	draining bool
+	failed   *outOfService // set once
 	wake     chan struct{}
 	pace     time.Duration // how often one of those that wait gets a place: a moving average
 	paced    int           // measurements in it, at most 64
@@ -167,7 +180,7 @@ type scheduler struct {
 
 func newScheduler(m Model, o Options, mm *modelMetrics) *scheduler {
 	s := &scheduler{
-		engine: m.Engine, tok: m.Tokenizer, vocab: m.Engine.Config().VocabSize, limit: m.MaxContext, o: o, m: mm,
+		id: m.ID, engine: m.Engine, tok: m.Tokenizer, vocab: m.Engine.Config().VocabSize, limit: m.MaxContext, o: o, m: mm,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if s.limit <= 0 || s.limit > m.Engine.Config().MaxContext {
@@ -204,8 +217,14 @@ func (s *scheduler) submit(jobs ...*job) ([]*stream, error) {
 		q.text = tokenizer.NewWriter(s.tok.NewDecoder(j.prompt...), j.stop)
 		seqs, streams = append(seqs, q), append(streams, out)
 	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.failed != nil {
+		return nil, s.failed
+	}
 	if s.draining {
 		return nil, errDraining
 	}
@@ -242,6 +261,58 @@ func (s *scheduler) kick() {
 	}
 }
 
+// check says whether the model can be served; the answer stays no once it was.
+func (s *scheduler) check() error {
+	if e, ok := s.engine.(interface{ Check() error }); ok {
+		if err := e.Check(); err != nil {
+			s.fail(err)
+		}
+	}
+	return s.failure()
+}
+
+// fail takes the model out of service: what waits for it and what runs ends with an error.
+func (s *scheduler) fail(err error) {
+	s.mu.Lock()
+	first := s.failed == nil
+	if first {
+		s.failed = &outOfService{s.id, err}
+		s.m.failed.Store(1)
+	}
+	s.mu.Unlock()
+	if first {
+		s.o.Log.Error("model out of service: its files were changed while it was served; the other models go on, and a restart brings it back", "model", s.id, "error", err)
+		s.kick()
+	}
+}
+
+// failure is why the model is out of service.
+func (s *scheduler) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		return nil
+	}
+	return s.failed
+}
+
+// drop ends all sequences.
+func (s *scheduler) drop(err error) {
+	for _, q := range s.running {
+		s.end(q, event{err: err})
+	}
+	clear(s.running)
+	s.running = s.running[:0]
+	for {
+		q := s.next()
+		if q == nil {
+			break
+		}
+		q.out.push(event{err: err})
+	}
+	s.prefixes.clear()
+}
+
 // drain refuses new work and returns when what was accepted is done, or with ctx's error.
 func (s *scheduler) drain(ctx context.Context) error {
 	s.mu.Lock()
@@ -269,20 +340,13 @@ func (s *scheduler) close() {
 func (s *scheduler) loop() {
 	defer close(s.done)
 	defer func() {
-		for _, q := range s.running {
-			s.end(q, event{err: errDraining})
-		}
-		for {
-			q := s.next()
-			if q == nil {
-				break
-			}
-			q.out.push(event{err: errDraining})
-		}
-		s.prefixes.clear()
+		s.drop(errDraining)
 		s.m.cache(0, 0, s.pages.limit)
 	}()
 	for s.ctx.Err() == nil {
+		if err := s.failure(); err != nil {
+			s.drop(err)
+		}
 		s.admit()
 		if len(s.running) == 0 {
 			s.mu.Lock()
@@ -626,6 +690,10 @@ func (s *scheduler) step() {
 			return
 		}
 		s.m.failures.Inc()
+		if errors.Is(err, model.ErrChanged) {
+			s.fail(err)
+			return // and the loop ends them all
+		}
 		s.o.Log.Error("forward pass failed", "error", err, "sequences", len(s.part))
 		for _, q := range s.part {
 			q.ended = true

@@ -235,14 +235,12 @@ func (s *Server) routes() {
 		return writeJSON(w, 200, map[string]string{"version": s.o.Version})
 	})
 	h("GET /health", func(w http.ResponseWriter, r *http.Request) error {
+		if len(s.failures()) == len(s.models) {
+			return writeJSON(w, 503, map[string]string{"status": "failed"}) // a restart is what helps
+		}
 		return writeJSON(w, 200, map[string]string{"status": "ok"})
 	})
-	h("GET /ready", func(w http.ResponseWriter, r *http.Request) error {
-		if s.draining.Load() {
-			return errUnavailable
-		}
-		return writeJSON(w, 200, map[string]string{"status": "ready"})
-	})
+	h("GET /ready", s.ready)
 	h("GET /metrics", func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		s.set.WritePrometheus(w)
@@ -258,6 +256,42 @@ func (s *Server) routes() {
 	s.page(h)
 	h("GET /{path...}", s.notFound)
 	h("/{path...}", s.notFound)
+}
+
+// failure is a model that is out of service.
+type failure struct {
+	Model string `json:"model"`
+	Error string `json:"error"` // names the file
+}
+
+// failures are the models that are out of service.
+func (s *Server) failures() []failure {
+	var list []failure
+	for _, m := range s.models {
+		if out := (*outOfService)(nil); errors.As(m.sched.check(), &out) {
+			list = append(list, failure{m.ID, out.err.Error()})
+		}
+	}
+	return list
+}
+
+// ready says whether new requests are taken: by all models, by some, by none.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
+	if s.draining.Load() {
+		return errUnavailable
+	}
+	type answer struct {
+		Status string    `json:"status"`
+		Failed []failure `json:"failed,omitempty"`
+	}
+	switch failed := s.failures(); len(failed) {
+	case 0:
+		return writeJSON(w, 200, answer{Status: "ready"})
+	case len(s.models):
+		return writeJSON(w, 503, answer{"failed", failed})
+	default:
+		return writeJSON(w, 200, answer{"degraded", failed})
+	}
 }
 
 // notFound answers for paths that are not there, and for methods that a path does not have.

@@ -10,10 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 
 	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/par"
 )
 
 var (
@@ -235,20 +235,11 @@ func (e *firstError) report(row int, err error) {
 // parallel calls fn for ranges of [0, n) that together cover it, on all cores. Ranges are multiples
 // of 16 rows, so that two workers never share a tile.
 func parallel(n int, fn func(lo, hi int)) {
-	workers := min(runtime.GOMAXPROCS(0), (n+15)/16)
-	if workers <= 1 {
+	if n <= 16 {
 		fn(0, n)
 		return
 	}
-	per := ((n+15)/16 + workers - 1) / workers * 16
-	var wg sync.WaitGroup
-	for lo := per; lo < n; lo += per {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			fn(lo, min(lo+per, n))
-		}()
-	}
-	fn(0, min(per, n))
-	wg.Wait()
+	pool := par.New(0)
+	defer pool.Close()
+	pool.For(n, 16, fn)
 }

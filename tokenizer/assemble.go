@@ -2,7 +2,8 @@ package tokenizer
 
 import (
 	"encoding/json"
-	"strings"
+	"slices"
+	"unicode/utf8"
 )
 
 // parts are what every loader gathers; assemble makes a Tokenizer of them. The stages around the
@@ -32,15 +33,23 @@ type modelFlags struct {
 
 func (p *parts) assemble() (*Tokenizer, error) {
 	t := &Tokenizer{tokens: p.tokens, added: p.added, bos: -1, unk: -1, pad: -1, end: -1, parts: p}
-	var err error
-	if t.normalize, err = parseNormalizer(p.normalizer, "normalizer"); err != nil {
+	var q stageReader
+	stages, err := q.normalizer(nil, p.normalizer, "normalizer")
+	if err == nil {
+		err = checkStages(stages, "normalizer", maxGrowth)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if t.pre, err = parsePre(p.pre, "pre_tokenizer", true); err != nil {
+	t.normalize = chain(stages)
+	if t.pre, err = q.pre(p.pre, "pre_tokenizer", true); err != nil {
 		return nil, err
 	}
 	var dec decoding
-	if err = dec.parse(p.decoder, "decoder"); err != nil {
+	if err = dec.parse(&q, p.decoder, "decoder"); err == nil {
+		err = checkStages(dec.steps, "decoder", maxDecoding)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if !dec.present {
@@ -51,6 +60,9 @@ func (p *parts) assemble() (*Tokenizer, error) {
 	// The model's own tokens, before the added ones join them.
 	if len(t.tokens) == 0 {
 		return nil, bad("%s: the vocabulary is empty", p.what)
+	}
+	if err := checkCount(len(t.tokens), p.what); err != nil {
+		return nil, err
 	}
 	texts := make([]string, len(t.tokens))
 	for i, tok := range t.tokens {
@@ -83,7 +95,7 @@ func (p *parts) assemble() (*Tokenizer, error) {
 		return nil, err
 	}
 	p.merges = nil // and what it holds
-	if err = t.placeAdded(index, p.what); err != nil {
+	if t.byText, err = t.placeAdded(index, p.what); err != nil {
 		return nil, err
 	}
 	for i := range t.tokens {
@@ -94,11 +106,13 @@ func (p *parts) assemble() (*Tokenizer, error) {
 			if tok.bytes, isByte = dec.bytes(tok.text); isByte {
 				tok.kind = byteToken
 			}
-		case userDefined, control:
+		case userDefined: // the decoder sees these too; those of bytes can't write every character
 			tok.bytes = tok.text
-			if p.spm && tok.kind == userDefined {
-				tok.bytes = strings.ReplaceAll(tok.text, "▁", " ")
+			if !dec.byteLevel {
+				tok.bytes, _ = dec.bytes(tok.text)
 			}
+		case control:
+			tok.bytes = tok.text
 		}
 	}
 	if p.spm {
@@ -106,51 +120,74 @@ func (p *parts) assemble() (*Tokenizer, error) {
 		// pieces out of characters that are no pieces themselves.
 		texts, index = t.textPieces(len(texts))
 		for _, s := range texts {
-			for _, r := range s {
-				if c := string(r); len(c) < len(s) && b.virtual[c] == 0 {
-					if _, ok := index.find(c); !ok {
-						if b.virtual == nil {
-							b.virtual = map[string]int32{}
-						}
-						b.virtual[c] = int32(len(texts) + len(b.virtualAt))
-						b.virtualAt = append(b.virtualAt, c)
-					}
+			for i := 0; i < len(s); {
+				_, n := utf8.DecodeRuneInString(s[i:])
+				c := s[i : i+n]
+				i += n
+				if _, ok := index.find(c); ok || n == len(s) || b.virtual[c] != 0 {
+					continue
 				}
+				if b.virtual == nil {
+					b.virtual = map[string]int32{}
+				}
+				b.virtual[c] = int32(len(texts) + len(b.virtualAt))
+				b.virtualAt = append(b.virtualAt, c)
 			}
 		}
-		b.merges = scoreMerges(t.tokens, texts, index, b.virtual)
+		if b.merges, err = scoreMerges(t.tokens, texts, b.virtualAt); err != nil {
+			return nil, unsupported("%s: %w", p.what, err)
+		}
 	}
 	b.setKeys(t.tokens, texts, index)
 	t.model = b
-	t.build()
+	if err := t.build(); err != nil {
+		return nil, err
+	}
 	if err := t.parsePost(p.post, "post_processor"); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// placeAdded enters the added tokens into the vocabulary; have finds those already there.
-func (t *Tokenizer) placeAdded(have *stringIndex, what string) error {
-	limit := len(t.tokens) + 16*len(t.added) + 1<<16
-	names := map[string]int32{}
+func checkCount(n int, what string) error {
+	if n > maxTokens {
+		return unsupported("%s: a vocabulary of %d tokens; at most %d", what, n, maxTokens)
+	}
+	return nil
+}
+
+// placeAdded enters the added tokens into the vocabulary, which index is over, and returns the index
+// of all tokens.
+func (t *Tokenizer) placeAdded(index *stringIndex, what string) (*stringIndex, error) {
+	limit := int32(min(len(t.tokens)+16*len(t.added)+1<<16, maxTokens))
+	top, known := int32(len(t.tokens))-1, true
 	for _, a := range t.added {
-		if a.ID < 0 || int(a.ID) >= limit {
-			return bad("%s: added token %s has id %d, but there are %d tokens", what, shorten(a.Content), a.ID, len(t.tokens))
+		if len(a.Content) > maxAddedToken {
+			return nil, unsupported("%s: added token %s has %d bytes; at most %d", what, shorten(a.Content), len(a.Content), maxAddedToken)
 		}
-		id, ok := have.find(a.Content)
-		if !ok {
-			id, ok = names[a.Content]
+		if a.ID < 0 || a.ID >= limit {
+			return nil, bad("%s: added token %s has id %d, but there are %d tokens", what, shorten(a.Content), a.ID, len(t.tokens))
 		}
-		if ok && id != a.ID {
-			return bad("%s: added token %s has ids %d and %d", what, shorten(a.Content), id, a.ID)
+		id, ok := index.find(a.Content)
+		top, known = max(top, a.ID), known && ok && id == a.ID
+	}
+	if !known { // the model's own index stays as it is
+		n := int(top) + 1
+		keys := make([]string, n)
+		copy(keys, index.keys)
+		index = index.over(keys)
+		if more := n - len(t.tokens); more > 0 {
+			t.tokens = append(slices.Grow(t.tokens, more), make([]token, more)...)
 		}
-		names[a.Content] = a.ID
-		for len(t.tokens) <= int(a.ID) {
-			t.tokens = append(t.tokens, token{})
-		}
+	}
+	for _, a := range t.added {
 		tok := &t.tokens[a.ID]
 		if tok.kind != unused && tok.text != a.Content {
-			return bad("%s: tokens %s and %s have the same id %d", what, shorten(tok.text), shorten(a.Content), a.ID)
+			return nil, bad("%s: tokens %s and %s have the same id %d", what, shorten(tok.text), shorten(a.Content), a.ID)
+		}
+		index.keys[a.ID] = a.Content
+		if id := index.add(a.ID); id != a.ID {
+			return nil, bad("%s: added token %s has ids %d and %d", what, shorten(a.Content), id, a.ID)
 		}
 		tok.text = a.Content
 		tok.kind = userDefined
@@ -158,7 +195,7 @@ func (t *Tokenizer) placeAdded(have *stringIndex, what string) error {
 			tok.kind = control
 		}
 	}
-	return nil
+	return index, nil
 }
 
 // setKeys gives the model its vocabulary as written in the file; index is over texts.

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unicode/utf8"
@@ -67,8 +68,15 @@ func (m *bpe) init() {
 			}
 			prev = r
 		}
+		if len(m.near) > maxNear {
+			m.near = nil
+			return
+		}
 	}
 }
+
+// maxNear bounds what is kept to cut text; Gemma's vocabulary has half of it.
+const maxNear = 1 << 20
 
 // keepsAll reports whether every character gives a symbol, so that characters side by side in the
 // text are side by side when symbols merge; and symbols of bytes never merge.
@@ -118,10 +126,9 @@ func (m *bpe) symbol(s string) int32 {
 
 type scratch struct {
 	sym  []int32
-	next []int32
-	prev []int32
+	link []int32
 	rank []int32
-	heap []mergeEntry
+	heap []uint64
 }
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
@@ -298,38 +305,35 @@ func (s *scratch) mergeShort(t *pairTable) {
 	s.sym = sym
 }
 
-// mergeEntry is a pair that could merge, as it was when it was found.
-type mergeEntry struct {
-	order       uint64 // rank<<32 | position of the left symbol: lowest first
-	left, right int32
-}
-
 // mergeLong merges s.sym in place with a heap of pairs over a linked list: O(n log n) whatever
 // the text, so a megabyte of one letter costs no more per byte than prose.
+//
+// A symbol that has taken others in stands at its first place, the places of the others are -1.
+// link of its first place is where the next one begins, and link of its last place is its first.
+// An entry of the heap is a pair's rank above the place of its left symbol; it holds as long as
+// the pair that is there now has that rank.
 func (s *scratch) mergeLong(t *pairTable) {
 	n := len(s.sym)
 	if n > math.MaxInt32-1 {
 		panic("tokenizer: piece of more than 2^31 symbols")
 	}
 	sym := s.sym
-	s.next, s.prev = s.next[:0], s.prev[:0]
-	h := s.heap[:0]
+	link := slices.Grow(s.link[:0], n)[:n]
+	h := slices.Grow(s.heap[:0], n)
 	for i := range sym {
-		s.next = append(s.next, int32(i+1))
-		s.prev = append(s.prev, int32(i-1))
+		link[i] = int32(i + 1)
 		if i > 0 {
 			if r, _ := t.get(sym[i-1], sym[i]); r != noRank {
-				h = append(h, mergeEntry{uint64(r)<<32 | uint64(i-1), sym[i-1], sym[i]})
+				h = append(h, uint64(r)<<32|uint64(i-1))
 			}
 		}
 	}
-	next, prev := s.next, s.prev
 	for i := len(h)/2 - 1; i >= 0; i-- {
 		siftDown(h, i)
 	}
 	push := func(i, j int32) {
 		if r, _ := t.get(sym[i], sym[j]); r != noRank {
-			h = append(h, mergeEntry{uint64(r)<<32 | uint64(uint32(i)), sym[i], sym[j]})
+			h = append(h, uint64(r)<<32|uint64(uint32(i)))
 			siftUp(h, len(h)-1)
 		}
 	}
@@ -338,42 +342,52 @@ func (s *scratch) mergeLong(t *pairTable) {
 		h[0] = h[len(h)-1]
 		h = h[:len(h)-1]
 		siftDown(h, 0)
-		i := int32(uint32(e.order))
-		j := next[i]
-		if sym[i] != e.left || int(j) >= n || sym[j] != e.right {
+		i := int32(uint32(e))
+		if sym[i] < 0 {
+			continue // it has been taken in since
+		}
+		j := link[i]
+		if int(j) >= n {
+			continue
+		}
+		r, id := t.get(sym[i], sym[j])
+		if r != int32(e>>32) {
 			continue // one of the two has merged since
 		}
-		_, sym[i] = t.get(e.left, e.right)
-		sym[j] = -1
-		k := next[j]
-		next[i] = k
+		sym[i], sym[j] = id, -1
+		k := link[j]
+		link[i] = k
+		link[k-1] = i
 		if int(k) < n {
-			prev[k] = i
 			push(i, k)
 		}
-		if p := prev[i]; p >= 0 {
+		if i > 0 {
+			p := i - 1
+			if sym[p] < 0 {
+				p = link[p]
+			}
 			push(p, i)
 		}
 	}
-	s.heap = h
+	s.link, s.heap = link, h
 	out := 0
-	for i := 0; i < n; i = int(next[i]) {
+	for i := 0; i < n; i = int(link[i]) {
 		sym[out] = sym[i]
 		out++
 	}
 	s.sym = sym[:out]
 }
 
-func siftDown(h []mergeEntry, i int) {
+func siftDown(h []uint64, i int) {
 	for {
 		c := 2*i + 1
 		if c >= len(h) {
 			return
 		}
-		if c+1 < len(h) && h[c+1].order < h[c].order {
+		if c+1 < len(h) && h[c+1] < h[c] {
 			c++
 		}
-		if h[i].order <= h[c].order {
+		if h[i] <= h[c] {
 			return
 		}
 		h[i], h[c] = h[c], h[i]
@@ -381,10 +395,10 @@ func siftDown(h []mergeEntry, i int) {
 	}
 }
 
-func siftUp(h []mergeEntry, i int) {
+func siftUp(h []uint64, i int) {
 	for i > 0 {
 		p := (i - 1) / 2
-		if h[p].order <= h[i].order {
+		if h[p] <= h[i] {
 			return
 		}
 		h[i], h[p] = h[p], h[i]

@@ -62,6 +62,18 @@ func TestBrokenJSON(t *testing.T) {
 		"not UTF-8":            {`"c":3`, "\"\xff\":3", "not UTF-8"},
 		"stages without end":   {`"normalizer":null`, `"normalizer":` + strings.Repeat(`{"type":"Sequence","normalizers":[`, 500) + strings.Repeat(`]}`, 500), "nested too deeply"},
 		"wrong kind":           {`"added_tokens":[`, `"added_tokens":5,"x":[`, "tokenizer.json"},
+		"growing normalizer":   {`"normalizer":null`, `"normalizer":{"type":"Sequence","normalizers":[` + strings.TrimSuffix(strings.Repeat(`{"type":"Replace","pattern":{"String":"l"},"content":"ll"},`, 30), ",") + `]}`, "can make a text 1.07e+09 times as long"},
+		"growing by turns":     {`"normalizer":null`, `"normalizer":{"type":"Sequence","normalizers":[` + strings.TrimSuffix(strings.Repeat(`{"type":"Replace","pattern":{"String":"a"},"content":"bb"},{"type":"Replace","pattern":{"Regex":"b|x"},"content":"aa"},`, 9), ",") + `]}`, "times as long"},
+		"growing in between":   {`"normalizer":null`, `"normalizer":{"type":"Replace","pattern":{"Regex":"x*"},"content":"` + strings.Repeat("p", 40) + `"}`, "can make a text 81 times as long"},
+		"growing in front":     {`"normalizer":null`, `"normalizer":{"type":"Prepend","prepend":"` + strings.Repeat("p", 100) + `"}`, "can make a text 101 times as long"},
+		"growing decoder":      {`"decoder":{"type":"ByteLevel"}`, `"decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"e"},"content":"eee"},{"type":"Replace","pattern":{"String":"e"},"content":"eee"}]}`, "stages of the decoder can make a text 9 times as long"},
+		"many stages":          {`"pre_tokenizer":`, `"pre_tokenizer":{"type":"Sequence","pretokenizers":[` + strings.TrimSuffix(strings.Repeat(`{"type":"Digits"},`, 40), ",") + `]},"x":`, "of more than 32 stages"},
+		"bytes of bytes":       {`"pre_tokenizer":`, `"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"ByteLevel"},{"type":"Digits"}]},"x":`, "bytes written as characters twice"},
+		"long delimiter":       {`"pre_tokenizer":`, `"pre_tokenizer":{"type":"CharDelimiterSplit","delimiter":"ab"},"x":`, `delimiter "ab" is not one character`},
+		"long replacement":     {`"pre_tokenizer":`, `"pre_tokenizer":{"type":"Metaspace","replacement":"__"},"x":`, `replacement "__" is not one character`},
+		"repeat of nothing":    {`{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}`, `{"type":"Split","pattern":{"Regex":"(a*|b)*c"},"behavior":"Isolated"}`, "a repeat of what may match nothing"},
+		"long alternatives":    {`{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}`, `{"type":"Split","pattern":{"Regex":"(?:(?:a|b|aa|ab|ba|bb){300}c|(?:a|b|aa){500}d)|(?:a|b)*e"},"behavior":"Isolated"}`, "too large"},
+		"around a text":        {`"single":[`, `"single":[` + strings.Repeat(`{"SpecialToken":{"id":"<e>","type_id":0}},`, 70), "more than 64 tokens around a text"},
 		"expression too large": {`{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}`, `{"type":"Split","pattern":{"Regex":"((((a{1000}){1000}){1000}))"},"behavior":"Isolated"}`, "too large"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -68,13 +69,14 @@ func (t *Tokenizer) Chat(messages []Message, o ChatOptions) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("tokenizer: chat template: %w", err)
 	}
+	parts := tmpl.wantsParts()
 	vars := map[string]any{"tools": o.Tools, "documents": nil}
 	for name, v := range o.Extra {
 		vars[name] = v
 	}
 	list := &jinja.List{}
 	for i := range messages {
-		m, err := messages[i].value()
+		m, err := messages[i].value(parts)
 		if err != nil {
 			return "", fmt.Errorf("tokenizer: message %d: %w", i+1, err)
 		}
@@ -131,21 +133,18 @@ func (t *Tokenizer) quoteSpecial(text string) string {
 		return text
 	}
 	var b strings.Builder
-	at := 0
-	for i := 0; i < len(text); {
-		tok, n := int32(-1), 0
-		if t.raw.first[text[i]] {
-			tok, n = t.raw.longest(text[i:], true)
-		}
-		if tok < 0 || !t.raw.toks[tok].Special {
-			i++
+	at, next := 0, 0
+	list := t.raw.find(text, true)
+	for k := len(list) - 1; k >= 0; k-- {
+		i, tok := int(list[k].at), list[k].tok
+		if i < next || !t.raw.toks[tok].Special {
 			continue
 		}
 		_, first := utf8.DecodeRuneInString(text[i:])
 		b.WriteString(text[at : i+first])
 		b.WriteString(shield)
 		at = i + first
-		i += n
+		next = i + int(t.raw.size[tok])
 	}
 	return b.String() + text[at:]
 }
@@ -186,17 +185,45 @@ func (t *Tokenizer) SetTemplate(source string) error {
 		}
 	}
 	t.templates = list
-	t.config, t.jinja = nil, nil // Save writes the new one
+	t.config, t.files = nil, nil // Save writes the new one
 	return nil
+}
+
+// chatTemplate is a compiled chat template, and what is known of it.
+type chatTemplate struct {
+	*jinja.Template
+	asked sync.Once
+	parts bool // see wantsParts
+}
+
+// wantsParts reports whether the template reads a message's content as a list of parts alone, as some
+// for models that see do: given a string, it would leave it out. Other templates get strings.
+func (t *chatTemplate) wantsParts() bool {
+	t.asked.Do(func() {
+		const needle = "Zq7needle"
+		writes := func(parts bool) bool {
+			m, err := (&Message{Role: "user", Content: needle}).value(parts)
+			if err != nil {
+				return false
+			}
+			text, err := t.Render(map[string]any{
+				"messages": &jinja.List{Items: []any{m}}, "tools": nil, "documents": nil,
+				"add_generation_prompt": false, "bos_token": "", "eos_token": "",
+			}, nil)
+			return err == nil && strings.Contains(text, needle)
+		}
+		t.parts = !writes(false) && writes(true)
+	})
+	return t.parts
 }
 
 // parsed keeps the last few templates: a server renders the same one for every request.
 var parsed struct {
 	sync.Mutex
-	list map[string]*jinja.Template
+	list map[string]*chatTemplate
 }
 
-func parseTemplate(src string) (*jinja.Template, error) {
+func parseTemplate(src string) (*chatTemplate, error) {
 	parsed.Lock()
 	defer parsed.Unlock()
 	if t := parsed.list[src]; t != nil {
@@ -207,17 +234,26 @@ func parseTemplate(src string) (*jinja.Template, error) {
 		return nil, err
 	}
 	if len(parsed.list) >= 16 || parsed.list == nil {
-		parsed.list = map[string]*jinja.Template{}
+		parsed.list = map[string]*chatTemplate{}
 	}
-	parsed.list[src] = t
-	return t, nil
+	c := &chatTemplate{Template: t}
+	parsed.list[src] = c
+	return c, nil
 }
 
-// value is the message as templates expect it: arguments of tool calls are objects, not text.
-func (m *Message) value() (*jinja.Map, error) {
+// value is the message as templates expect it: arguments of tool calls are objects, not text, and
+// parts says that the content is a list of one text.
+func (m *Message) value(parts bool) (*jinja.Map, error) {
 	v := jinja.NewMap()
 	v.Set("role", m.Role)
-	v.Set("content", m.Content)
+	if parts {
+		text := jinja.NewMap()
+		text.Set("type", "text")
+		text.Set("text", m.Content)
+		v.Set("content", &jinja.List{Items: []any{text}})
+	} else {
+		v.Set("content", m.Content)
+	}
 	if m.Name != "" {
 		v.Set("name", m.Name)
 	}
@@ -256,14 +292,7 @@ func (m *Message) value() (*jinja.Map, error) {
 	return v, nil
 }
 
-func sortedKeys(m map[string]any) []string {
-	var names []string
-	for name := range m {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 type wireCall struct {
 	ID       string `json:"id,omitempty"`

@@ -181,18 +181,29 @@ func FuzzPattern(f *testing.F) {
 			t.Skip()
 		}
 		p, err := compilePattern(re)
-		if err != nil || len(p.prog) > 500 {
+		if err != nil {
 			return
 		}
-		for from := 0; from <= len(text); {
-			a, b := p.find(text, from)
-			if a < 0 {
+		at := 0
+		p.each(text, func(a, b int) {
+			if a < at || b < a || b > len(text) {
+				t.Fatalf("%q in %q: %d to %d behind %d", re, text, a, b, at)
+			}
+			at = b
+		})
+		// The table answers as backtracking does, where that comes to an end.
+		m := reMatcher{p: p, s: text, left: 1 << 20}
+		ends := p.table.ends(text, 0)
+		for pos := 0; pos <= len(text); {
+			e := m.run(p.prog, pos)
+			if e == gaveUp {
 				break
 			}
-			if a < from || b < a || b > len(text) {
-				t.Fatalf("%q in %q: %d to %d from %d", re, text, a, b, from)
+			if int(ends[pos]) != e {
+				t.Fatalf("%q in %q at %d: backtracking ends at %d, the table at %d", re, text, pos, e, ends[pos])
 			}
-			from = max(b, a+1)
+			_, n := decodeAt(text, pos)
+			pos += max(n, 1)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tritlm/trit/gguf"
 )
@@ -24,7 +25,7 @@ var preTokenizers = []struct {
 	{names: []string{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "midm-2.0"}, split: []string{reLlama3}, whole: true, addBOS: true},
 	{names: []string{"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, split: []string{reLlama3}},
 	{names: []string{"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open", "kormo", "f2llmv2"}, split: []string{reQwen2}},
-	{names: []string{"qwen35"}, split: []string{`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`}},
+	{names: []string{"qwen35"}, split: []string{reQwen35}},
 	{names: []string{"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert"}, split: []string{reGPT2}},
 	{names: []string{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}, split: []string{`\p{N}`, reGPT2}},
 	{names: []string{"falcon"}, split: []string{"[\\p{P}\\$\\+<=>\\^~\\|`]+", reGPT2, `[0-9][0-9][0-9]`}},
@@ -67,6 +68,10 @@ func FromGGUF(kv gguf.KV) (*Tokenizer, error) {
 		return nil, bad("%s: tokenizer.ggml.tokens: the vocabulary is empty", what)
 	case types != nil && len(types) != len(texts):
 		return nil, bad("%s: %d tokens but %d token types", what, len(texts), len(types))
+	case len(texts) > maxTokens:
+		return nil, checkCount(len(texts), what)
+	case len(merges) > maxMerges:
+		return nil, unsupported("%s: tokenizer.ggml.merges: %d; at most %d", what, len(merges), maxMerges)
 	case scores != nil && len(scores) != len(texts):
 		return nil, bad("%s: %d tokens but %d scores", what, len(texts), len(scores))
 	}
@@ -128,6 +133,9 @@ func FromGGUF(kv gguf.KV) (*Tokenizer, error) {
 		if !found {
 			return nil, unsupported("%s: pre-tokenizer %s (tokenizer.ggml.pre); known: %s; the model's tokenizer.json may help", what, shorten(pre), preNames())
 		}
+		if err := needMerges(p.tokens, merges); err != nil {
+			return nil, err
+		}
 		p.merges = func(_ []string, index *stringIndex) (*pairTable, error) {
 			return textMerges(merges, index)
 		}
@@ -168,6 +176,19 @@ func FromGGUF(kv gguf.KV) (*Tokenizer, error) {
 	return t, t.ggufTemplates(get)
 }
 
+// needMerges refuses a vocabulary whose tokens nothing would ever make.
+func needMerges(tokens []token, merges []string) error {
+	if len(merges) > 0 {
+		return nil
+	}
+	for i, tok := range tokens {
+		if tok.kind == normal && utf8.RuneCountInString(tok.text) > 1 {
+			return bad("GGUF: tokenizer.ggml.merges is missing or empty, although token %d is %s, which only merges make; convert the model again", i, shorten(tok.text))
+		}
+	}
+	return nil
+}
+
 // badTemplate marks the template in the published GGUF of BitNet b1.58 2B4T, which is not the one
 // that the model was trained on.
 const badTemplate = "BITNETAssistant"
@@ -191,6 +212,9 @@ func (t *Tokenizer) ggufTemplates(get *kvReader) error {
 	}
 	add("default", get.string("tokenizer.chat_template"))
 	if names, err := get.kv.Strings("tokenizer.chat_templates"); err == nil {
+		if len(names) > maxTemplates {
+			return bad("GGUF: tokenizer.chat_templates: more than %d", maxTemplates)
+		}
 		for _, name := range names {
 			add(name, get.string("tokenizer.chat_template."+name))
 		}

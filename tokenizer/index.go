@@ -19,6 +19,18 @@ func newStringIndex(keys []string) *stringIndex {
 	return &stringIndex{seed: maphash.MakeSeed(), keys: keys, slots: make([]uint64, n)}
 }
 
+// over returns an index of the same strings over keys, which begin with those of x and may have
+// further ones in their gaps and behind them.
+func (x *stringIndex) over(keys []string) *stringIndex {
+	y := newStringIndex(keys)
+	for _, slot := range x.slots {
+		if slot != 0 {
+			y.add(int32(uint32(slot)) - 1)
+		}
+	}
+	return y
+}
+
 // add enters keys[id] and returns the id already there for the same string, or id itself.
 func (x *stringIndex) add(id int32) int32 {
 	have, at, hash := x.probe(x.keys[id])

@@ -1,7 +1,6 @@
 package tokenizer
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +45,7 @@ type jsonFile struct {
 
 // parseJSON builds a tokenizer from a tokenizer.json. Special tokens other than those of the
 // post-processor are not known yet.
-func parseJSON(data []byte) (*Tokenizer, error) {
+func parseJSON(data []byte, c *config) (*Tokenizer, error) {
 	if !utf8.Valid(data) {
 		return nil, bad("tokenizer.json: not UTF-8")
 	}
@@ -55,16 +54,24 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 	}
 	// The model is most of the file: it is cut out first, so that its megabytes are read once.
 	var f jsonFile
-	var model, vocab, merges json.RawMessage
+	var model, vocab, merges string
 	text := string(data)
-	rest := take(text, map[string]*json.RawMessage{"model": &model})
+	rest := take(text, map[string]*string{"model": &model})
 	if err := json.Unmarshal(rest, &f); err != nil {
 		return nil, bad("tokenizer.json: %w", err)
 	}
-	if isNull(model) {
+	if model == "" || model == "null" {
 		return nil, bad(`tokenizer.json: no "model"; is this a tokenizer.json of Hugging Face tokenizers?`)
 	}
+	for name, r := range map[string]json.RawMessage{"normalizer": f.Normalizer, "pre_tokenizer": f.PreTokenizer, "post_processor": f.PostProcessor, "decoder": f.Decoder} {
+		if len(r) > maxStageText {
+			return nil, unsupported("tokenizer.json: %s of %d bytes; at most %d MiB", name, len(r), maxStageText>>20)
+		}
+	}
 	p := &parts{what: "tokenizer.json", normalizer: f.Normalizer, pre: f.PreTokenizer, post: f.PostProcessor, decoder: f.Decoder}
+	if err := checkCount(len(f.Added), "tokenizer.json: added_tokens"); err != nil {
+		return nil, err
+	}
 	for i, a := range f.Added {
 		if a.Content == "" {
 			return nil, bad("tokenizer.json: added_tokens[%d] (id %d) is empty", i, a.ID)
@@ -72,10 +79,10 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 		p.added = append(p.added, a.token())
 	}
 	var m jsonModel
-	if err := decode(take(string(model), map[string]*json.RawMessage{"vocab": &vocab, "merges": &merges}), "model", &m); err != nil {
+	if err := decode(take(model, map[string]*string{"vocab": &vocab, "merges": &merges}), "model", &m); err != nil {
 		return nil, err
 	}
-	if m.Type == "" && !isNull(merges) {
+	if m.Type == "" && merges != "" && merges != "null" {
 		m.Type = "BPE"
 	}
 	if m.Type != "BPE" {
@@ -85,13 +92,14 @@ func parseJSON(data []byte) (*Tokenizer, error) {
 		return nil, unsupported("tokenizer.json: model: dropout %g makes encoding random", *m.Dropout)
 	}
 	var err error
-	if p.tokens, err = readVocab(vocab); err != nil {
+	if p.tokens, err = readVocab(vocab, "tokenizer.json: model.vocab"); err != nil {
 		return nil, err
 	}
 	p.flags = m.modelFlags
-	p.merges = func(texts []string, index *stringIndex) (*pairTable, error) {
+	p.merges = func(_ []string, index *stringIndex) (*pairTable, error) {
 		return readMerges(merges, index, m.Prefix)
 	}
+	p.addTokens(c, false)
 	t, err := p.assemble()
 	if err != nil {
 		return nil, err
@@ -117,8 +125,20 @@ type typed struct {
 	Type string `json:"type"`
 }
 
-// parseFinder reads {"String": …} or {"Regex": …}.
-func parseFinder(r json.RawMessage, at string) (finder, string, error) {
+// stageReader reads the stages of one tokenizer.json, and bounds what they are together.
+type stageReader struct {
+	steps    int // of all expressions
+	cuts     int // stages of the pre-tokenizer
+	alphabet bool
+}
+
+const (
+	maxSteps     = 2 * maxProgram
+	maxStageText = 1 << 20 // bytes of the stages of one kind in the file
+)
+
+// finder reads {"String": …} or {"Regex": …}.
+func (q *stageReader) finder(r json.RawMessage, at string) (finder, string, error) {
 	var p struct{ String, Regex *string }
 	if err := decode(r, at, &p); err != nil {
 		return nil, "", err
@@ -129,6 +149,9 @@ func parseFinder(r json.RawMessage, at string) (finder, string, error) {
 		if err != nil {
 			return nil, "", unsupported("tokenizer.json: %s: regular expression %s: %w", at, shorten(*p.Regex), err)
 		}
+		if q.steps += re.table.size(); q.steps > maxSteps {
+			return nil, "", unsupported("tokenizer.json: %s: the regular expressions of the file are too large together", at)
+		}
 		return re, *p.Regex, nil
 	case p.String != nil:
 		return literal(*p.String), "", nil
@@ -136,9 +159,10 @@ func parseFinder(r json.RawMessage, at string) (finder, string, error) {
 	return nil, "", bad(`tokenizer.json: %s: neither "String" nor "Regex"`, at)
 }
 
-func parseNormalizer(r json.RawMessage, at string) (normalizer, error) {
+// normalizer appends the stages of a normalizer to list.
+func (q *stageReader) normalizer(list []rewriting, r json.RawMessage, at string) ([]rewriting, error) {
 	if isNull(r) {
-		return nil, nil
+		return list, nil
 	}
 	var n struct {
 		typed
@@ -148,55 +172,61 @@ func parseNormalizer(r json.RawMessage, at string) (normalizer, error) {
 		Content     string            `json:"content"`
 		StripLeft   bool              `json:"strip_left"`
 		StripRight  bool              `json:"strip_right"`
-		Charsmap    []byte            `json:"precompiled_charsmap"`
 	}
 	if err := decode(r, at, &n); err != nil {
 		return nil, err
 	}
+	var stage rewriting
 	switch n.Type {
 	case "Sequence":
-		var list []normalizer
+		var err error
 		for i, sub := range n.Normalizers {
-			f, err := parseNormalizer(sub, fmt.Sprintf("%s[%d]", at, i))
-			if err != nil {
+			if list, err = q.normalizer(list, sub, fmt.Sprintf("%s[%d]", at, i)); err != nil {
 				return nil, err
 			}
-			if f != nil {
-				list = append(list, f)
-			}
 		}
-		if len(list) == 0 {
-			return nil, nil
-		}
-		return normSequence(list), nil
+		return list, nil
 	case "NFC":
-		return normForm(norm.NFC), nil
+		stage = normForm(norm.NFC, 3)
 	case "NFD":
-		return normForm(norm.NFD), nil
+		stage = normForm(norm.NFD, 3)
 	case "NFKC":
-		return normForm(norm.NFKC), nil
+		stage = normForm(norm.NFKC, 11)
 	case "NFKD":
-		return normForm(norm.NFKD), nil
+		stage = normForm(norm.NFKD, 11)
 	case "Lowercase":
-		return strings.ToLower, nil
+		stage = normLower
 	case "Strip":
-		return normStrip(n.StripLeft, n.StripRight), nil
+		stage = normStrip(n.StripLeft, n.StripRight)
 	case "StripAccents":
-		return normStripAccents, nil
+		stage = normStripAccents
 	case "Prepend":
-		return normPrepend(n.Prepend), nil
+		stage = normPrepend(n.Prepend)
 	case "Replace":
-		p, _, err := parseFinder(n.Pattern, at+".pattern")
+		p, _, err := q.finder(n.Pattern, at+".pattern")
 		if err != nil {
 			return nil, err
 		}
-		return normReplace(p, n.Content), nil
+		stage = normReplace(p, n.Content)
+	default:
+		return nil, unsupported("tokenizer.json: %s of type %s", at, shorten(n.Type))
 	}
-	return nil, unsupported("tokenizer.json: %s of type %s", at, shorten(n.Type))
+	return append(list, stage), nil
 }
 
-// parsePre reads a pre-tokenizer; last says that no stage follows it.
-func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
+// checkStages refuses stages that may lengthen a text more than limit times.
+func checkStages(list []rewriting, what string, limit float64) error {
+	if len(list) > maxStages {
+		return unsupported("tokenizer.json: %s of %d stages; at most %d", what, len(list), maxStages)
+	}
+	if g := most(list); g > limit {
+		return unsupported("tokenizer.json: the stages of the %s can make a text %.3g times as long; at most %g times", what, g, limit)
+	}
+	return nil
+}
+
+// pre reads a pre-tokenizer; last says that no stage follows it.
+func (q *stageReader) pre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 	if isNull(r) {
 		return nil, nil
 	}
@@ -218,25 +248,28 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 		return nil, err
 	}
 	how, known := behaviors[p.Behavior]
+	if q.cuts++; q.cuts > maxCuts {
+		return nil, unsupported("tokenizer.json: pre_tokenizer of more than %d stages", maxCuts)
+	}
 	switch p.Type {
 	case "Sequence":
-		var q sequence
+		var list sequence
 		for i, sub := range p.Stages {
-			s, err := parsePre(sub, fmt.Sprintf("%s[%d]", at, i), last && i == len(p.Stages)-1)
+			s, err := q.pre(sub, fmt.Sprintf("%s[%d]", at, i), last && i == len(p.Stages)-1)
 			if err != nil {
 				return nil, err
 			}
 			if s != nil {
-				q = append(q, s)
+				list = append(list, s)
 			}
 		}
-		if last && inAlphabet(q) {
-			q = append(q, fromAlphabet{})
+		if last && inAlphabet(list) {
+			list = append(list, fromAlphabet{})
 		}
-		if len(q) == 1 {
-			return q[0], nil
+		if len(list) == 1 {
+			return list[0], nil
 		}
-		return q, nil
+		return list, nil
 	case "ByteLevel":
 		b := &byteLevelPre{addSpace: true, regex: true, alphabet: !last}
 		if p.AddSpace != nil {
@@ -245,12 +278,16 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 		if p.UseRegex != nil {
 			b.regex = *p.UseRegex
 		}
+		if b.alphabet && q.alphabet {
+			return nil, unsupported("tokenizer.json: %s: bytes written as characters twice", at)
+		}
+		q.alphabet = q.alphabet || b.alphabet
 		return b, nil
 	case "Split":
 		if !known {
 			return nil, bad("tokenizer.json: %s: behavior %s", at, shorten(p.Behavior))
 		}
-		f, re, err := parseFinder(p.Pattern, at+".pattern")
+		f, re, err := q.finder(p.Pattern, at+".pattern")
 		if err != nil {
 			return nil, err
 		}
@@ -281,11 +318,17 @@ func parsePre(r json.RawMessage, at string, last bool) (preTokenizer, error) {
 			&splitter{pattern: runeFinder(isPunct), behavior: isolated},
 		}, nil
 	case "CharDelimiterSplit":
+		if utf8.RuneCountInString(p.Delimiter) != 1 {
+			return nil, bad("tokenizer.json: %s: delimiter %s is not one character", at, shorten(p.Delimiter))
+		}
 		return &splitter{pattern: literal(p.Delimiter), behavior: removed}, nil
 	case "Metaspace":
 		m := &metaspace{replacement: p.Replace, prepend: "always", cut: true}
 		if m.replacement == "" {
 			m.replacement = "▁"
+		}
+		if utf8.RuneCountInString(m.replacement) != 1 {
+			return nil, bad("tokenizer.json: %s: replacement %s is not one character", at, shorten(m.replacement))
 		}
 		if p.Prepend != nil {
 			m.prepend = *p.Prepend
@@ -334,12 +377,12 @@ type decoding struct {
 	present   bool
 	byteLevel bool
 	fallback  bool // <0xNN> is a byte
-	steps     []func(string) string
+	steps     []rewriting
 	fused     bool
 	strip     int
 }
 
-func (d *decoding) parse(r json.RawMessage, at string) error {
+func (d *decoding) parse(q *stageReader, r json.RawMessage, at string) error {
 	if isNull(r) {
 		return nil
 	}
@@ -362,7 +405,7 @@ func (d *decoding) parse(r json.RawMessage, at string) error {
 	switch p.Type {
 	case "Sequence":
 		for i, sub := range p.Decoders {
-			if err := d.parse(sub, fmt.Sprintf("%s[%d]", at, i)); err != nil {
+			if err := d.parse(q, sub, fmt.Sprintf("%s[%d]", at, i)); err != nil {
 				return err
 			}
 		}
@@ -377,7 +420,7 @@ func (d *decoding) parse(r json.RawMessage, at string) error {
 		d.fused = true
 		return nil
 	case "Replace":
-		f, _, err := parseFinder(p.Pattern, at+".pattern")
+		f, _, err := q.finder(p.Pattern, at+".pattern")
 		if err != nil {
 			return err
 		}
@@ -420,7 +463,7 @@ func (d *decoding) bytes(text string) (raw string, isByte bool) {
 		}
 	}
 	for _, f := range d.steps {
-		text = f(text)
+		text = f.apply(text)
 	}
 	return text, false
 }
@@ -453,55 +496,62 @@ type jsonModel struct {
 	Dropout *float64 `json:"dropout"`
 }
 
-// readVocab reads {"token": id, …}.
-func readVocab(r json.RawMessage) ([]token, error) {
-	j := &jsonScan{s: string(r)}
+// readVocab reads {"token": id, …}; what names it in errors.
+func readVocab(s, what string) ([]token, error) {
+	j := &jsonScan{s: s}
 	if !j.open('{') {
-		return nil, bad("tokenizer.json: model.vocab is not an object of tokens and ids")
+		return nil, bad("%s is not an object of tokens and ids", what)
 	}
-	type entry struct {
-		text string
-		id   int32
-	}
-	var list []entry
+	n, top := 0, int32(-1)
 	for !j.done() {
 		text, ok := j.string()
 		id, ok2 := j.int32()
 		switch {
 		case !ok:
-			return nil, bad("tokenizer.json: model.vocab: broken at byte %d", j.at)
+			return nil, bad("%s: broken at byte %d", what, j.at)
 		case !ok2 || id < 0:
-			return nil, bad("tokenizer.json: model.vocab: token %s has no id", shorten(text))
+			return nil, bad("%s: token %s has no id", what, shorten(text))
 		}
-		list = append(list, entry{text, id})
+		n++
+		if err := checkCount(n, what); err != nil {
+			return nil, err
+		}
+		top = max(top, id)
 	}
-	var tokens []token
-	for _, e := range list {
-		if int(e.id) >= 4*len(list)+1024 {
-			return nil, bad("tokenizer.json: model.vocab: token %s has id %d, but there are %d tokens", shorten(e.text), e.id, len(list))
+	if int(top) >= 4*n+1024 {
+		return nil, bad("%s: a token has id %d, but there are %d tokens", what, top, n)
+	}
+	tokens := make([]token, top+1)
+	j = &jsonScan{s: s, at: 0}
+	j.open('{')
+	for !j.done() {
+		text, _ := j.string()
+		id, _ := j.int32()
+		if have := tokens[id]; have.kind != unused {
+			return nil, bad("%s: tokens %s and %s have the same id %d", what, shorten(have.text), shorten(text), id)
 		}
-		for len(tokens) <= int(e.id) {
-			tokens = append(tokens, token{})
-		}
-		if have := tokens[e.id]; have.kind != unused {
-			return nil, bad("tokenizer.json: model.vocab: tokens %s and %s have the same id %d", shorten(have.text), shorten(e.text), e.id)
-		}
-		tokens[e.id] = token{text: e.text, kind: normal}
+		tokens[id] = token{text: text, kind: normal}
 	}
 	return tokens, nil
 }
 
 // readMerges reads ["a b", …] or [["a", "b"], …]; a merge's rank is its position.
-func readMerges(r json.RawMessage, index *stringIndex, prefix string) (*pairTable, error) {
-	n := bytes.Count(r, []byte{','}) + 1
-	table := newPairTable(min(n, len(r)/3+1))
-	j := &jsonScan{s: string(r)}
-	if isNull(r) {
-		return table, nil
+func readMerges(s string, index *stringIndex, prefix string) (*pairTable, error) {
+	if s == "" || s == "null" {
+		return newPairTable(0), nil
 	}
+	j := &jsonScan{s: s}
 	if !j.open('[') {
 		return nil, bad("tokenizer.json: model.merges is not a list")
 	}
+	n := 0
+	for at := *j; !at.done(); n++ {
+		at.skip()
+	}
+	if n > maxMerges {
+		return nil, unsupported("tokenizer.json: model.merges: %d; at most %d", n, maxMerges)
+	}
+	table := newPairTable(n)
 	for rank := int32(0); !j.done(); rank++ {
 		var left, right string
 		ok := true
@@ -526,6 +576,8 @@ func readMerges(r json.RawMessage, index *stringIndex, prefix string) (*pairTabl
 	}
 	return table, nil
 }
+
+const maxAround = 64 // tokens around a text
 
 // parsePost compiles a post-processor to the tokens around a single text.
 func (t *Tokenizer) parsePost(r json.RawMessage, at string) error {
@@ -596,6 +648,9 @@ func (t *Tokenizer) parsePost(r json.RawMessage, at string) error {
 		}
 		t.before = append(before, t.before...)
 		t.after = append(t.after, after...)
+		if len(t.before)+len(t.after) > maxAround {
+			return unsupported("tokenizer.json: %s: more than %d tokens around a text", at, maxAround)
+		}
 		return nil
 	case "BertProcessing", "RobertaProcessing":
 		cls, err := pair(p.Cls)

@@ -122,7 +122,7 @@ func (j *jsonScan) skip() string {
 }
 
 // take removes the members of these names from an object and returns the object without them.
-func take(object string, names map[string]*json.RawMessage) json.RawMessage {
+func take(object string, names map[string]*string) json.RawMessage {
 	j := &jsonScan{s: object}
 	if !j.open('{') {
 		return json.RawMessage(object)
@@ -132,7 +132,7 @@ func take(object string, names map[string]*json.RawMessage) json.RawMessage {
 		key, ok := j.string()
 		value := j.skip()
 		if dst := names[key]; dst != nil && ok {
-			*dst = json.RawMessage(value)
+			*dst = value
 			continue
 		}
 		if len(rest) > 1 {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/tritlm/trit/gguf"
 )
@@ -175,4 +177,37 @@ func TestOtherPrograms(t *testing.T) {
 		}
 	}
 	t.Logf("%d results equal or reported", checked)
+}
+
+// TestGGUFKeepsTheEnds: of several tokens that end a text GGUF names three; those of well-known names are found without.
+func TestGGUFKeepsTheEnds(t *testing.T) {
+	for _, names := range [][]string{{"<a>"}, {"<a>", "<b>"}, {"<a>", "<b>", "<c>"}, {"<a>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<b>"}} {
+		var vocab, added strings.Builder
+		for b := range 256 {
+			fmt.Fprintf(&vocab, "%s:%d,", quoteJSON(byteLevelText(string([]byte{byte(b)}))), b)
+		}
+		var ids []string
+		for i, n := range names {
+			fmt.Fprintf(&added, `{"id":%d,"content":%q,"special":true},`, 256+i, n)
+			ids = append(ids, fmt.Sprint(256+i))
+		}
+		tok, err := LoadFS(fstest.MapFS{
+			"tokenizer.json":         &fstest.MapFile{Data: []byte(`{"added_tokens":[` + strings.TrimSuffix(added.String(), ",") + `],"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{` + strings.TrimSuffix(vocab.String(), ",") + `},"merges":[]}}`)},
+			"generation_config.json": &fstest.MapFile{Data: []byte(`{"eos_token_id":[` + strings.Join(ids, ",") + `]}`)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kv, err := tok.GGUF()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := FromGGUF(kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := tok.EOS(), again.EOS(); len(a) != len(names) || !slices.Equal(a, b) {
+			t.Errorf("%v: %v became %v", names, a, b)
+		}
+	}
 }

@@ -13,13 +13,15 @@ import (
 // pattern is a compiled regular expression of a pre-tokenizer. Those use what Go's regexp leaves
 // out: look-around, possessive quantifiers, intersections of classes; Oniguruma is their engine,
 // in Ruby syntax. Left out are back references, captures' contents, multi-character case
-// folding, and look-behind of varying length.
+// folding, look-behind of varying length, and repeats of what may match nothing.
 //
-// Matching backtracks, in time proportional to the text times the size of the program: a match
-// that takes long remembers the states that have failed.
+// Matching backtracks, which is fast on ordinary text, until it has taken more steps than a
+// multiple of the text; from there a table answers (table.go), in time proportional to the text
+// times the size of the program. Both find the same matches.
 type pattern struct {
-	prog []inst
-	subs [][]inst // bodies of look-around and atomic groups
+	prog  []inst
+	subs  [][]inst // bodies of look-around and atomic groups
+	table *table
 }
 
 type opcode uint8
@@ -41,7 +43,6 @@ type inst struct {
 	behind   bool
 	lazy     bool
 	atomic   bool // opLoop: possessive
-	idle     bool // opSplit: of a loop whose body may match nothing
 	x, y     int
 	min, max int
 	set      *runeSet
@@ -71,16 +72,21 @@ func (s *runeSet) has(r rune) bool {
 }
 
 const (
-	maxProgram  = 20000
+	maxProgram  = 1024 // steps of a table; published expressions have fewer than 200
 	maxRepeat   = 1000
 	maxNesting  = 100
-	memoAfter   = 20000 // steps of one match after which failed states are remembered
 	unlimited   = 1<<31 - 1
 	maxLookBack = 64
+	maxStack    = 1 << 15 // places to come back to
+	stepsPer    = 64      // of backtracking, per byte of text
+	maxSource   = 1 << 14 // bytes of an expression
 )
 
 func compilePattern(src string) (*pattern, error) {
-	p := &reParser{src: src}
+	if len(src) > maxSource {
+		return nil, errors.New("too large")
+	}
+	p := &reParser{src: src, sets: map[string]*runeSet{}}
 	n, err := p.alternatives(0)
 	if err == nil && p.at < len(src) {
 		err = fmt.Errorf("unmatched ) at byte %d", p.at)
@@ -94,23 +100,30 @@ func compilePattern(src string) (*pattern, error) {
 		return nil, err
 	}
 	c.p.prog = prog
+	if c.p.table, err = newTable(c.p); err != nil {
+		return nil, err
+	}
 	return c.p, nil
 }
 
-// find returns the leftmost match at or after from.
-func (p *pattern) find(s string, from int) (start, end int) {
-	m := reMatcher{p: p, s: s, left: 1<<20 + 64*(len(s)-from)}
-	for at := from; at <= len(s); {
-		if e := m.run(p.prog, at); e >= 0 {
-			return at, e
+// each calls f for the matches in s, from left to right, as Oniguruma's own iteration: an empty
+// match right behind another match is none.
+func (p *pattern) each(s string, f func(start, end int)) {
+	m := reMatcher{p: p, s: s, left: 4096 + stepsPer*len(s)}
+	last := -1
+	for from := 0; from <= len(s); {
+		a, b := m.find(from)
+		if a < 0 {
+			return
 		}
-		if at == len(s) {
-			break
+		if a == b && b == last {
+			_, n := decodeAt(s, from)
+			from += max(n, 1)
+			continue
 		}
-		_, n := utf8.DecodeRuneInString(s[at:])
-		at += n
+		f(a, b)
+		from, last = b, b
 	}
-	return -1, -1
 }
 
 // Matching.
@@ -121,38 +134,54 @@ type reFrame struct {
 	count   int // a lazy loop has taken this many characters
 }
 
+// reMatcher finds matches in one text.
 type reMatcher struct {
 	p     *pattern
 	s     string
 	stack []reFrame
-	left  int // steps; what takes more does not match
+	left  int // steps of backtracking, for the whole text; afterwards the table answers
+
+	ends []int32 // from the table: the end of the match at base+i, -1: none
+	base int
 }
 
-// run matches prog at s[pos] and returns the end of the match, or -1.
+const gaveUp = -2
+
+// find returns the leftmost match at or after from; start is -1 when there is none.
+func (m *reMatcher) find(from int) (start, end int) {
+	at := from
+	for m.ends == nil {
+		switch e := m.run(m.p.prog, at); {
+		case e == gaveUp:
+			m.base, m.stack = at, nil
+			m.ends = m.p.table.ends(m.s, at)
+			continue
+		case e >= 0:
+			return at, e
+		}
+		_, n := decodeAt(m.s, at)
+		if n == 0 {
+			return -1, -1
+		}
+		at += n
+	}
+	for i := at - m.base; i < len(m.ends); i++ {
+		if e := m.ends[i]; e >= 0 {
+			return m.base + i, int(e)
+		}
+	}
+	return -1, -1
+}
+
+// run matches prog at s[pos] and returns the end of the match, -1, or gaveUp.
 func (m *reMatcher) run(prog []inst, pos int) int {
 	base := len(m.stack)
 	defer func() { m.stack = m.stack[:base] }()
 	s := m.s
-	start, steps, pc := pos, 0, 0
-	var failed []uint64      // bit (pos-start)·len(prog)+pc: the state was tried
-	var idle map[[2]int]bool // the same for idle loops, which must not stand still
-	visit := func(pc, pos int) bool {
-		if failed == nil {
-			return true
-		}
-		bit := (pos-start)*len(prog) + pc
-		if failed[bit>>6]>>(bit&63)&1 != 0 {
-			return false
-		}
-		failed[bit>>6] |= 1 << (bit & 63)
-		return true
-	}
+	pc := 0
 	for {
-		if m.left--; m.left < 0 {
-			return -1
-		}
-		if steps++; failed == nil && steps > memoAfter {
-			failed = make([]uint64, ((len(s)-start+1)*len(prog)+63)/64)
+		if m.left--; m.left < 0 || len(m.stack) > maxStack {
+			return gaveUp
 		}
 		in := &prog[pc]
 		ok := true
@@ -181,6 +210,7 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 					first = pos
 				}
 			}
+			m.left -= n
 			if ok = n >= in.min; ok {
 				if in.lazy && !in.atomic {
 					if in.max > n {
@@ -192,50 +222,46 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 				pc++
 			}
 		case opSplit:
-			if ok = visit(pc, pos); ok && in.idle {
-				if idle == nil {
-					idle = map[[2]int]bool{}
-				}
-				ok = !idle[[2]int{pc, pos}]
-				idle[[2]int{pc, pos}] = true
-			}
-			if ok {
-				m.stack = append(m.stack, reFrame{in.y, pos, -1, -1})
-				pc = in.x
-			}
+			m.stack = append(m.stack, reFrame{in.y, pos, -1, -1})
+			pc = in.x
 		case opJump:
 			pc = in.x
 		case opLook:
 			at := pos
 			found := true
 			if in.behind {
-				for range in.y {
-					if at == 0 {
-						found = false
-						break
-					}
-					_, n := utf8.DecodeLastRuneInString(s[:at])
-					at -= n
-				}
+				at, found = back(s, pos, in.y)
 			}
-			found = found && m.run(m.p.subs[in.x], at) >= 0
+			if found {
+				e := m.run(m.p.subs[in.x], at)
+				if e == gaveUp {
+					return gaveUp
+				}
+				found = e >= 0
+			}
 			if ok = found != in.neg; ok {
 				pc++
 			}
 		case opAtomic:
 			e := m.run(m.p.subs[in.x], pos)
+			if e == gaveUp {
+				return gaveUp
+			}
 			if ok = e >= 0; ok {
 				pos = e
 				pc++
 			}
 		case opAssert:
-			if ok = m.assert(byte(in.x), pos); ok {
+			if ok = assert(s, byte(in.x), pos); ok {
 				pc++
 			}
 		}
 		for !ok {
 			if len(m.stack) == base {
 				return -1
+			}
+			if m.left--; m.left < 0 {
+				return gaveUp
 			}
 			f := &m.stack[len(m.stack)-1]
 			switch {
@@ -250,7 +276,7 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 				if f.pos <= f.min {
 					m.stack = m.stack[:len(m.stack)-1]
 				}
-				ok = visit(pc-1, pos)
+				ok = true
 			default: // a lazy loop takes one more
 				loop := &prog[f.pc]
 				r, n := decodeAt(s, f.pos)
@@ -270,6 +296,18 @@ func (m *reMatcher) run(prog []inst, pos int) int {
 	}
 }
 
+// back returns the position n characters before pos; ok is false where the text begins sooner.
+func back(s string, pos, n int) (at int, ok bool) {
+	for at = pos; n > 0; n-- {
+		if at == 0 {
+			return 0, false
+		}
+		_, w := utf8.DecodeLastRuneInString(s[:at])
+		at -= w
+	}
+	return at, true
+}
+
 func decodeAt(s string, i int) (rune, int) {
 	if i >= len(s) {
 		return 0, 0
@@ -280,8 +318,8 @@ func decodeAt(s string, i int) (rune, int) {
 	return utf8.DecodeRuneInString(s[i:])
 }
 
-func (m *reMatcher) assert(kind byte, pos int) bool {
-	s := m.s
+// assert reports whether ^ $ \A \z \Z \b or \B holds at s[pos].
+func assert(s string, kind byte, pos int) bool {
 	switch kind {
 	case 'A':
 		return pos == 0
@@ -290,7 +328,7 @@ func (m *reMatcher) assert(kind byte, pos int) bool {
 	case 'Z':
 		return pos == len(s) || pos == len(s)-1 && s[pos] == '\n'
 	case '^':
-		return pos == 0 || s[pos-1] == '\n'
+		return pos == 0 || s[pos-1] == '\n' && pos < len(s)
 	case '$':
 		return pos == len(s) || s[pos] == '\n'
 	}
@@ -331,6 +369,7 @@ type reParser struct {
 	src  string
 	at   int
 	fold bool
+	sets map[string]*runeSet // by their source: what is written twice is one set
 }
 
 var errPatternEnd = errors.New("ends too early")
@@ -453,6 +492,7 @@ func (p *reParser) interval() (lo, hi int, ok bool, err error) {
 }
 
 func (p *reParser) atom(depth int) (*reNode, error) {
+	from := p.at
 	r, err := p.rune()
 	if err != nil {
 		return nil, err
@@ -465,9 +505,9 @@ func (p *reParser) atom(depth int) (*reNode, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &reNode{kind: reSet, set: newRuneSet(in)}, nil
+		return p.setNode(from, in), nil
 	case '.':
-		return &reNode{kind: reSet, set: newRuneSet(func(r rune) bool { return r != '\n' })}, nil
+		return p.setNode(from, func(r rune) bool { return r != '\n' }), nil
 	case '^', '$':
 		return &reNode{kind: reAssert, assert: byte(r)}, nil
 	case '*', '+', '?':
@@ -490,9 +530,23 @@ func (p *reParser) atom(depth int) (*reNode, error) {
 		if in == nil {
 			in = p.char(lit)
 		}
-		return &reNode{kind: reSet, set: newRuneSet(in)}, nil
+		return p.setNode(from, in), nil
 	}
-	return &reNode{kind: reSet, set: newRuneSet(p.char(r))}, nil
+	return p.setNode(from, p.char(r)), nil
+}
+
+// setNode is the set that the source from there on stands for.
+func (p *reParser) setNode(from int, in func(rune) bool) *reNode {
+	key := p.src[from:p.at]
+	if p.fold {
+		key = "(?i)" + key
+	}
+	set := p.sets[key]
+	if set == nil {
+		set = newRuneSet(in)
+		p.sets[key] = set
+	}
+	return &reNode{kind: reSet, set: set}
 }
 
 // char is the set of r and, when case is folded, its other cases.
@@ -959,12 +1013,11 @@ func (c *reCompiler) repeat(prog []inst, n *reNode) ([]inst, error) {
 			return nil, err
 		}
 	}
-	idle := n.max == unlimited && nullable(body)
 	split := func(at int) {
 		if n.lazy {
-			prog[at] = inst{op: opSplit, x: len(prog), y: at + 1, idle: idle}
+			prog[at] = inst{op: opSplit, x: len(prog), y: at + 1}
 		} else {
-			prog[at] = inst{op: opSplit, x: at + 1, y: len(prog), idle: idle}
+			prog[at] = inst{op: opSplit, x: at + 1, y: len(prog)}
 		}
 	}
 	if n.max == unlimited {
@@ -989,28 +1042,6 @@ func (c *reCompiler) repeat(prog []inst, n *reNode) ([]inst, error) {
 		split(a)
 	}
 	return prog, nil
-}
-
-// nullable reports whether n may match nothing.
-func nullable(n *reNode) bool {
-	switch n.kind {
-	case reSet:
-		return false
-	case reCat:
-		for _, sub := range n.list {
-			if !nullable(sub) {
-				return false
-			}
-		}
-		return true
-	case reAlt:
-		return slices.ContainsFunc(n.list, nullable)
-	case reRepeat:
-		return n.min == 0 || nullable(n.list[0])
-	case reAtomic:
-		return nullable(n.list[0])
-	}
-	return true
 }
 
 // width is the number of characters that n matches, when that is always the same.

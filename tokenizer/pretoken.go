@@ -11,35 +11,43 @@ type preTokenizer interface {
 	split(dst []string, s string, first bool) []string
 }
 
-// finder finds the next match of a pattern in s at or after from; start < 0: none. Matches may
-// be empty.
+// finder calls f for the matches of a pattern in s, from left to right. Matches may be empty.
 type finder interface {
-	find(s string, from int) (start, end int)
+	each(s string, f func(start, end int))
 }
 
-// literal is the finder of {"String": "…"}.
+// literal is the finder of {"String": "…"}; an empty one matches between all characters.
 type literal string
 
-func (l literal) find(s string, from int) (int, int) {
-	i := strings.Index(s[from:], string(l))
-	if i < 0 {
-		return -1, -1
+func (l literal) each(s string, f func(start, end int)) {
+	for at := 0; ; {
+		i := strings.Index(s[at:], string(l))
+		if i < 0 {
+			return
+		}
+		f(at+i, at+i+len(l))
+		at += i + len(l)
+		if l == "" {
+			if at == len(s) {
+				return
+			}
+			_, n := utf8.DecodeRuneInString(s[at:])
+			at += n
+		}
 	}
-	return from + i, from + i + len(l)
 }
 
 // runeFinder finds single characters.
 type runeFinder func(rune) bool
 
-func (f runeFinder) find(s string, from int) (int, int) {
-	for i := from; i < len(s); {
+func (in runeFinder) each(s string, f func(start, end int)) {
+	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
-		if f(r) {
-			return i, i + n
+		if in(r) {
+			f(i, i+n)
 		}
 		i += n
 	}
-	return -1, -1
 }
 
 // behavior says what becomes of the matches of a split.
@@ -65,84 +73,51 @@ type splitter struct {
 	invert   bool
 }
 
-type segment struct {
-	start, end int
-	match      bool
-}
-
-// segments lists matches and the text between them, in order.
-func (p *splitter) segments(s string) []segment {
-	var list []segment
-	at := 0
-	for from := 0; from <= len(s); {
-		a, b := p.pattern.find(s, from)
-		if a < 0 {
-			break
-		}
-		if a == b { // an empty match cuts nothing
-			if a >= len(s) {
-				break
-			}
-			_, n := utf8.DecodeRuneInString(s[a:])
-			from = a + n
-			continue
-		}
-		if at < a {
-			list = append(list, segment{at, a, p.invert})
-		}
-		list = append(list, segment{a, b, !p.invert})
-		at, from = b, b
-	}
-	if at < len(s) {
-		list = append(list, segment{at, len(s), p.invert})
-	}
-	return list
-}
-
+// split cuts as Hugging Face tokenizers does: matches and what lies between them are pieces, which
+// the behavior joins or leaves out. An empty match is an empty piece, which is dropped at the end,
+// but parts its neighbours.
 func (p *splitter) split(dst []string, s string, _ bool) []string {
-	segs := p.segments(s)
-	base := len(dst)
-	switch p.behavior {
-	case removed:
-		for _, g := range segs {
-			if !g.match {
-				dst = append(dst, s[g.start:g.end])
-			}
+	from, to := -1, 0 // the piece that may still grow; from < 0: none
+	open := false     // whether it is a match
+	flush := func() {
+		if from >= 0 && from < to {
+			dst = append(dst, s[from:to])
 		}
-	case isolated:
-		for _, g := range segs {
-			dst = append(dst, s[g.start:g.end])
-		}
-	case contiguous:
-		for i := 0; i < len(segs); {
-			j := i + 1
-			for j < len(segs) && segs[j].match == segs[i].match {
-				j++
-			}
-			dst = append(dst, s[segs[i].start:segs[j-1].end])
-			i = j
-		}
-	case mergedWithPrevious:
-		prev := false // whether the segment before was a match
-		for _, g := range segs {
-			if g.match && !prev && len(dst) > base {
-				last := dst[len(dst)-1]
-				dst[len(dst)-1] = s[g.start-len(last) : g.end]
-			} else {
-				dst = append(dst, s[g.start:g.end])
-			}
-			prev = g.match
-		}
-	case mergedWithNext:
-		for i := 0; i < len(segs); i++ {
-			if segs[i].match && i+1 < len(segs) && !segs[i+1].match {
-				dst = append(dst, s[segs[i].start:segs[i+1].end])
-				i++
-			} else {
-				dst = append(dst, s[segs[i].start:segs[i].end])
-			}
-		}
+		from = -1
 	}
+	add := func(a, b int, match bool) {
+		match = match != p.invert
+		join := false
+		switch p.behavior {
+		case removed:
+			if match {
+				return
+			}
+		case contiguous:
+			join = match == open
+		case mergedWithPrevious:
+			join = match && !open
+		case mergedWithNext:
+			join = open && !match
+		}
+		if !join || from < 0 {
+			flush()
+			from = a
+		}
+		to, open = b, match
+	}
+	at := 0
+	p.pattern.each(s, func(a, b int) {
+		if at < a {
+			add(at, a, false)
+		}
+		add(a, b, true)
+		at = b
+	})
+	if at < len(s) {
+		add(at, len(s), false)
+	}
+	flush()
 	return dst
 }
 

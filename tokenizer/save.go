@@ -14,29 +14,51 @@ import (
 	"github.com/tritlm/trit/gguf"
 )
 
-// Save writes tokenizer.json and tokenizer_config.json into a folder, for Load and for Hugging
-// Face transformers, and a chat_template.jinja where the model had one. What was read from such files is written as it was.
+// Save writes the tokenizer's files into a folder, for Load and for Hugging Face transformers; see Files.
 func (t *Tokenizer) Save(dir string) error {
-	tok, err := t.JSON()
+	files, err := t.Files()
 	if err != nil {
 		return err
 	}
-	cfg, err := t.ConfigJSON()
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{"tokenizer.json", tok}, {"tokenizer_config.json", cfg}, {"chat_template.jinja", t.jinja}} {
-		if f.data == nil {
-			continue
+	for _, name := range sortedKeys(files) {
+		to := filepath.Join(dir, filepath.FromSlash(name))
+		if strings.Contains(name, "/") {
+			if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+				return fmt.Errorf("tokenizer: %w", err)
+			}
 		}
-		if err := os.WriteFile(filepath.Join(dir, f.name), f.data, 0o644); err != nil {
+		if err := os.WriteFile(to, files[name], 0o666); err != nil {
 			return fmt.Errorf("tokenizer: %w", err)
 		}
 	}
 	return nil
+}
+
+// Files are the tokenizer as the files of a Hugging Face folder, by their names: tokenizer.json,
+// tokenizer_config.json, and where the model came with such files special_tokens_map.json,
+// chat_template.jinja and additional_chat_templates/NAME.jinja. What was read from such files is as
+// it was.
+func (t *Tokenizer) Files() (map[string][]byte, error) {
+	tok, err := t.JSON()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := t.ConfigJSON()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"tokenizer.json": tok, "tokenizer_config.json": cfg}
+	if t.special != nil {
+		files["special_tokens_map.json"] = t.special
+	}
+	for name, s := range t.files {
+		if name == "default" {
+			files["chat_template.jinja"] = []byte(s)
+		} else {
+			files["additional_chat_templates/"+name+".jinja"] = []byte(s)
+		}
+	}
+	return files, nil
 }
 
 // JSON returns the tokenizer as a tokenizer.json.
@@ -197,7 +219,9 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 		case byteToken:
 			types[id] = spByte
 		default:
-			texts[id] = fmt.Sprintf("[UNUSED_%d]", id)
+			if tok.text == "" {
+				texts[id] = fmt.Sprintf("[UNUSED_%d]", id)
+			}
 			types[id] = spUnused
 		}
 		scores[id] = tok.score
@@ -266,11 +290,19 @@ func (t *Tokenizer) GGUF() (gguf.KV, error) {
 	}
 	id("bos", t.bos)
 	id("eos", end)
-	for _, e := range t.eos {
-		if e != end {
-			id("eot", e)
-			break
+	// There is room for two others, ends of a turn and of a message. Those that readers know by their names can be left out.
+	others := slices.DeleteFunc(slices.Clone(t.eos), func(e int32) bool { return e == end })
+	if len(others) > 2 {
+		known := func(e int32) int {
+			if slices.Contains(endOfTurn, t.Token(e)) {
+				return 1
+			}
+			return 0
 		}
+		slices.SortStableFunc(others, func(a, b int32) int { return cmp.Compare(known(a), known(b)) })
+	}
+	for i, e := range others[:min(2, len(others))] {
+		id([]string{"eot", "eom"}[i], e)
 	}
 	id("unknown", t.unk)
 	id("padding", t.pad)

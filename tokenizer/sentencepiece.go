@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -19,62 +20,25 @@ func FromSentencePiece(data []byte) (*Tokenizer, error) {
 }
 
 // scoreMerges derives merges from scores: any two neighbours whose text is a piece merge, the
-// piece with the highest score first. virtual are characters that are no pieces.
-func scoreMerges(tokens []token, texts []string, index *stringIndex, virtual map[string]int32) *pairTable {
+// piece with the highest score first. virtual are characters that are no pieces; their ids follow.
+func scoreMerges(tokens []token, texts, virtual []string) (*pairTable, error) {
+	down := func(a, b float32) int { return cmp.Compare(b, a) }
 	var scores []float32
 	for id, s := range texts {
 		if s != "" {
 			scores = append(scores, tokens[id].score)
 		}
 	}
-	slices.SortFunc(scores, func(a, b float32) int {
-		if a > b {
-			return -1
-		} else if a < b {
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(scores, down)
 	scores = slices.Compact(scores)
-	find := func(s string) int32 {
-		if id, ok := index.find(s); ok {
-			return id
-		}
-		if id, ok := virtual[s]; ok {
-			return id
-		}
-		return -1
+	all := texts
+	if len(virtual) > 0 {
+		all = slices.Concat(texts, virtual)
 	}
-	type merge struct{ l, r, rank, id int32 }
-	var list []merge
-	for id, s := range texts {
-		if s == "" {
-			continue
-		}
-		rank, _ := slices.BinarySearchFunc(scores, tokens[id].score, func(have, want float32) int {
-			if have > want {
-				return -1
-			} else if have < want {
-				return 1
-			}
-			return 0
-		})
-		for i := 1; i < len(s); i++ {
-			if !utf8.RuneStart(s[i]) {
-				continue
-			}
-			if l := find(s[:i]); l >= 0 {
-				if r := find(s[i:]); r >= 0 {
-					list = append(list, merge{l, r, int32(rank), int32(id)})
-				}
-			}
-		}
-	}
-	table := newPairTable(len(list))
-	for _, m := range list {
-		table.put(m.l, m.r, m.rank, m.id)
-	}
-	return table
+	return mergeHalves(all, func(id int32) int32 {
+		rank, _ := slices.BinarySearchFunc(scores, tokens[id].score, down)
+		return int32(rank)
+	})
 }
 
 // textPieces returns the texts of the first n tokens that text may become, and an index of them.
@@ -150,7 +114,7 @@ func kindOf(spType int64) (kind, bool) {
 	return 0, false
 }
 
-func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error) {
+func parseSentencePiece(data []byte, c *config) (*Tokenizer, error) {
 	const what = "tokenizer.model"
 	p := &parts{what: what}
 	var (
@@ -189,6 +153,7 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 				return fmt.Errorf("piece %d has no score", len(p.tokens))
 			}
 			p.tokens = append(p.tokens, tok)
+			return checkCount(len(p.tokens), what)
 		case 2:
 			return protoFields(v.bytes, func(field int, v protoValue) error {
 				switch field {
@@ -220,7 +185,9 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 		}
 		return nil
 	})
-	if err != nil {
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, err
+	} else if err != nil {
 		return nil, bad("%s: not a SentencePiece model: %w", what, err)
 	}
 	if modelType != 2 {
@@ -229,17 +196,18 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 	if len(charsmap) > 0 {
 		return nil, unsupported("%s: SentencePiece model that normalizes characters; a tokenizer.json beside it may help", what)
 	}
-	if c.PrefixSpace != nil {
-		prefixSpace = *c.PrefixSpace
+	if c.prefixSpace != nil {
+		prefixSpace = *c.prefixSpace
 	}
 	for id := range p.tokens {
 		p.placeKind(int32(id), &p.tokens[id])
 	}
-	if err := p.addMore(c, added); err != nil {
-		return nil, err
+	p.addTokens(c, true)
+	for i := range p.added {
+		p.added[i].Normalized = false
 	}
 	p.spmStages(prefixSpace, trim)
-	if prefixSpace && c.Legacy != nil && !*c.Legacy { // a space in front of the text, not of each part after a control token
+	if prefixSpace && c.legacy != nil && !*c.legacy { // a space in front of the text, not of each part after a control token
 		p.normalizer = nil
 		p.pre = json.RawMessage(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":false}`)
 	}
@@ -256,34 +224,10 @@ func parseSentencePiece(data []byte, c *config, added []byte) (*Tokenizer, error
 	set(&t.unk, ids["unk"])
 	set(&t.pad, ids["pad"])
 	set(&t.end, ids["eos"])
-	c.Class = "LlamaTokenizer" // whose rules about BOS and EOS are these models'
+	if t.bos >= 0 {
+		t.before = []int32{t.bos}
+	}
 	return t, nil
-}
-
-// addMore enters the tokens that a vocabulary was extended with: added_tokens_decoder of
-// tokenizer_config.json, or else added_tokens.json, which has names and ids only.
-func (p *parts) addMore(c *config, added []byte) error {
-	list, err := c.addedDecoder()
-	if err != nil {
-		return err
-	}
-	if list == nil && added != nil {
-		var ids map[string]int32
-		if err := json.Unmarshal(added, &ids); err != nil {
-			return bad("added_tokens.json: %w", err)
-		}
-		for name, id := range ids {
-			list = append(list, AddedToken{ID: id, Content: name, Special: looksSpecial(name)})
-		}
-		slices.SortFunc(list, func(a, b AddedToken) int { return int(a.ID - b.ID) })
-	}
-	for _, a := range list {
-		if int(a.ID) >= len(p.tokens) { // the others are in the model
-			a.Normalized = false
-			p.added = append(p.added, a)
-		}
-	}
-	return nil
 }
 
 // placeKind makes control and user-defined pieces added tokens, and notes the unknown token.
@@ -300,12 +244,6 @@ func (p *parts) placeKind(id int32, tok *token) {
 		tok.kind = control
 		p.added = append(p.added, AddedToken{ID: id, Content: tok.text, Special: true})
 	}
-}
-
-// looksSpecial guesses from its name whether an added token is structure.
-func looksSpecial(name string) bool {
-	return strings.HasPrefix(name, "<") && strings.HasSuffix(name, ">") ||
-		strings.HasPrefix(name, "[") && strings.HasSuffix(name, "]")
 }
 
 // protoValue is one field of a protocol buffer: a number, or bytes.

@@ -65,8 +65,12 @@ func parseTiktoken(data []byte, c *config, special []string) (*Tokenizer, error)
 	const what = "tokenizer.model"
 	p := &parts{what: what}
 	lines := bytes.Count(data, []byte{'\n'}) + 1
-	for n, line := range bytes.Split(data, []byte{'\n'}) {
-		if len(line) == 0 {
+	if err := checkCount(lines-1, what); err != nil {
+		return nil, err
+	}
+	n := -1
+	for line := range bytes.SplitSeq(data, []byte{'\n'}) {
+		if n++; len(line) == 0 {
 			continue
 		}
 		raw, rank, err := tiktokenLine(line)
@@ -90,20 +94,17 @@ func parseTiktoken(data []byte, c *config, special []string) (*Tokenizer, error)
 	ranks := len(p.tokens)
 	switch {
 	case len(special) > 0:
-	case len(c.AddedDecoder) > 0:
-		var err error
-		if p.added, err = c.addedDecoder(); err != nil {
-			return nil, err
-		}
+	case len(c.added) > 0:
 	case ranks == llama3Ranks:
 		special = llama3Special()
 	}
 	for i, name := range special {
 		p.added = append(p.added, AddedToken{ID: int32(ranks + i), Content: name, Special: true})
 	}
+	p.addTokens(c, false)
 	p.byteLevelStages(reLlama3)
 	p.flags.IgnoreMerges = true
-	p.merges = func(texts []string, _ *stringIndex) (*pairTable, error) { return rankMerges(texts), nil }
+	p.merges = func(texts []string, _ *stringIndex) (*pairTable, error) { return rankMerges(texts, what) }
 	t, err := p.assemble()
 	if err != nil {
 		return nil, err
@@ -132,31 +133,14 @@ func (p *parts) byteLevelStages(expressions ...string) {
 
 // rankMerges derives merges from ranks: two neighbours whose bytes together are a token merge,
 // the lowest id first. texts are in the byte-level alphabet.
-func rankMerges(texts []string) *pairTable {
+func rankMerges(texts []string, what string) (*pairTable, error) {
 	raw := make([]string, len(texts))
 	for i, s := range texts {
 		raw[i], _ = byteLevelBytes(s)
 	}
-	index := newStringIndex(raw)
-	for i, s := range raw {
-		if s != "" {
-			index.add(int32(i))
-		}
+	table, err := mergeHalves(raw, func(id int32) int32 { return id })
+	if err != nil {
+		return nil, unsupported("%s: %w", what, err)
 	}
-	type merge struct{ l, r, id int32 }
-	var list []merge
-	for id, s := range raw {
-		for i := 1; i < len(s); i++ {
-			if l, ok := index.find(s[:i]); ok {
-				if r, ok := index.find(s[i:]); ok {
-					list = append(list, merge{l, r, int32(id)})
-				}
-			}
-		}
-	}
-	table := newPairTable(len(list))
-	for _, m := range list {
-		table.put(m.l, m.r, m.id, m.id)
-	}
-	return table
+	return table, nil
 }

@@ -6,9 +6,17 @@
 //	text → added tokens → normalizer → pre-tokenizer → model (BPE) → post-processor → ids
 //	ids → bytes → whole UTF-8
 //
-// It is the pipeline of Hugging Face's tokenizer.json. FromJSON reads it; FromTiktoken,
-// FromSentencePiece and FromGGUF build the same parts from their own formats; NewChars, NewBytes
-// and TrainBPE make new vocabularies; Save writes any of them as a tokenizer.json.
+// It is the pipeline of Hugging Face's tokenizer.json. FromJSON reads it; Load also reads vocab.json
+// with merges.txt and Mistral's tekken.json; FromTiktoken, FromSentencePiece and FromGGUF build the
+// same parts from their own formats; NewChars, NewBytes and TrainBPE make new vocabularies; Save
+// writes any of them as a tokenizer.json.
+//
+// Files come from anywhere, so what they can cost is bounded. Reading one takes time in proportion to
+// its size, and memory of at most 16 times its size and 64 MiB; what would take more is refused. A
+// normalizer may make a text at most 64 times as long as it was, a decoder a token 8 times. Encoding
+// takes time in proportion to the normalized text (times the size of the expressions that cut it,
+// 2,048 steps at most), and at most 200 bytes of memory for each of its bytes. TestLoadBounds and
+// TestEncodeBounds hold this.
 package tokenizer
 
 import (
@@ -44,10 +52,11 @@ type Tokenizer struct {
 	eos           []int32 // all of them
 
 	templates templates
-	parts     *parts // how to write the tokenizer again
-	json      string // the tokenizer.json it came from, "" when from another format
-	config    []byte // the tokenizer_config.json beside it
-	jinja     []byte // the chat_template.jinja beside it
+	parts     *parts    // how to write the tokenizer again
+	json      string    // the tokenizer.json it came from, "" when from another format
+	config    []byte    // the tokenizer_config.json beside it
+	special   []byte    // the special_tokens_map.json beside it
+	files     templates // the templates of the .jinja files beside it
 	warnings  []string
 }
 
@@ -228,17 +237,7 @@ func (t *Tokenizer) Check(text string) error {
 }
 
 // build derives the tables that Encode needs from tokens and added.
-func (t *Tokenizer) build() {
-	texts := make([]string, len(t.tokens))
-	for i := range t.tokens {
-		texts[i] = t.tokens[i].text
-	}
-	t.byText = newStringIndex(texts)
-	for i := range texts {
-		if texts[i] != "" {
-			t.byText.add(int32(i))
-		}
-	}
+func (t *Tokenizer) build() error {
 	var raw, normed []AddedToken
 	for _, a := range t.added {
 		if a.Normalized {
@@ -247,13 +246,24 @@ func (t *Tokenizer) build() {
 			raw = append(raw, a)
 		}
 	}
-	t.raw = newMatcher(raw, func(a AddedToken) string { return t.tokens[a.ID].bytes })
-	t.normed = newMatcher(normed, func(a AddedToken) string {
-		if t.normalize != nil {
-			return t.normalize(a.Content)
+	var err error
+	t.raw, err = newMatcher(raw, func(a AddedToken) string {
+		if t.parts.spm && !a.Special {
+			return strings.ReplaceAll(a.Content, "▁", " ")
 		}
 		return a.Content
 	})
+	if err == nil {
+		t.normed, err = newMatcher(normed, func(a AddedToken) string {
+			if t.normalize != nil {
+				return t.normalize(a.Content)
+			}
+			return a.Content
+		})
+	}
+	if err != nil {
+		return bad("%s: %w", t.parts.what, err)
+	}
 	switch p := t.pre.(type) {
 	case scanner:
 		t.scan = p
@@ -268,6 +278,7 @@ func (t *Tokenizer) build() {
 			}
 		}
 	}
+	return nil
 }
 
 // endOfTurn are names of tokens that end a text or a turn in published vocabularies. Files often

@@ -69,7 +69,8 @@ func TestEOS(t *testing.T) {
 // asked for.
 func TestSpecial(t *testing.T) {
 	tok := folder(t, map[string]string{"tokenizer.json": chatTokens, "tokenizer_config.json": `{"bos_token":"<|bos|>","add_bos_token":true,"pad_token":"<|custom|>"}`})
-	if got := tok.Encode("ab<|eot_id|>a<tool>", EncodeOptions{AddSpecial: true, ParseSpecial: true}); !slices.Equal(got, []int32{3, 2, 5, 0, 6}) {
+	// A tokenizer.json says itself what goes around a text; add_bos_token beside it says nothing.
+	if got := tok.Encode("ab<|eot_id|>a<tool>", EncodeOptions{AddSpecial: true, ParseSpecial: true}); !slices.Equal(got, []int32{2, 5, 0, 6}) {
 		t.Error(got)
 	}
 	if got := tok.Encode("ab<|eot_id|>a<tool>", EncodeOptions{}); slices.Contains(got, 5) || !slices.Contains(got, 6) {
@@ -280,13 +281,14 @@ func TestKnownBadTemplate(t *testing.T) {
 	for i, r := range byteToRune {
 		texts[i] = string(r)
 	}
+	texts[300] = "!#"
 	texts[128000], texts[128001], texts[128009] = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 	types[128000], types[128001] = 3, 3
 	kv := gguf.KV{
 		{Key: "tokenizer.ggml.model", Value: "gpt2"},
 		{Key: "tokenizer.ggml.tokens", Value: texts},
 		{Key: "tokenizer.ggml.token_type", Value: types},
-		{Key: "tokenizer.ggml.merges", Value: []string{}},
+		{Key: "tokenizer.ggml.merges", Value: []string{"! #"}},
 		{Key: "tokenizer.ggml.bos_token_id", Value: uint32(128000)},
 		{Key: "tokenizer.ggml.eos_token_id", Value: uint32(128001)},
 		{Key: "tokenizer.chat_template", Value: "{% for m in messages %}Human: {{ m.content }}\n\nBITNETAssistant: {% endfor %}"},

@@ -76,7 +76,12 @@ func inAny(tables ...*unicode.RangeTable) func(rune) bool {
 	return func(r rune) bool { return unicode.In(r, tables...) }
 }
 
-func isNumber(r rune) bool { return unicode.In(r, numbers...) }
+func isNumber(r rune) bool {
+	if r < 0x80 {
+		return r >= '0' && r <= '9'
+	}
+	return unicode.In(r, numbers...)
+}
 
 // isWord is \w of Rust's regex crate, by which added tokens are single words: letters, marks,
 // decimal digits, connectors, joiners.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/safetensors"
@@ -84,7 +85,7 @@ func (t *Trainer) Save(path string, tokenizerJSON []byte) error {
 // WriteFile writes a file so that path is either what it was or whole: a temporary file beside it, synced,
 // renamed, and the folder synced. On an error the temporary file is removed; what a killed process left of path, too.
 func WriteFile(path string, write func(io.Writer) error) (err error) {
-	f, err := tempfile.Create(path)
+	f, err := tempfile.Create(path, tempfile.Shared)
 	if err != nil {
 		return fmt.Errorf("train: save %s: %w", path, err)
 	}
@@ -96,9 +97,6 @@ func WriteFile(path string, write func(io.Writer) error) (err error) {
 		}
 	}()
 	if err = write(f); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
 		return err
 	}
 	if err = f.Sync(); err != nil {
@@ -139,7 +137,7 @@ func OpenCheckpoint(path string) (*Checkpoint, error) {
 		}
 		return nil, fmt.Errorf("train: %s: %w: %w", path, err, ErrCheckpoint)
 	}
-	f, err := os.Open(path)
+	f, err := infile.Open(path)
 	if err != nil {
 		return fail(err)
 	}
@@ -168,6 +166,14 @@ func OpenCheckpoint(path string) (*Checkpoint, error) {
 	}
 	if err := meta.Options.Check(); err != nil {
 		return fail(err)
+	}
+	if meta.Steps < 0 || meta.Steps > maxSteps {
+		return fail(fmt.Errorf("%d steps", meta.Steps))
+	}
+	if l := meta.Lora; l != nil {
+		if err := l.check(l.Targets); err != nil { // which of them the model has is checked when that is open
+			return fail(err)
+		}
 	}
 	c := &Checkpoint{Path: path, Config: meta.Config, Options: meta.Options, Lora: meta.Lora, Steps: meta.Steps, Best: math.Inf(1), Tokenizer: meta.Tokenizer, crc: meta.CRC, file: file}
 	if meta.Best != nil {
@@ -216,7 +222,7 @@ func (c *Checkpoint) Load(pool *par.Pool) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(c.Path)
+	f, err := infile.Open(c.Path)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

@@ -44,7 +44,7 @@ func (m *Model) Export(dir string, vocab *data.Vocab, o ExportOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	for name, write := range files {
@@ -161,7 +161,7 @@ func (m *Model) files(vocab *data.Vocab, packed bool) (map[string]func(io.Writer
 		switch mat := codes[p.Name]; {
 		case codes[weightOf(p.Name)] != nil || packed && mat != nil:
 		case mat != nil:
-			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(bf16Masters(p.W, mat.Codes(nil), mat.Scale[0])))
+			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(ternary.Masters(p.W, mat, 16)))
 		default:
 			add(p.Name, safetensors.BF16, p.Shape, bf16Bytes(p.W))
 		}
@@ -246,46 +246,3 @@ func bf16(v float32) float32 {
 	u := math.Float32bits(v)
 	return math.Float32frombits((u + 0x7fff + u>>16&1) &^ 0xffff)
 }
-
-// bf16Masters rounds the masters w of a ternary matrix to bfloat16 so that they quantise to its codes and scale, which is
-// their mean size. Nearly all become the nearest bfloat16. The nearest of a few is beyond half the scale, the middle between
-// two codes: these take the one on their own side. Then the mean is brought back to the scale
-// by rounding others, all over the matrix, to their second nearest.
-func bf16Masters(w []float32, codes []int8, scale float32) []float32 {
-	const room = 1.0 / (1 << 16) // for the roundings of whoever divides
-	below := math.Float32frombits(math.Float32bits(scale/2*(1-room)) &^ 0xffff)
-	above := math.Float32frombits((math.Float32bits(scale/2*(1+room)) + 0xffff) &^ 0xffff)
-	allowed := func(size float32, code int8) bool { return code == 0 && size <= below || code != 0 && size >= above }
-	size := make([]float32, len(w))
-	missing := float64(scale) * float64(len(w))
-	for i, x := range w {
-		size[i] = abs32(bf16(x))
-		if codes[i] == 0 {
-			size[i] = min(size[i], below)
-		} else {
-			size[i] = max(size[i], above)
-		}
-		missing -= float64(size[i])
-	}
-	const stride = 7919 // a prime
-	for i := range w {
-		k := int(uint64(i) * stride % uint64(len(w)))
-		ulp := 1 << 16
-		if missing < 0 {
-			ulp = -ulp
-		}
-		next := math.Float32frombits(uint32(int(math.Float32bits(size[k])) + ulp))
-		more := float64(next) - float64(size[k])
-		towards := (abs32(w[k]) > size[k]) == (missing > 0)
-		if size[k] > 0 && towards && math.Abs(more) <= math.Abs(missing) && allowed(next, codes[k]) {
-			size[k] = next
-			missing -= more
-		}
-	}
-	for i, x := range w {
-		size[i] = float32(math.Copysign(float64(size[i]), float64(x)))
-	}
-	return size
-}
-
-func abs32(x float32) float32 { return float32(math.Abs(float64(x))) }

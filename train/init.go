@@ -1,9 +1,7 @@
 package train
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
 
@@ -80,13 +78,6 @@ func (b *base) tokenizer() (*data.Vocab, error) {
 	if g := b.set.GGUF(); g != nil {
 		t, err = tokenizer.FromGGUF(g.KV)
 	} else {
-		j, e := fs.ReadFile(b.set.Folder(), "tokenizer.json")
-		if e == nil {
-			return data.NewVocab(j)
-		}
-		if !errors.Is(e, fs.ErrNotExist) {
-			return nil, e
-		}
 		t, err = tokenizer.LoadFS(b.set.Folder())
 	}
 	if err != nil {
@@ -174,6 +165,9 @@ func initFrom(b *base, pool *par.Pool) (*Model, error) {
 		if err != nil {
 			return nil, fmt.Errorf("train: %w", err)
 		}
+	}
+	if err := b.set.Check(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
 	}
 	m.Quantize()
 	return m, nil

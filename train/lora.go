@@ -73,7 +73,10 @@ func InitLora(path string, o Lora, block int, seed uint64, pool *par.Pool) (*Mod
 	if o.Base, err = filepath.Abs(path); err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
-	if o.Sum, err = m.freeze(b, specs); err != nil {
+	if o.Sum, err = m.freeze(b, specs); err == nil {
+		err = b.set.Check()
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
 	m.lora = &o
@@ -194,7 +197,7 @@ func (m *Model) ExportAdapter(dir string) error {
 	if m.lora == nil {
 		return fmt.Errorf("train: %w", ErrNoAdapter)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	cfg, err := json.MarshalIndent(peftConfig{

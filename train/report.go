@@ -37,7 +37,7 @@ func Report(dir string, runs []string) error {
 		}
 		all = append(all, rep)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	if err := lossPlots(dir, all); err != nil {

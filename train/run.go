@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/tempfile"
 )
@@ -143,7 +144,7 @@ func StartFrom(dir string, m *Model, o Options, vocab *data.Vocab, ids []int32, 
 	if err := startable(dir, c, o, ids, valShare); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	train, val := data.Split(ids, valShare)
@@ -232,7 +233,7 @@ func (r *Run) open() (err error) {
 	if r.Val, err = data.OpenTokens(filepath.Join(r.Dir, "val.bin")); err != nil {
 		return err
 	}
-	if r.metrics, err = os.OpenFile(filepath.Join(r.Dir, metricsName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); err != nil {
+	if r.metrics, err = os.OpenFile(filepath.Join(r.Dir, metricsName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	r.events, err = newEventFile(r.Dir, time.Now())
@@ -269,9 +270,12 @@ func (r *Run) write(rec Record) error {
 	return nil
 }
 
+// maxMetrics bounds the file of a run's records: 300 bytes a step.
+const maxMetrics = 4 << 30
+
 // cutMetrics drops records past step n, which a killed run wrote after its last checkpoint, and a torn last line.
 func cutMetrics(path string, n int) error {
-	b, err := os.ReadFile(path)
+	b, err := infile.Read(path, maxMetrics)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -293,7 +297,7 @@ func cutMetrics(path string, n int) error {
 // ReadMetrics reads a run's records, of one that is still running too: a last line without an end is left out.
 func ReadMetrics(dir string) ([]Record, error) {
 	path := filepath.Join(dir, metricsName)
-	b, err := os.ReadFile(path)
+	b, err := infile.Read(path, maxMetrics)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

@@ -154,7 +154,7 @@ func TestResumeRemovesStaleTemporaries(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".last.ckpt.1234.tmp"), make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other, err := tempfile.Create(filepath.Join(dir, "best.ckpt"))
+	other, err := tempfile.Create(filepath.Join(dir, "best.ckpt"), tempfile.Shared)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,9 @@ func DefaultOptions() Options {
 	}
 }
 
+// maxSteps bounds the steps of a run, which a file may claim.
+const maxSteps = 1 << 40
+
 // Check reports the first thing wrong with o.
 func (o *Options) Check() error {
 	bad := func(name string, v any, want string) error {
@@ -54,11 +57,11 @@ func (o *Options) Check() error {
 	finite := func(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 	switch {
 	case o.BatchSize < 1 || o.BatchSize > 1<<16:
-		return bad("batch-size", o.BatchSize, "must be at least 1")
+		return bad("batch-size", o.BatchSize, "must be 1 to 65536")
 	case o.Accumulate < 1 || o.Accumulate > 1<<16:
-		return bad("accumulate", o.Accumulate, "must be at least 1")
-	case o.MaxIters < 1:
-		return bad("max-iters", o.MaxIters, "must be at least 1")
+		return bad("accumulate", o.Accumulate, "must be 1 to 65536")
+	case o.MaxIters < 1 || o.MaxIters > maxSteps:
+		return bad("max-iters", o.MaxIters, fmt.Sprintf("must be 1 to %d", maxSteps))
 	case !finite(o.LR) || o.LR <= 0:
 		return bad("lr", o.LR, "must be a positive number")
 	case !finite(o.MinLR) || o.MinLR < 0 || o.MinLR > o.LR:
@@ -81,6 +84,10 @@ func (o *Options) Check() error {
 		return bad("grad-precision", o.Gradients, "must be int16 or f32")
 	case o.EvalEvery < 0 || o.EvalBatches < 0 || o.SaveEvery < 0 || o.SampleTokens < 0:
 		return fmt.Errorf("train: intervals and counts must not be negative")
+	case o.EvalBatches > 1<<16:
+		return bad("eval-batches", o.EvalBatches, "must be at most 65536")
+	case o.SampleTokens > 1<<16:
+		return bad("sample-tokens", o.SampleTokens, "must be at most 65536")
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func newEventFile(dir string, now time.Time) (*eventFile, error) {
 	if err != nil {
 		host = "host"
 	}
-	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("events.out.tfevents.%d.%s", now.Unix(), host)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("events.out.tfevents.%d.%s", now.Unix(), host)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

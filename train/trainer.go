@@ -80,12 +80,18 @@ func NewTrainer(m *Model, o Options) (*Trainer, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
+	if n := o.BatchSize * m.Config.Block; n > maxBatchTokens {
+		return nil, fmt.Errorf("train: --batch-size %d of %d tokens each is %d tokens at a time, at most %d; --accumulate makes steps of several such batches", o.BatchSize, m.Config.Block, n, maxBatchTokens)
+	}
 	m.SetGradMode(nn.GradI16)
 	if o.Gradients == "f32" {
 		m.SetGradMode(nn.GradF32)
 	}
 	return &Trainer{Model: m, Options: o, Best: math.Inf(1), m: make([]float32, len(m.w)), v: make([]float32, len(m.w))}, nil
 }
+
+// maxBatchTokens bounds what is computed at a time.
+const maxBatchTokens = 1 << 24
 
 // Batches are the batches that the trainer has not seen yet.
 func (t *Trainer) Batches(d *data.Tokens) iter.Seq2[data.Batch, error] {

@@ -1,32 +1,28 @@
 package weights
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/tritlm/trit/internal/infile"
+	"github.com/tritlm/trit/internal/mapped"
 )
 
-// blob is the content of one file: mapped where the system can, read otherwise.
+// blob is the content of one file.
 type blob struct {
-	name  string // as errors show it
-	data  []byte
-	unmap func() error
-	file  *os.File // open while rows may be read from it, or nil
+	name string // as errors show it
+	data []byte
+	file *mapped.File // where data is, nil when it came with the program
 }
 
 func (b *blob) close() error {
-	if b.unmap == nil {
+	if b.file == nil {
 		return nil
 	}
-	err := b.unmap()
-	if b.file != nil {
-		err = errors.Join(err, b.file.Close())
-	}
-	b.data, b.unmap, b.file = nil, nil, nil
-	return err
+	b.data = nil
+	return b.file.Close()
 }
 
 // folder is where the files of a model are: a directory on disk, or an fs.FS such as an embedded one.
@@ -43,27 +39,12 @@ func (f *folder) path(name string) string {
 	return filepath.Join(f.dir, name)
 }
 
-// maxTextFile bounds the JSON and template files of a model folder: a tokenizer.json of 256k entries has 35 MB.
-const maxTextFile = 256 << 20
-
 // readText reads a small file whole. The error is fs.ErrNotExist when it is not there.
 func (f *folder) readText(name string) ([]byte, error) {
 	if f.fsys != nil {
-		return fs.ReadFile(f.fsys, name)
+		return infile.ReadFS(f.fsys, name, infile.Text)
 	}
-	file, err := os.Open(f.path(name))
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxTextFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxTextFile {
-		return nil, fmt.Errorf("weights: %s: larger than %d MiB: this is not the file it should be", f.path(name), maxTextFile>>20)
-	}
-	return data, nil
+	return infile.Read(f.path(name), infile.Text)
 }
 
 func (f *folder) exists(name string) bool {
@@ -88,39 +69,26 @@ func (f *folder) open(name string) (*blob, error) {
 
 // mapFile maps a file read-only, or reads it where mapping is not possible.
 func mapFile(path string) (*blob, error) {
-	file, err := os.Open(path)
+	f, err := mapped.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("weights: %w", err)
 	}
-	b := &blob{name: path}
-	defer func() {
+	return &blob{name: path, data: f.Data, file: f}, nil
+}
+
+// ErrChanged is in the error for a model whose files were changed while it was in use.
+var ErrChanged = mapped.ErrChanged
+
+// Check returns an error, which is ErrChanged and names the file, when somebody wrote to a file of the set or cut it since
+// it was opened: what is computed from it since then is of no model. It is one call of the system for each file.
+func (s *Set) Check() error {
+	for _, b := range s.blobs {
 		if b.file == nil {
-			file.Close()
+			continue
 		}
-	}()
-	st, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("weights: %w", err)
+		if err := b.file.Check(); err != nil {
+			return fmt.Errorf("weights: %w", err)
+		}
 	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("weights: %s: not a regular file", path)
-	}
-	if st.Size() == 0 {
-		return nil, fmt.Errorf("weights: %s: the file is empty; download it again", path)
-	}
-	if int64(int(st.Size())) != st.Size() {
-		return nil, fmt.Errorf("weights: %s: %d bytes do not fit this machine's address space", path, st.Size())
-	}
-	b.data, b.unmap, err = mmap(file, int(st.Size()))
-	if errors.Is(err, errors.ErrUnsupported) {
-		b.data = make([]byte, st.Size())
-		_, err = io.ReadFull(file, b.data)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("weights: %s: map: %w", path, err)
-	}
-	if keepFiles {
-		b.file = file
-	}
-	return b, nil
+	return nil
 }

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
+	"runtime/debug"
 	"unsafe"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 )
@@ -59,7 +60,8 @@ func (s *Set) format(t *tensor) (f ternary.Format, ok bool) {
 
 // Ternary reads the matrix [rows, cols] as codes and scale: unpacked when the file stores codes, quantised by
 // absmean when it stores the masters.
-func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
+func (s *Set) Ternary(name string, rows, cols int) (_ *ternary.Matrix, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)
@@ -76,8 +78,8 @@ func (s *Set) Ternary(name string, rows, cols int) (*ternary.Matrix, error) {
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
 		m.Reorder(func(r int) int { return RopeRow(r, hd) })
 	}
-	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
-		release(t.data)
+	if len(s.blobs) > 0 && s.blobs[0].file != nil {
+		mapped.Release(t.data)
 	}
 	return m, nil
 }
@@ -129,7 +131,8 @@ func (s *Set) ternary(t *tensor, name string, rows, cols int) (*ternary.Matrix, 
 }
 
 // Groups reads the matrix [rows, cols] of codes with a scale for each group of columns, for products of weights alone.
-func (s *Set) Groups(name string, rows, cols int) (*ternary.Groups, error) {
+func (s *Set) Groups(name string, rows, cols int) (_ *ternary.Groups, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)
@@ -138,8 +141,8 @@ func (s *Set) Groups(name string, rows, cols int) (*ternary.Groups, error) {
 	if err != nil {
 		return nil, t.errorf(name, "%w", err)
 	}
-	if len(s.blobs) > 0 && s.blobs[0].unmap != nil {
-		release(t.data)
+	if len(s.blobs) > 0 && s.blobs[0].file != nil {
+		mapped.Release(t.data)
 	}
 	return g, nil
 }
@@ -229,10 +232,26 @@ func quantize(t *tensor, rows, cols int) (*ternary.Matrix, error) {
 	return ternary.Quantize(w, rows, cols), nil
 }
 
+// FloatType is a type that keeps the numbers of a tensor as they are: its own, or of codes that of floats. F32 where it is
+// not there.
+func (s *Set) FloatType(name string) gguf.Type {
+	t := s.find(name)
+	switch {
+	case s.IsGrouped(name) && !s.MLX(): // a float16 for each block
+		return gguf.F16
+	case t == nil || t.typ == noType || s.ternaryCodes(t):
+		return gguf.F32
+	}
+	return t.typ
+}
+
 // floats reads the whole tensor as float32.
 func (t *tensor) floats(dst []float32) error {
 	if t.typ == noType {
 		return fmt.Errorf("is stored as %s; F32, F16 or BF16 is needed here", t.dtype)
+	}
+	if t.data == nil {
+		return errors.New("is yet to be written")
 	}
 	return gguf.Dequantize(dst, t.typ, t.data)
 }
@@ -260,6 +279,37 @@ func (s *Set) scalar(name string) (float32, error) {
 	return v[0], nil
 }
 
+// NotFinite looks for a NaN or an infinity among the numbers that the files hold as floats, reading all of them, and gives an
+// error that names the first: its file, tensor and place. It is nil when there is none.
+func (s *Set) NotFinite() error {
+	for _, name := range s.names {
+		t := s.tensors[name]
+		if t.typ == noType || s.ternaryCodes(t) {
+			continue
+		}
+		cols := 1
+		if len(t.shape) > 0 {
+			cols = t.shape[len(t.shape)-1]
+		}
+		size, err := t.typ.Size(cols)
+		if err != nil || size <= 0 {
+			continue // no floats
+		}
+		row := make([]float32, cols)
+		for r := 0; (r+1)*int(size) <= len(t.data); r++ {
+			if gguf.Dequantize(row, t.typ, t.data[r*int(size):][:size]) != nil {
+				break
+			}
+			for c, v := range row {
+				if x := float64(v); math.IsNaN(x) || math.IsInf(x, 0) {
+					return t.errorf(name, "row %d, column %d is %g: the file is damaged, or was written from damaged weights", r, c, x)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // Dense is a matrix in the precision of the file. Exactly one of F32, U16 and Raw is set.
 type Dense struct {
 	Rows, Cols int
@@ -270,8 +320,8 @@ type Dense struct {
 	format     ternary.Format // of Raw where it holds codes with a scale for each block, else 0
 	affine     *affine        // of Raw that MLX has written, else nil
 	rowBytes   int
-	mapped     []byte   // the same bytes in the file's mapping, when that is where they are
-	file       *os.File // and in the file, from at, when ReadRow is to take them from there
+	mapped     []byte       // the same bytes in the file's mapping, when that is where they are
+	file       *mapped.File // and in the file, from at, when ReadRow is to take them from there
 	at         int64
 }
 
@@ -311,21 +361,27 @@ func (d *Dense) RowBytes() int { return int(d.Bytes() / int64(d.Rows)) }
 // Scatter says that from now on single rows will be read, here and there.
 func (d *Dense) Scatter() {
 	if d.file != nil {
-		scattered(d.file)
+		scattered(d.file.Handle)
 	}
 }
 
 // ReadRow gives row r in the precision of the file: RowBytes bytes in this machine's order, which are valid as long as
 // buf is. Where it can, it reads them from the file into buf: rows read through the mapping, here and there, would each
-// bring their neighbours into this process's memory, and cost more than being copied.
+// bring their neighbours into this process's memory, and cost more than being copied. A row that is not in the file any
+// more is a fault, which mapped.Recover makes an error of.
 //
 //	buf  at least RowBytes, aligned to 4 bytes
 func (d *Dense) ReadRow(buf []byte, r int) []byte {
 	n := d.RowBytes()
-	if d.file != nil && readAt(d.file, buf[:n], d.at+int64(r)*int64(n)) {
-		return buf[:n]
+	if d.file == nil {
+		return d.stored(r)
 	}
-	return d.stored(r)
+	if at := d.at + int64(r)*int64(n); !readAt(d.file.Handle, buf[:n], at) {
+		if _, err := d.file.Handle.ReadAt(buf[:n], at); err != nil { // else it was a signal that came between
+			d.file.ReadFailed(at, err)
+		}
+	}
+	return buf[:n]
 }
 
 // Widen writes a row of ReadRow as float32.
@@ -366,13 +422,14 @@ func (d *Dense) decode(dst []float32, rows []byte) {
 // memory, and come back when they are read.
 func (d *Dense) Release(lo, hi int) {
 	if n := len(d.mapped) / d.Rows; n > 0 {
-		release(d.mapped[lo*n : hi*n])
+		mapped.Release(d.mapped[lo*n : hi*n])
 	}
 }
 
 // Dense reads the matrix [rows, cols] without quantising it. Codes with one scale for the whole matrix are widened to float32;
 // those with a scale for each block stay as they are, and rows are widened as they are read.
-func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
+func (s *Set) Dense(name string, rows, cols int) (_ *Dense, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)
@@ -393,10 +450,10 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	if err != nil {
 		return nil, t.errorf(name, "%w", err)
 	}
-	if len(s.blobs) > 0 && s.blobs[0].unmap != nil && (d.F32 == nil || len(t.data) == 4*rows*cols) {
+	if len(s.blobs) > 0 && s.blobs[0].file != nil && (d.F32 == nil || len(t.data) == 4*rows*cols) {
 		d.mapped = t.data
 	}
-	if d.mapped != nil && littleEndian {
+	if d.mapped != nil && littleEndian && rowsByCall {
 		d.file, d.at = s.origin(t.data)
 	}
 	if hd := s.ropeHead(name); hd > 1 && rows%hd == 0 && hd%2 == 0 {
@@ -413,8 +470,8 @@ func (s *Set) Dense(name string, rows, cols int) (*Dense, error) {
 	return d, nil
 }
 
-// origin says where in which file data lies, nil when that is not open.
-func (s *Set) origin(data []byte) (*os.File, int64) {
+// origin says where in which file data lies.
+func (s *Set) origin(data []byte) (*mapped.File, int64) {
 	for _, b := range s.blobs {
 		if len(b.data) == 0 || len(data) == 0 || b.file == nil {
 			continue
@@ -487,20 +544,6 @@ func view[T float32 | uint16](b []byte, n int) []T {
 }
 
 var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
-
-// wholePages cuts b down to the pages that lie wholly inside it.
-func wholePages(b []byte, page int) []byte {
-	if len(b) == 0 {
-		return nil
-	}
-	start := uintptr(unsafe.Pointer(&b[0]))
-	skip := int((uintptr(page) - start%uintptr(page)) % uintptr(page))
-	if skip >= len(b) {
-		return nil
-	}
-	b = b[skip:]
-	return b[:len(b)/page*page]
-}
 
 // i2sNorms are the norms whose channels a projection reads, for the probe of i2_s layouts.
 var i2sNorms = map[string]string{

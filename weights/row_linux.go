@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const keepFiles = true
+// rowsByCall says that single rows are read by a call of the system and not through the mapping.
+const rowsByCall = true
 
 // readAt reads a row of a file into buf. The scheduler is not told of the system call, as it is not told of the page
 // fault that reading the mapping would be: what has the file in the system's cache, as is usual, is back in two

@@ -4,7 +4,7 @@ package weights
 
 import "os"
 
-const keepFiles = false
+const rowsByCall = false
 
 func readAt(*os.File, []byte, int64) bool { return false }
 

@@ -31,7 +31,7 @@ func TestReadRow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if keepFiles && littleEndian && d.file == nil {
+	if rowsByCall && littleEndian && d.file == nil {
 		t.Error("the rows of a mapped file are not read from it")
 	}
 	d.Scatter()

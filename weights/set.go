@@ -8,9 +8,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 )
@@ -34,9 +37,10 @@ type Set struct {
 
 	hfConfig []byte
 	quant    *Quantization
-	mlx      *mlxConfig // nil: not quantised by MLX
-	bare     bool       // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
-	gguf     *gguf.File
+	mlx      *mlxConfig     // nil: not quantised by MLX
+	bare     bool           // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
+	gguf     *gguf.File     // its metadata: of a split model, the first part's
+	parts    []*gguf.File   // all of a split model, or the one
 	arch     string         // general.architecture
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
 	notes    []string
@@ -100,8 +104,10 @@ func (q *Quantization) Check() error {
 	return nil
 }
 
-// Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file.
-func Open(path string, opt *Options) (*Set, error) {
+// Open opens a Hugging Face folder, or one .safetensors file in such a folder, or a .gguf file; any part of a model in
+// several .gguf files opens all of it.
+func Open(path string, opt *Options) (_ *Set, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	if opt == nil {
 		opt = &Options{}
 	}
@@ -111,6 +117,9 @@ func Open(path string, opt *Options) (*Set, error) {
 	}
 	if st.IsDir() {
 		return openFolder(&folder{dir: path, name: path})
+	}
+	if err := infile.Check(path, st); err != nil {
+		return nil, fmt.Errorf("weights: %w", err)
 	}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gguf":
@@ -129,7 +138,8 @@ func Open(path string, opt *Options) (*Set, error) {
 }
 
 // OpenFS opens a Hugging Face folder inside a file system, such as an embedded one; name is for errors.
-func OpenFS(fsys fs.FS, name string) (*Set, error) {
+func OpenFS(fsys fs.FS, name string) (_ *Set, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	return openFolder(&folder{fsys: fsys, name: name})
 }
 
@@ -156,30 +166,8 @@ func openFolder(f *folder) (set *Set, err error) {
 			s.Close()
 		}
 	}()
-	if s.hfConfig, err = f.readText("config.json"); err != nil {
-		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
-			return nil, fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
-		}
-		if errors.Is(err, fs.ErrNotExist) && f.exists("last.ckpt") {
-			return nil, fmt.Errorf("weights: %s: a training run that has written no model yet; open its last.ckpt", f.name)
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
-		}
-		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
-	}
-	var c struct {
-		Quantization *Quantization `json:"quantization_config"`
-		MLX          *mlxConfig    `json:"quantization"`
-	}
-	if err := json.Unmarshal(s.hfConfig, &c); err != nil {
-		return nil, fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
-	}
-	if s.mlx = c.MLX; s.mlx != nil && c.Quantization != nil && c.Quantization.Method == "" {
-		c.Quantization = nil // mlx-lm writes the same under both names
-	}
-	if s.quant = c.Quantization; s.quant != nil && s.quant.RMSNormEps == 0 {
-		s.quant.RMSNormEps = 1e-6 // BitNetQuantConfig's default
+	if err := s.readConfig(); err != nil {
+		return nil, err
 	}
 	files, err := s.shards()
 	if err != nil {
@@ -213,6 +201,40 @@ func openFolder(f *folder) (set *Set, err error) {
 	return s, nil
 }
 
+// readConfig reads config.json.
+func (s *Set) readConfig() (err error) {
+	f := s.folder
+	if s.hfConfig, err = f.readText("config.json"); err != nil {
+		if errors.Is(err, fs.ErrNotExist) && f.exists("adapter_config.json") {
+			return fmt.Errorf("weights: %s: this folder holds adapters and no model; open the model they belong to, with --adapter %s", f.name, f.name)
+		}
+		if errors.Is(err, fs.ErrNotExist) && f.exists("last.ckpt") {
+			return fmt.Errorf("weights: %s: a training run that has written no model yet; open its last.ckpt", f.name)
+		}
+		if found, _ := filepath.Glob(filepath.Join(f.dir, "*.gguf")); f.dir != "" && errors.Is(err, fs.ErrNotExist) && len(found) > 0 {
+			return fmt.Errorf("weights: %s: a folder of GGUF files; open one of them, such as %s", f.name, found[0])
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("weights: %s: no config.json in this folder: it is not a Hugging Face model", f.name)
+		}
+		return fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	var c struct {
+		Quantization *Quantization `json:"quantization_config"`
+		MLX          *mlxConfig    `json:"quantization"`
+	}
+	if err := json.Unmarshal(s.hfConfig, &c); err != nil {
+		return fmt.Errorf("weights: %s: %w", f.path("config.json"), err)
+	}
+	if s.mlx = c.MLX; s.mlx != nil && c.Quantization != nil && c.Quantization.Method == "" {
+		c.Quantization = nil // mlx-lm writes the same under both names
+	}
+	if s.quant = c.Quantization; s.quant != nil && s.quant.RMSNormEps == 0 {
+		s.quant.RMSNormEps = 1e-6 // BitNetQuantConfig's default
+	}
+	return nil
+}
+
 // shards lists the safetensors files of the folder: those of the index, or the one file.
 func (s *Set) shards() ([]string, error) {
 	const single, index = "model.safetensors", "model.safetensors.index.json"
@@ -239,37 +261,6 @@ func (s *Set) shards() ([]string, error) {
 	return nil, fmt.Errorf("weights: %s: no model.safetensors in this folder; download the weights too", s.folder.name)
 }
 
-func openGGUF(path string, opt *Options) (set *Set, err error) {
-	s := &Set{path: path, tensors: map[string]*tensor{}}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
-	b, err := mapFile(path)
-	if err != nil {
-		return nil, err
-	}
-	s.blobs = []*blob{b}
-	if s.gguf, err = gguf.Read(newReaderAt(b.data), int64(len(b.data)), path); err != nil {
-		return nil, err
-	}
-	s.arch, _ = s.gguf.KV.String("general.architecture")
-	for _, t := range s.gguf.Tensors {
-		s.tensors[t.Name] = &tensor{
-			file:  path,
-			typ:   t.Type,
-			shape: t.Shape,
-			data:  b.data[t.Offset : t.Offset+t.Size],
-		}
-		s.names = append(s.names, t.Name)
-	}
-	if err := s.readScales(); err != nil {
-		return nil, err
-	}
-	return s, s.chooseI2S(opt.I2SLayout)
-}
-
 // Close gives back the mappings. Tensors handed out by Dense are invalid afterwards; ternary matrices are not.
 func (s *Set) Close() error {
 	var errs []error
@@ -286,7 +277,7 @@ func (s *Set) Path() string { return s.path }
 // ConfigPath is the file that holds the configuration, for errors.
 func (s *Set) ConfigPath() string {
 	if s.gguf != nil {
-		return s.path
+		return s.gguf.Name
 	}
 	return s.folder.path("config.json")
 }
@@ -297,7 +288,7 @@ func (s *Set) HFConfig() []byte { return s.hfConfig }
 // Quantization is quantization_config of config.json, nil where there is none.
 func (s *Set) Quantization() *Quantization { return s.quant }
 
-// GGUF is the file's header, nil for a Hugging Face folder.
+// GGUF is the file's directory, of a split model that of its first part; nil for a Hugging Face folder.
 func (s *Set) GGUF() *gguf.File { return s.gguf }
 
 // Folder is where a Hugging Face model's other files lie, such as its tokenizer; nil for a GGUF file.
@@ -463,7 +454,8 @@ func (t *tensor) errorf(name, format string, args ...any) error {
 }
 
 // Vector reads a tensor of n numbers, such as a norm's weights or a bias, as float32.
-func (s *Set) Vector(name string, n int) ([]float32, error) {
+func (s *Set) Vector(name string, n int) (_ []float32, err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	t := s.find(name)
 	if t == nil {
 		return nil, s.missing(name)

@@ -24,7 +24,7 @@ func writeSynth(dir string, s synthShape) error {
 "max_position_embeddings":4096,"model_type":"bitnet","rms_norm_eps":1e-05,"num_attention_heads":%d,"num_hidden_layers":%d,
 "num_key_value_heads":%d,"rope_theta":500000.0,"tie_word_embeddings":true,"vocab_size":%d,
 "quantization_config":{"quant_method":"bitnet","linear_class":"autobitlinear","quantization_mode":"offline"}}`, D, F, s.heads, s.layers, s.kvHeads, s.vocab)
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o666); err != nil {
 		return err
 	}
 	tensors := []safetensors.Tensor{

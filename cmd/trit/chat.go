@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/tokenizer"
@@ -146,7 +147,7 @@ func (c *conversation) input() (read func() (string, error), done func()) {
 		return list
 	})
 	history := historyFile()
-	if f, err := os.Open(history); err == nil {
+	if f, err := infile.Open(history); err == nil {
 		l.ReadHistory(f)
 		f.Close()
 	}
@@ -232,7 +233,7 @@ func saveHistory(l *liner.State, file string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	f, err := tempfile.Create(file) // for its owner alone: what a person wrote is private
+	f, err := tempfile.Create(file, tempfile.Private) // for its owner alone: what a person wrote is private
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ var embeddings = map[string]gguf.Type{"f32": gguf.F32, "f16": gguf.F16, "bf16": 
 // writeFlags are those of convert and synth.
 type writeFlags struct {
 	format, embedding string
+	splitSize         string
 	overwrite, json   bool
 	doubtful          bool // only --quantize says that the masters are BitNet's
 }
@@ -34,6 +37,7 @@ func (f *writeFlags) add(cmd *cobra.Command, flag, def string) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.format, flag, def, "what to write: "+strings.Join(list, ", "))
 	fl.StringVar(&f.embedding, "embedding", "", "how a GGUF file stores embedding and head: f32, f16, bf16, q8_0, q6_k or q4_0 (default as they are)")
+	fl.StringVar(&f.splitSize, "split-size", "", "begin another GGUF file where one would have more bytes of tensors than this, such as 2G or 500M (default one file)")
 	fl.BoolVar(&f.overwrite, "overwrite", false, "replace what is there")
 	fl.BoolVar(&f.json, "json", false, "print what was written as JSON")
 	cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp))
@@ -52,7 +56,31 @@ func (f *writeFlags) options() (convert.Options, error) {
 	if names, _ := convert.Formats(); !slices.Contains(names, o.Format) {
 		return o, usagef("format %q is not known; known: %s", f.format, strings.Trim(fmt.Sprint(names), "[]"))
 	}
+	if f.splitSize != "" {
+		if !o.Format.IsGGUF() {
+			return o, usagef("--split-size is for GGUF files, and %s is a folder", o.Format)
+		}
+		n, err := parseSize(f.splitSize)
+		if err != nil {
+			return o, usagef("--split-size: %v", err)
+		}
+		o.SplitSize = n
+	}
 	return o, nil
+}
+
+// parseSize reads a number of bytes as llama.cpp's gguf-split does: M and G are thousands of thousands.
+func parseSize(s string) (int64, error) {
+	units := map[byte]int64{'K': 1e3, 'M': 1e6, 'G': 1e9}
+	digits, unit := s, int64(1)
+	if n := len(s); n > 0 && units[s[n-1]] != 0 {
+		digits, unit = s[:n-1], units[s[n-1]]
+	}
+	v, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || v < 1 || v > 1<<62/unit {
+		return 0, fmt.Errorf("%q is no size; write a number of bytes, or one with K, M or G behind it, such as 2G", s)
+	}
+	return v * unit, nil
 }
 
 // write writes the model with progress, and says what it wrote.
@@ -68,6 +96,9 @@ func (f *writeFlags) write(cmd *cobra.Command, dst string, src convert.Source, o
 	for _, n := range r.Skipped {
 		note(cmd, "trit: tensor %s is left out: trit has no use for it", n)
 	}
+	if n := len(r.Rounded); n > 0 {
+		note(cmd, "trit: %d of %d tensors lost precision: %s cannot hold their numbers in full (%s); --json lists them", n, r.Tensors, r.Format, r.Rounded[0])
+	}
 	if len(r.Quantised) > 0 {
 		worst := slices.MaxFunc(r.Quantised, func(a, b convert.TensorError) int { return cmp.Compare(a.Relative, b.Relative) })
 		note(cmd, "trit: %d masters became ternary: relative error %.3f in the mean, at most %.3f (%s); --json lists all",
@@ -79,7 +110,11 @@ func (f *writeFlags) write(cmd *cobra.Command, dst string, src convert.Source, o
 	if f.json {
 		return printJSON(cmd.OutOrStdout(), r)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %d tensors, %s parameters, %s\n", dst, r.Format, r.Tensors, term.Count(r.Parameters), term.Bytes(r.Bytes))
+	files := ""
+	if len(r.Parts) > 0 {
+		files = fmt.Sprintf(" in %d files", len(r.Parts))
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %d tensors, %s parameters, %s%s\n", r.Path, r.Format, r.Tensors, term.Count(r.Parameters), term.Bytes(r.Bytes), files)
 	return err
 }
 
@@ -98,6 +133,12 @@ func newConvertCmd() *cobra.Command {
 		Long: `Writes a model in another format, tensor by tensor. OUT is a folder for the hf formats and a file for the
 gguf ones; it is complete or not there at all. Ternary codes stay the same bits in every format.
 
+What the format cannot say of the model, such as another activation, is refused before anything is written. What was
+written is read back and compared with the model: its whole configuration, codes, scales, floats and tokenizer.
+
+With --split-size a GGUF model is written as several files, OUT-00001-of-0000N.gguf and so on, laid out as llama.cpp's
+gguf-split does; any of them opens all.
+
 Masters (bf16, f16, f32) become ternary as the model's own arithmetic makes them; the error is reported.
 A model whose configuration does not say that it is BitNet is refused, as quantised it would write noise;
 --quantize says that it was trained for it all the same.
@@ -105,7 +146,8 @@ A model whose configuration does not say that it is BitNet is refused, as quanti
 Formats:` + list.String(),
 		Example: `  trit convert microsoft/bitnet-b1.58-2B-4T bitnet.gguf --to gguf-i2_s
   trit convert ./my-bf16-masters ./packed --to hf-packed
-  trit convert falcon.gguf ./falcon --to hf-packed`,
+  trit convert falcon.gguf ./falcon --to hf-packed
+  trit convert llama3-8b.gguf llama3.gguf --to gguf-i2_s --split-size 500M`,
 		Args: exactArgs("MODEL", "OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if w.format == "" {
@@ -124,7 +166,7 @@ Formats:` + list.String(),
 			if err != nil {
 				return err
 			}
-			o.HFConfig = set.HFConfig()
+			o.HFConfig, o.Tokenizer = set.HFConfig(), tok
 			w.doubtful = f.Quantize
 			switch {
 			case o.Format.IsGGUF():
@@ -159,7 +201,15 @@ func tokenizerFiles(t *tokenizer.Tokenizer) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{"tokenizer.json": tok, "tokenizer_config.json": config}, nil
+	generation := map[string]any{"eos_token_id": t.EOS()} // of which tokenizer_config.json has room for one
+	if id, ok := t.BOS(); ok {
+		generation["bos_token_id"] = id
+	}
+	data, err := json.MarshalIndent(generation, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{"tokenizer.json": tok, "tokenizer_config.json": config, "generation_config.json": data}, nil
 }
 
 func newSynthCmd() *cobra.Command {
@@ -211,6 +261,7 @@ Presets:` + list.String(),
 				if c := r.Config(); strings.HasPrefix(args[0], "tiny") { // they are nobody's: their vocabulary grows
 					c.VocabSize = max(c.VocabSize, t.VocabSize())
 				}
+				o.Tokenizer = t
 				if t.VocabSize() > r.Config().VocabSize {
 					return fmt.Errorf("%s has %d tokens, and %s has room for %d", vocabulary, t.VocabSize(), args[0], r.Config().VocabSize)
 				}
@@ -233,6 +284,7 @@ Presets:` + list.String(),
 				if err != nil {
 					return err
 				}
+				o.Tokenizer = t
 				if o.TokenizerKV, err = t.GGUF(); err != nil {
 					return err
 				}

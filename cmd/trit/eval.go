@@ -81,7 +81,7 @@ Exit codes: 0 done, 1 the model or a file is wrong (a bad line is named), 2 wron
 				}
 			}
 			if e.choices != "" {
-				if questions, err = eval.ReadQuestions(e.choices); err != nil {
+				if questions, err = eval.ReadQuestions(cmd.Context(), e.choices); err != nil {
 					return err
 				}
 				if e.limit > 0 {

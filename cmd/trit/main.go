@@ -8,11 +8,16 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/tritlm/trit/internal/mapped"
+	"github.com/tritlm/trit/internal/term"
 )
 
 // Exit codes, the same for every command.
@@ -28,14 +33,28 @@ func main() { os.Exit(run()) }
 
 // run runs the command line and returns the exit code.
 func run() int {
+	// More threads than processors only wait for each other. A limit that a person set below stays, and so does Go's own
+	// following of a cgroup.
+	if n := runtime.NumCPU(); runtime.GOMAXPROCS(0) > n {
+		runtime.GOMAXPROCS(n)
+	}
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	root := newRootCmd()
-	return report(os.Stderr, execute(ctx, root))
+	out, errs := term.Writer(os.Stdout), term.Writer(os.Stderr)
+	root.SetOut(out)
+	root.SetErr(errs)
+	code := report(errs, execute(ctx, root))
+	if err := errors.Join(term.Flush(out), term.Flush(errs)); err != nil && code == exitOK {
+		code = exitFailure
+	}
+	return code
 }
 
-// execute runs root. An error from before a command's own code is one of usage.
-func execute(ctx context.Context, root *cobra.Command) error {
+// execute runs root. An error from before a command's own code is one of usage. A file in memory that is cut while a
+// command reads it is an error as well.
+func execute(ctx context.Context, root *cobra.Command) (err error) {
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	running := false
 	var mark func(*cobra.Command)
 	mark = func(c *cobra.Command) {
@@ -50,7 +69,7 @@ func execute(ctx context.Context, root *cobra.Command) error {
 		}
 	}
 	mark(root)
-	err := root.ExecuteContext(ctx)
+	err = root.ExecuteContext(ctx)
 	if err == nil {
 		return nil
 	}

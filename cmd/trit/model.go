@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -17,6 +15,7 @@ import (
 	"github.com/tritlm/trit"
 	"github.com/tritlm/trit/accel/tensix"
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/term"
@@ -92,20 +91,12 @@ func (f *modelFlags) check() error {
 
 // open finds, or downloads, and loads MODEL.
 func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
-	if err := f.check(); err != nil {
+	o, err := f.options(cmd)
+	if err != nil {
 		return nil, err
 	}
-	o := f.Options
-	var err error
-	if o.Backend, err = f.backend(cmd); err != nil {
-		return nil, err
-	}
-	if dir, err := os.UserCacheDir(); err == nil && !f.noPackCopy {
-		o.CacheDir = filepath.Join(dir, "trit", "packed")
-	}
-	o.Note = func(err error) { note(cmd, "trit: %v", err) }
 	if ref == "demo" {
-		return openDemo(cmd, &o)
+		return openDemo(cmd, o)
 	}
 	path, err := f.resolve(cmd, ref)
 	if err != nil {
@@ -119,9 +110,9 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	o.Progress = func(done, total int) { bar.Set(int64(done), int64(total)) }
 	var m *trit.Model
 	if checkpoint != nil {
-		m, err = trit.OpenFS(cmd.Context(), checkpoint, path, &o)
+		m, err = trit.OpenFS(cmd.Context(), checkpoint, path, o)
 	} else {
-		m, err = trit.OpenContext(cmd.Context(), path, &o)
+		m, err = trit.OpenContext(cmd.Context(), path, o)
 	}
 	bar.Done()
 	if err != nil {
@@ -133,35 +124,89 @@ func (f *modelFlags) open(cmd *cobra.Command, ref string) (*trit.Model, error) {
 	return m, nil
 }
 
-// openSet opens MODEL's files and reads its configuration, and loads nothing.
-func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *model.Config, error) {
-	path, err := f.resolve(cmd, ref)
+// options are those of the flags.
+func (f *modelFlags) options(cmd *cobra.Command) (*trit.Options, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	o := f.Options
+	var err error
+	if o.Backend, err = f.backend(cmd); err != nil {
+		return nil, err
+	}
+	if dir, err := os.UserCacheDir(); err == nil && !f.noPackCopy {
+		o.CacheDir = filepath.Join(dir, "trit", "packed")
+	}
+	o.Note = func(err error) { note(cmd, "trit: %v", err) }
+	return &o, nil
+}
+
+// openEngine loads MODEL without its tokenizer, for a command that computes with ids. The set is to be closed after the
+// engine.
+func (f *modelFlags) openEngine(cmd *cobra.Command, ref string) (*weights.Set, model.Engine, error) {
+	o, err := f.options(cmd)
 	if err != nil {
 		return nil, nil, err
 	}
-	checkpoint, err := openCheckpoint(path)
+	set, cfg, err := f.openSet(cmd, ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	var set *weights.Set
-	if checkpoint != nil {
-		set, err = weights.OpenFS(checkpoint, path)
-	} else {
-		set, err = weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg, err := family.Read(set)
+	bar := progress(cmd, "load", false)
+	o.Progress = func(done, total int) { bar.Set(int64(done), int64(total)) }
+	e, err := trit.LoadEngine(cmd.Context(), cfg, set, o)
+	bar.Done()
 	if err != nil {
 		set.Close()
 		return nil, nil, err
+	}
+	for _, w := range slices.Concat(set.Notes(), cfg.Notes) {
+		note(cmd, "trit: %s: %s", set.Path(), w)
+	}
+	return set, e, nil
+}
+
+// openFiles opens MODEL's files, and loads nothing.
+func (f *modelFlags) openFiles(cmd *cobra.Command, ref string) (*weights.Set, error) {
+	path, err := f.resolve(cmd, ref)
+	if err != nil {
+		return nil, err
+	}
+	checkpoint, err := openCheckpoint(path)
+	if err != nil {
+		return nil, err
+	}
+	if checkpoint != nil {
+		return weights.OpenFS(checkpoint, path)
+	}
+	return weights.Open(path, &weights.Options{I2SLayout: f.I2SLayout})
+}
+
+// openSet opens MODEL's files and reads its configuration, and loads nothing.
+func (f *modelFlags) openSet(cmd *cobra.Command, ref string) (*weights.Set, *model.Config, error) {
+	set, err := f.openFiles(cmd, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg, err := f.config(set)
+	if err != nil {
+		set.Close()
+		return nil, nil, err
+	}
+	return set, cfg, nil
+}
+
+// config reads the configuration of files that are open.
+func (f *modelFlags) config(set *weights.Set) (*model.Config, error) {
+	cfg, err := family.Read(set)
+	if err != nil {
+		return nil, err
 	}
 	if f.Quantize {
 		cfg.QuantizeMasters()
 	}
 	cfg.KV = f.KV
-	return set, cfg, nil
+	return cfg, nil
 }
 
 // openCheckpoint is the model in a checkpoint of trit train, as a folder in memory; nil for any other file.
@@ -229,30 +274,22 @@ const maxPrompt = 64 << 20
 
 // readPrompt takes the prompt from the argument, --file or stdin, in this order.
 func readPrompt(cmd *cobra.Command, args []string, file string) (string, error) {
-	var in io.Reader
+	var text []byte
+	var err error
 	switch {
 	case len(args) > 0 && file != "":
 		return "", usagef("a prompt and --file %s: give one of them", file)
 	case len(args) > 0:
 		return strings.Join(args, " "), nil
 	case file != "" && file != "-":
-		f, err := os.Open(file)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		in = f
+		text, err = infile.ReadText(cmd.Context(), file, maxPrompt)
 	case file == "" && term.IsTerminal(cmd.InOrStdin()):
 		return "", usagef("no prompt: give it as an argument, with --file, or on standard input")
 	default:
-		in = cmd.InOrStdin()
+		text, err = infile.ReadAll(cmd.Context(), cmd.InOrStdin(), "standard input", maxPrompt)
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxPrompt+1))
 	if err != nil {
 		return "", err
-	}
-	if len(text) > maxPrompt {
-		return "", errors.New("the text is larger than 64 MiB")
 	}
 	if !utf8.Valid(text) {
 		at := 0

@@ -17,7 +17,8 @@ func newPullCmd() *cobra.Command {
 		Long: `Downloads what a model needs into the cache that Hugging Face's own tools use, and prints the path.
 
 An interrupted download continues where it stopped. Every file is checked against the hash that the hub
-gives. Weights are taken as safetensors, else as GGUF; Python pickles are never fetched.
+gives. Weights are taken as safetensors, else as GGUF (all parts of a model in several files); Python pickles never.
+
 HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean there.`,
 		Example: `  trit pull microsoft/bitnet-b1.58-2B-4T
   trit pull 1bitLLM/bitnet_b1_58-large@main

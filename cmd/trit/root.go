@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit/hub"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/term"
 )
 
@@ -28,7 +29,7 @@ model's name on the hub, which is downloaded once. It is one program without dep
 
 MODEL, in every command, is one of
   a folder        with config.json and model.safetensors, such as a run of trit train
-  a .gguf file
+  a .gguf file    or any part of a model in several
   a .ckpt file    of trit train
   owner/name      on the Hugging Face hub; owner/name@revision, owner/name/file.gguf
   demo            a small model inside the program
@@ -130,7 +131,7 @@ func (f *hubFlags) options() hub.Options {
 		o.Cache = filepath.Join(home, "hub")
 	}
 	if o.Token == "" && home != "" {
-		text, _ := os.ReadFile(filepath.Join(home, "token")) // what `hf auth login` wrote
+		text, _ := infile.Read(filepath.Join(home, "token"), maxKeys) // what `hf auth login` wrote
 		o.Token = strings.TrimSpace(string(text))
 	}
 	return o

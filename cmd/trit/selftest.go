@@ -160,7 +160,7 @@ func (s *selftest) formats(dir, preset string) error {
 			first = path
 		}
 		err := s.run(preset+" as "+string(f), func() error {
-			if _, err := convert.Write(s.ctx, path, r, convert.Options{Format: f, Keep: true, Files: files, TokenizerKV: kv}); err != nil {
+			if _, err := convert.Write(s.ctx, path, r, convert.Options{Format: f, Keep: true, Files: files, TokenizerKV: kv, Tokenizer: tok}); err != nil {
 				return err
 			}
 			ids, err := s.write(path, trit.Options{}, 0)

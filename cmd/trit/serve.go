@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tritlm/trit"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/server"
 )
 
@@ -107,7 +108,7 @@ func (s *serveFlags) run(cmd *cobra.Command, refs []string, f *modelFlags, o ser
 	}
 	var tlsConfig *tls.Config
 	if s.cert != "" {
-		pair, err := tls.LoadX509KeyPair(s.cert, s.key)
+		pair, err := readPair(s.cert, s.key)
 		if err != nil {
 			return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", s.cert, s.key, err)
 		}
@@ -269,9 +270,12 @@ func (s *serveFlags) listen(ctx context.Context) (net.Listener, error) {
 	return net.FileListener(file)
 }
 
+// maxKeys bounds the files of keys and certificates.
+const maxKeys = 16 << 20
+
 // readKeys reads keys, one per line; blank lines and lines that begin with # are passed over.
 func readKeys(path string) ([]string, error) {
-	b, err := os.ReadFile(path)
+	b, err := infile.Read(path, maxKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +296,19 @@ func readKeys(path string) ([]string, error) {
 		return nil, fmt.Errorf("%s: no keys in it; one per line", path)
 	}
 	return keys, nil
+}
+
+// readPair reads a certificate and its key.
+func readPair(cert, key string) (tls.Certificate, error) {
+	c, err := infile.Read(cert, maxKeys)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	k, err := infile.Read(key, maxKeys)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(c, k)
 }
 
 // parseBytes reads sizes such as 512MiB, 4GiB, 2G or 1000000.

@@ -14,10 +14,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/tritlm/trit/data"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
+	"github.com/tritlm/trit/internal/term"
 	"github.com/tritlm/trit/train"
 	"github.com/tritlm/trit/train/mpi"
 )
@@ -390,7 +391,7 @@ func (f *trainFlags) corpus(cmd *cobra.Command, args []string) (*data.Vocab, []i
 		v, err = data.TrainBPE(text, n)
 	default:
 		var b []byte
-		if b, err = os.ReadFile(f.tokenizer); err == nil {
+		if b, err = infile.Read(f.tokenizer, infile.Text); err == nil {
 			v, err = data.NewVocab(b)
 		}
 	}
@@ -662,7 +663,7 @@ func readCorpus(cmd *cobra.Command, args []string) (string, error) {
 	if path == "-" && processes() > 1 {
 		return "", usagef("mpirun hands standard input to one process alone; give the text as a file")
 	}
-	return data.ReadText(path, cmd.InOrStdin())
+	return data.ReadText(cmd.Context(), path, cmd.InOrStdin())
 }
 
 // encode encodes text with a vocabulary that was not made from it, which may lack characters.
@@ -727,9 +728,8 @@ func (w *watch) show(rec train.Record) {
 	w.perStep += (rec.Seconds - w.perStep) * 0.05
 	w.smooth += (rec.Loss - w.smooth) * 0.05
 	clear, width := "", 0
-	if file, _ := w.out.(*os.File); file != nil && term.IsTerminal(int(file.Fd())) {
-		clear = "\r\x1b[K"
-		width, _, _ = term.GetSize(int(file.Fd()))
+	if term.IsTerminal(w.out) {
+		clear, width = "\r\x1b[K", term.Width(w.out)
 	}
 	left := time.Duration(float64(w.steps-rec.Step) * w.perStep * float64(time.Second)).Round(time.Second)
 	line := fmt.Sprintf("%sstep %d/%d  loss %.4f  lr %.2e  %.0f tokens/s  %s left", w.name, rec.Step, w.steps, w.smooth, rec.LR, rec.TokensPerS, left)
@@ -740,7 +740,8 @@ func (w *watch) show(rec train.Record) {
 		if rec.Best {
 			mark = "  best"
 		}
-		fmt.Fprintf(w.out, "%s%s  validation %.4f%s\n", clear, line, *rec.Val, mark)
+		io.WriteString(term.Raw(w.out), clear)
+		fmt.Fprintf(w.out, "%s  validation %.4f%s\n", line, *rec.Val, mark)
 		if rec.Sample != "" {
 			fmt.Fprintf(w.out, "    %s\n", strings.ReplaceAll(strings.TrimSpace(rec.Sample), "\n", "\n    "))
 		}
@@ -748,7 +749,8 @@ func (w *watch) show(rec train.Record) {
 		if width > 1 {
 			line = line[:min(len(line), width-1)] // one that wraps would not be overwritten
 		}
-		fmt.Fprint(w.out, clear+line)
+		io.WriteString(term.Raw(w.out), clear)
+		fmt.Fprint(w.out, line)
 	case time.Since(w.last) > 10*time.Second:
 		w.last = time.Now()
 		fmt.Fprintln(w.out, line)

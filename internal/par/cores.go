@@ -8,10 +8,11 @@ import (
 	"strings"
 )
 
-// Cores is how many threads this process should compute with: GOMAXPROCS, or 1 when a cgroup allows it about one
-// core's time. Go's own limit never goes below 2, and a second thread would spend on waiting what the first one needs.
+// Cores is how many threads this process should compute with: GOMAXPROCS, no more than there are processors, or 1 when a
+// cgroup allows it about one core's time. Go's own limit never goes below 2, and a second thread would spend on waiting
+// what the first one needs.
 func Cores() int {
-	n := runtime.GOMAXPROCS(0)
+	n := min(runtime.GOMAXPROCS(0), runtime.NumCPU())
 	if list, err := os.ReadFile("/proc/self/cgroup"); err == nil && n == 2 && quota("/sys/fs/cgroup", string(list)) < 1.5 {
 		n = 1
 	}

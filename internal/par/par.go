@@ -4,6 +4,7 @@ package par
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -195,7 +196,8 @@ func (p *Pool) wakeAll() {
 }
 
 func (p *Pool) work(w *worker) {
-	last := uint64(0) // the epoch seen
+	debug.SetPanicOnFault(true) // a fault in a mapped file goes to the caller as any panic does
+	last := uint64(0)           // the epoch seen
 	for {
 		g := p.await(w, last)
 		if p.closed.Load() {

@@ -169,3 +169,14 @@ func BenchmarkDispatch(b *testing.B) {
 		})
 	}
 }
+
+// A limit far above the machine's processors starts no more workers than those.
+func TestPoolIsNoLargerThanTheMachine(t *testing.T) {
+	before := runtime.GOMAXPROCS(4 * runtime.NumCPU())
+	defer runtime.GOMAXPROCS(before)
+	p := New(0)
+	defer p.Close()
+	if p.Threads() > runtime.NumCPU() {
+		t.Errorf("%d threads for %d processors", p.Threads(), runtime.NumCPU())
+	}
+}

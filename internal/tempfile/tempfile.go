@@ -3,19 +3,32 @@
 package tempfile
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 )
 
+// Modes of what is made: those of any file or folder, less what the process's umask takes, or for its owner alone.
+const (
+	Shared  os.FileMode = 0o666
+	Private os.FileMode = 0o600
+)
+
 // Create makes a file beside path, named .BASE.NUMBER.tmp, and removes what dead processes left there under such names.
 // The caller renames it to path or removes it. Until it is closed no Create, Mkdir or Sweep removes it.
-func Create(path string) (*os.File, error) {
+func Create(path string, mode os.FileMode) (*os.File, error) {
 	dir, base := filepath.Dir(path), filepath.Base(path)
 	sweep(dir, base)
 	for {
-		f, err := os.CreateTemp(dir, "."+base+".*.tmp")
+		f, err := os.OpenFile(name(dir, base), os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -26,12 +39,20 @@ func Create(path string) (*os.File, error) {
 	}
 }
 
-// Mkdir is Create for a folder. The caller calls release when it has renamed or removed it.
+func name(dir, base string) string {
+	return filepath.Join(dir, fmt.Sprintf(".%s.%d.tmp", base, rand.Uint64()))
+}
+
+// Mkdir is Create for a folder, shared. The caller calls release when it has renamed or removed it.
 func Mkdir(path string) (dir string, release func(), err error) {
 	parent, base := filepath.Dir(path), filepath.Base(path)
 	sweep(parent, base)
 	for {
-		dir, err := os.MkdirTemp(parent, "."+base+".*.tmp")
+		dir := name(parent, base)
+		err := os.Mkdir(dir, 0o777)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
 		if err != nil {
 			return "", nil, err
 		}

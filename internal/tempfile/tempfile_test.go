@@ -34,7 +34,7 @@ func TestStaleOnesGo(t *testing.T) {
 	keep := []string{"last.ckpt", ".last.ckpt.tmp", ".last.ckpt.12a.tmp", "last.ckpt.12.tmp", ".x"}
 	put(keep...)
 	put(".last.ckpt.123.tmp", ".best.ckpt.7.tmp")
-	f, err := Create(filepath.Join(dir, "last.ckpt"))
+	f, err := Create(filepath.Join(dir, "last.ckpt"), Shared)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestTogether(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 50 {
-				f, err := Create(filepath.Join(dir, "x"))
+				f, err := Create(filepath.Join(dir, "x"), Shared)
 				if err != nil {
 					t.Error(err)
 					return

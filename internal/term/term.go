@@ -14,10 +14,25 @@ import (
 	"golang.org/x/term"
 )
 
-// IsTerminal reports whether v is a file that a person looks at or types into.
+// IsTerminal reports whether v is a file that a person looks at or types into, or a Writer to one.
 func IsTerminal(v any) bool {
 	f, ok := v.(*os.File)
+	if w, is := v.(*visible); is {
+		f, ok = w.w.(*os.File)
+	}
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Width is how many columns the terminal behind v has, 0 where there is none.
+func Width(v any) int {
+	if w, ok := v.(*visible); ok {
+		v = w.w
+	}
+	if f, ok := v.(*os.File); ok {
+		width, _, _ := term.GetSize(int(f.Fd()))
+		return width
+	}
+	return 0
 }
 
 // Bytes writes a size with three figures, in powers of 1000: 1.18 GB.
@@ -116,7 +131,7 @@ const (
 
 // NewProgress starts progress under a label, of bytes or of plain steps.
 func NewProgress(w io.Writer, label string, bytes bool) *Progress {
-	return &Progress{w: w, label: label, bytes: bytes, tty: IsTerminal(w), start: time.Now(), last: time.Now()}
+	return &Progress{w: Raw(w), label: Visible(label), bytes: bytes, tty: IsTerminal(w), start: time.Now(), last: time.Now()}
 }
 
 // Set shows done of total.
@@ -163,7 +178,9 @@ func (p *Progress) Log(line string) {
 	switch {
 	case p == nil:
 	case p.p != nil:
-		p.p.Write([]byte(line + "\n"))
+		p.p.Write([]byte(Visible(line) + "\n"))
+	case p.tty:
+		fmt.Fprintln(p.w, Visible(line))
 	default:
 		fmt.Fprintln(p.w, line)
 	}

@@ -397,7 +397,9 @@ func (p *cpuProducts) panel(i, worker int) {
 // LoadHead makes the screen of the head, where that is large.
 func (p *cpuProducts) LoadHead(head *weights.Dense) (bool, error) {
 	if kept, _ := screenBytes(head.Rows, head.Cols); kept > 0 {
-		p.screen = newScreen(head, p.store)
+		if p.screen = newScreen(head, p.store); !part.Finite(p.screen.norm[:head.Rows]) {
+			p.screen = nil // of a damaged head nothing can be bounded: computing all scores finds the tensor and names it
+		}
 	}
 	return p.screen != nil, nil
 }

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tritlm/trit/internal/arena"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/internal/tempfile"
 	"github.com/tritlm/trit/weights"
@@ -23,11 +25,19 @@ import (
 // packed is a copy on disk of what loading computes: the ternary matrices in the layout the kernels want (T16 or T5,
 // down_proj by columns too) and the head's screen. With it a model starts as fast as the file can be read.
 //
-// The file: 8 bytes magic, the length of the index (uint64), the index in JSON, padding to 4096, the pieces. All
-// little endian. It is written under another name, synced and renamed, so it is whole or not there; every piece has a
-// checksum all the same, and one that does not match is made again.
+// The file, all little endian:
+//
+//	0   8 bytes   "tritpak2"
+//	8   uint64    length of the index
+//	16  uint32    CRC-32C of the key and the index
+//	24  32 bytes  the key: the fingerprint of the weights that it is a copy of
+//	56  the index in JSON, padding to 4096, the pieces, each with a CRC-32C in the index
+//
+// It is written under another name, synced and renamed, so it is whole or not there. What does not match its checksum all
+// the same is made again.
 type packed struct {
 	path  string
+	key   [32]byte
 	file  *os.File // nil while there is none to read
 	index map[string]packedPiece
 
@@ -77,7 +87,8 @@ func (s *store) made(name, kind string, rows, cols int, scale []float32, data []
 }
 
 const (
-	packedMagic = "tritpack"
+	packedMagic = "tritpak2"
+	packedHead  = 56
 	packedAlign = 4096
 	maxIndex    = 64 << 20
 )
@@ -91,12 +102,16 @@ func openPacked(dir string, w *weights.Set) (*packed, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &packed{path: filepath.Join(dir, hex.EncodeToString(key[:16])+".tritpack")}
-	f, err := os.Open(p.path)
+	p := &packed{path: filepath.Join(dir, hex.EncodeToString(key[:16])+".tritpack"), key: key}
+	f, err := infile.Open(p.path)
 	if err != nil {
 		return p, nil
 	}
-	if p.index, err = readIndex(f); err != nil {
+	st, err := f.Stat()
+	if err == nil {
+		p.index, err = readIndex(f, st.Size(), key)
+	}
+	if err != nil {
 		f.Close() // damaged or of another version: made again
 		return p, nil
 	}
@@ -106,22 +121,29 @@ func openPacked(dir string, w *weights.Set) (*packed, error) {
 	return p, nil
 }
 
-func readIndex(f *os.File) (map[string]packedPiece, error) {
-	var head [16]byte
-	if _, err := io.ReadFull(f, head[:]); err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err != nil {
+// header is what stands in front of an index.
+func (p *packed) header(index []byte) []byte {
+	h := binary.LittleEndian.AppendUint64([]byte(packedMagic), uint64(len(index)))
+	sum := crc32.Update(crc32.Checksum(p.key[:], castagnoli), castagnoli, index)
+	return append(binary.LittleEndian.AppendUint64(h, uint64(sum)), p.key[:]...)
+}
+
+// readIndex reads the index of a copy of size bytes; an error when anything of it is not as it was written for that key.
+func readIndex(f io.ReaderAt, size int64, key [32]byte) (map[string]packedPiece, error) {
+	var head [packedHead]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
 		return nil, err
 	}
 	n := binary.LittleEndian.Uint64(head[8:])
-	if string(head[:8]) != packedMagic || n > maxIndex || int64(n) > st.Size() {
+	if n > maxIndex || int64(n) > size-packedHead {
 		return nil, errors.New("not a packed copy")
 	}
 	text := make([]byte, n)
-	if _, err := io.ReadFull(f, text); err != nil {
+	if _, err := f.ReadAt(text, packedHead); err != nil && err != io.EOF {
 		return nil, err
+	}
+	if !bytes.Equal(head[:], (&packed{key: key}).header(text)) {
+		return nil, errors.New("not a whole packed copy of these weights")
 	}
 	var list []packedPiece
 	if err := json.Unmarshal(text, &list); err != nil {
@@ -129,7 +151,7 @@ func readIndex(f *os.File) (map[string]packedPiece, error) {
 	}
 	index := map[string]packedPiece{}
 	for _, e := range list {
-		if e.At < 0 || e.Size < 0 || e.At > st.Size() || e.Size > st.Size()-e.At {
+		if e.At < 0 || e.Size < 0 || e.At > size || e.Size > size-e.At {
 			return nil, fmt.Errorf("piece %q lies outside the file", e.Name)
 		}
 		index[e.Name] = e
@@ -185,10 +207,10 @@ func (p *packed) save() (err error) {
 	if !p.missed {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p.path), 0o777); err != nil {
 		return err
 	}
-	tmp, err := tempfile.Create(p.path)
+	tmp, err := tempfile.Create(p.path, tempfile.Private) // who may read the model is not known
 	if err != nil {
 		return err
 	}
@@ -201,7 +223,7 @@ func (p *packed) save() (err error) {
 	list := make([]packedPiece, len(p.pieces))
 	var text []byte
 	for range 2 { // the index's length depends on the offsets in it, and they on its length
-		at := (int64(16+len(text)) + 1<<16) &^ (packedAlign - 1)
+		at := (int64(packedHead+len(text)) + 1<<16) &^ (packedAlign - 1)
 		for i := range p.pieces {
 			e := &p.pieces[i].packedPiece
 			e.CRC = crc32.Checksum(p.pieces[i].data, castagnoli)
@@ -214,12 +236,9 @@ func (p *packed) save() (err error) {
 		}
 	}
 	w := bufio.NewWriterSize(tmp, 1<<20)
-	var head [16]byte
-	copy(head[:], packedMagic)
-	binary.LittleEndian.PutUint64(head[8:], uint64(len(text)))
-	w.Write(head[:]) // a failed write shows at Flush
+	w.Write(p.header(text)) // a failed write shows at Flush
 	w.Write(text)
-	at := int64(16 + len(text))
+	at := int64(packedHead + len(text))
 	for _, e := range p.pieces {
 		if e.At < at {
 			return fmt.Errorf("model: packed copy: piece %q at %d overlaps the index of %d bytes", e.Name, e.At, at)

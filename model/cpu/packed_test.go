@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -17,7 +18,13 @@ import (
 // packedLogits loads the golden model with a packed copy in dir and gives logits, and what was noted.
 func packedLogits(t *testing.T, dir string) (logits []float32, notes []error, missed bool) {
 	t.Helper()
-	set, err := weights.Open("../../testdata/goldens/bitnet-2b4t", nil)
+	return packedLogitsOf(t, "../../testdata/goldens/bitnet-2b4t", dir)
+}
+
+// packedLogitsOf is the same for a model, without a copy where dir is "".
+func packedLogitsOf(t *testing.T, path, dir string) (logits []float32, notes []error, missed bool) {
+	t.Helper()
+	set, err := weights.Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +78,17 @@ func TestPackedCopy(t *testing.T) {
 		"cut in the index": func(b []byte) []byte { return b[:100] },
 		"cut in the data":  func(b []byte) []byte { return b[:len(b)-5000] },
 		"one bit":          func(b []byte) []byte { b[len(b)-3000] ^= 4; return b },
-		"magic":            func(b []byte) []byte { b[0] = 'x'; return b },
-		"huge index":       func(b []byte) []byte { b[14] = 255; return b },
+		"a scale": func(b []byte) []byte {
+			i := bytes.Index(b, []byte(`"scale":[`)) + len(`"scale":[`)
+			for b[i] < '1' || b[i] > '8' {
+				i++
+			}
+			b[i]++ // still JSON, and another number
+			return b
+		},
+		"the key":    func(b []byte) []byte { b[30] ^= 1; return b },
+		"magic":      func(b []byte) []byte { b[0] = 'x'; return b },
+		"huge index": func(b []byte) []byte { b[14] = 255; return b },
 		"index of another kind": func(b []byte) []byte {
 			copy(b[slices.Index(b, '[')+1:], `{"name":1}`)
 			return b

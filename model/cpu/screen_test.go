@@ -118,3 +118,19 @@ func TestScreenBounds(t *testing.T) {
 		}
 	}
 }
+
+// TestADamagedHeadHasNoScreen: where a row holds a NaN or an infinity, all scores are computed, and the engine names the tensor.
+func TestADamagedHeadHasNoScreen(t *testing.T) {
+	for _, bits := range []uint16{0x7fc0, 0x7f80, 0xff80} {
+		p := newProducts(1)
+		head := randomHead(8192, 64, 3)
+		if ok, err := p.LoadHead(head); !ok || err != nil {
+			t.Fatalf("a sound head: %v, %v", ok, err)
+		}
+		head.U16[5000*64+7] = bits
+		if ok, err := p.LoadHead(head); ok || err != nil {
+			t.Errorf("%#x in a row: screen %v, %v", bits, ok, err)
+		}
+		p.pool.Close()
+	}
+}

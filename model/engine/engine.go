@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/tritlm/trit/internal/kernel"
+	"github.com/tritlm/trit/internal/mapped"
 	"github.com/tritlm/trit/internal/par"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/model/part"
@@ -29,6 +31,7 @@ type Options struct {
 // Engine is a model.Engine: float work on the host, ternary products wherever Products has them.
 type Engine struct {
 	cfg      *model.Config
+	files    *weights.Set // that it was loaded from and reads
 	pool     *par.Pool
 	products part.Products
 	pages    *part.Pages
@@ -47,6 +50,9 @@ type Engine struct {
 	row    []byte    // of the embedding as the file has it
 	spare  []float32 // [D]
 	closed bool
+
+	damaged   sync.Once // see notFinite
+	damagedBy error
 }
 
 // run is one input's tokens inside the current block.
@@ -60,7 +66,7 @@ type run struct {
 // New makes an engine of weights, with the products computed by p. It owns p from now on, and closes it when it fails.
 func New(ctx context.Context, c *model.Config, w *weights.Set, pool *par.Pool, p part.Products, o Options) (*Engine, error) {
 	e := &Engine{
-		cfg: c, pool: pool, products: p, pages: part.NewPages(c.KV), closing: o.Closed,
+		cfg: c, files: w, pool: pool, products: p, pages: part.NewPages(c.KV), closing: o.Closed,
 		block: part.NewBlock(pool, p, c.HiddenSize), spare: make([]float32, c.HiddenSize),
 	}
 	e.block.Round(c.Activations)
@@ -73,7 +79,10 @@ func New(ctx context.Context, c *model.Config, w *weights.Set, pool *par.Pool, p
 	return e, nil
 }
 
+// load loads the weights. What it read is of one model, or it is an error.
 func (e *Engine) load(ctx context.Context, w *weights.Set, o Options) (err error) {
+	defer e.watch(&err)
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	c := e.cfg
 	if o.Adapter != nil {
 		if err := o.Adapter.Check(c.Projections()); err != nil {
@@ -183,6 +192,8 @@ func (e *Engine) Forward(ctx context.Context, batch []model.Input) (err error) {
 			}
 		}
 	}()
+	defer e.watch(&err)
+	defer mapped.Recover(debug.SetPanicOnFault(true), &err)
 	for i := range batch {
 		batch[i].Cache.(cache).Begin()
 	}
@@ -212,6 +223,16 @@ func (e *Engine) Forward(ctx context.Context, batch []model.Input) (err error) {
 	}
 	return nil
 }
+
+// watch ends what reads the weights: it counts when nobody has changed their files since they were opened.
+func (e *Engine) watch(err *error) {
+	if changed := e.files.Check(); changed != nil {
+		*err = changed
+	}
+}
+
+// Check says whether the engine can go on: see model.ErrChanged.
+func (e *Engine) Check() error { return e.files.Check() }
 
 func (e *Engine) check(batch []model.Input) error {
 	for i := range batch {
@@ -269,7 +290,7 @@ func (e *Engine) forward(ctx context.Context) error {
 			return err
 		}
 		if !e.block.Finite() {
-			return e.notFinite(n)
+			return e.notFinite(fmt.Sprintf("layer %d", n))
 		}
 		if e.tracing() {
 			e.trace(fmt.Sprintf("layer.%d", n), e.block.Stream())
@@ -299,12 +320,17 @@ func (e *Engine) embedRows() {
 	}
 }
 
-// notFinite is the guard against damaged weights.
-func (e *Engine) notFinite(layer int) error {
-	if e.cfg.KV == model.KVFloat16 {
-		return fmt.Errorf("model: layer %d produced NaN or infinity; keys or values beyond 65504 do not fit float16: try --kv f32 (Options.KV)", layer)
+// notFinite is the error for a NaN or infinity in what a place computed. It names the tensor that has one already: the files
+// are looked through once.
+func (e *Engine) notFinite(place string) error {
+	e.damaged.Do(func() { e.damagedBy = e.files.NotFinite() })
+	switch {
+	case e.damagedBy != nil:
+		return fmt.Errorf("model: %s produced NaN or infinity: %w", place, e.damagedBy)
+	case e.cfg.KV == model.KVFloat16:
+		return fmt.Errorf("model: %s produced NaN or infinity; keys or values beyond 65504 do not fit float16: try --kv f32 (Options.KV)", place)
 	}
-	return fmt.Errorf("model: layer %d produced NaN or infinity; its weights are damaged or its scales are wrong (model.layers.%d.*)", layer, layer)
+	return fmt.Errorf("model: %s produced NaN or infinity, although every weight that is stored as a float is finite: scales are wrong, or numbers go beyond float32", place)
 }
 
 func (e *Engine) tracing() bool {

@@ -69,6 +69,9 @@ func (e *Engine) output(ctx context.Context) error {
 				continue
 			}
 			e.final.Apply(h, e.block.Row(r.row+t))
+			if !part.Finite(h) {
+				return e.notFinite("the final norm")
+			}
 			if in.Trace != nil {
 				in.Trace("final", h)
 			}
@@ -114,6 +117,11 @@ func (e *Engine) output(ctx context.Context) error {
 		o.product.Run(e.pool)
 	} else if err := o.ternary.Logits(ctx, o.x, o.y); err != nil {
 		return err
+	}
+	for _, y := range o.y {
+		if !part.Finite(y) {
+			return e.notFinite("the head")
+		}
 	}
 	for _, t := range o.tops {
 		model.Best(t.dst, t.logits)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/model"
 	"github.com/tritlm/trit/weights"
 )
@@ -81,7 +82,7 @@ func embeds(cfg *model.Config, s *weights.Set, end string) error {
 
 // readJSON reads a small file beside config.json; ok is false where there is none.
 func readJSON(s *weights.Set, name string, v any) (ok bool, err error) {
-	data, err := fs.ReadFile(s.Folder(), name)
+	data, err := infile.ReadFS(s.Folder(), name, infile.Text)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid): // a path out of the folder is not there either
 		return false, nil

@@ -124,6 +124,9 @@ var gemma3Family = &family{
 				return nil, fmt.Errorf("gemma3.attention.scale is %g; it must be positive", scale)
 			}
 			s.QueryScalar = 1 / (scale * scale)
+			if n := math.Round(s.QueryScalar); float32(1/math.Sqrt(n)) == float32(scale) {
+				s.QueryScalar = n // the file has the root of a whole number as a float32
+			}
 		}
 		guessed := false
 		if g.has("attention.sliding_window") {

@@ -1,7 +1,6 @@
 package family
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -183,8 +182,10 @@ func (g *ggufReader) shape() (Shape, error) {
 		g.fail(fmt.Errorf("%s.rope.dimension_count is %d and a head has %d; rotary positions of a part of a head are not supported in this family", g.arch, n, s.HeadDim))
 	}
 	if key := g.arch + ".attention.causal"; g.kv.Has(key) {
-		if causal, err := g.kv.Bool(key); err != nil || !causal {
-			g.fail(errors.Join(err, fmt.Errorf("%s is %v; attention here sees what comes before only", key, g.kv.Get(key))))
+		if causal, err := g.kv.Bool(key); err != nil {
+			g.fail(err)
+		} else if !causal {
+			g.fail(fmt.Errorf("%s is false; attention here sees what comes before only", key))
 		}
 	}
 	if g.kv.Has("general.name") {
@@ -256,7 +257,7 @@ func (g *ggufReader) checkKeys(fam *family) error {
 		if !ok || slices.Contains(ggufUsed, key) || slices.Contains(ggufHarmless, key) || slices.Contains(fam.ggufKeys, key) || empty(p.Value) {
 			continue
 		}
-		return fmt.Errorf("key %q is %s, and nothing in a model of family %s reads it: the file needs something that is not supported, or a newer trit",
+		return fmt.Errorf("key %.100q is %s, and nothing in a model of family %s reads it: the file needs something that is not supported, or a newer trit",
 			p.Key, short(p.Value), fam.name)
 	}
 	return nil

@@ -131,8 +131,11 @@ var commonOnly = map[string][]string{
 	"is_decoder":            {"false", "true"},
 	"is_causal":             {"true"}, // transformers' mask reads it, whatever the class
 	"use_sliding_window":    {"false"},
-	"sliding_window":        {}, // transformers' cache reads these two
+	"sliding_window":        {}, // transformers' cache reads these four, whatever the class
 	"layer_types":           {},
+	"attention_chunk_size":  {},
+	"kv_sharing_modes":      {"[]"},
+	"per_layer_config":      {"{}"}, // other keys for some of the layers
 }
 
 // harmlessKeys are those of every configuration class that change no text: names, what training and saving need, and defaults
@@ -144,7 +147,7 @@ const harmlessKeys = "transformers_version dtype torch_dtype _name_or_path name_
 	"max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty " +
 	"length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores forced_bos_token_id " +
 	"forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens " +
-	"unsloth_fixed unsloth_version is_bitnet_config"
+	"unsloth_fixed unsloth_version is_bitnet_config experts_implementation embed_dim num_heads"
 
 // check refuses keys with values that would change the text, and returns those that the class does not know.
 func (k *hfKeys) check(config []byte) (unknown []string, err error) {

@@ -1,10 +1,12 @@
 package family
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
@@ -30,31 +32,16 @@ func OwnNorm(c *model.Config) (name string, eps float32) {
 	return "", 0
 }
 
-// GGUFKeys are the keys of a GGUF file that describe the model. What they cannot say is refused.
+// GGUFKeys are the keys of a GGUF file that describe the model, as far as the format has words for it: who writes it compares
+// what Read makes of them with the model.
 func GGUFKeys(c *model.Config) (gguf.KV, error) {
 	arch := Arch(c.Family)
 	if arch == "" {
 		return nil, fmt.Errorf("GGUF has no architecture for %s; take an hf- format: %w", c.Family, errors.ErrUnsupported)
 	}
 	s := ShapeOf(c)
-	norm, eps := OwnNorm(c)
-	// What the file could not say, and its readers would get wrong.
-	switch {
-	case s.Rope.Type == "llama3":
-		return nil, fmt.Errorf("rope scaling of type llama3 is not written to GGUF; take an hf- format: %w", errors.ErrUnsupported)
-	case norm != "" && c.Pooling == "":
-		return nil, fmt.Errorf("GGUF has no place for the RMSNorm inside each BitLinear of this model; take an hf- format: %w", errors.ErrUnsupported)
-	case c.Head.Arithmetic == part.Ternary8:
-		return nil, fmt.Errorf("GGUF has no place for a BitLinear head; take an hf- format: %w", errors.ErrUnsupported)
-	case norm != "" && eps != s.NormEps:
-		return nil, fmt.Errorf("the norms in front of projections have eps %g and the others %g, and GGUF has one; take an hf- format: %w", eps, s.NormEps, errors.ErrUnsupported)
-	}
-	if c.Ternary() {
-		for _, name := range c.Floats() {
-			if name != model.HeadName {
-				return nil, fmt.Errorf("tensor %q is not ternary in this model (modules_to_not_convert), which GGUF cannot say; take an hf- format: %w", name+".weight", errors.ErrUnsupported)
-			}
-		}
+	if norm, _ := OwnNorm(c); norm != "" && c.Pooling == "" { // read back here it would be right, and nowhere else
+		return nil, fmt.Errorf("GGUF has no place for the RMSNorm inside each BitLinear of this model (use_rms_norm); take an hf- format: %w", errors.ErrUnsupported)
 	}
 	name := c.Name
 	if name == "" {
@@ -74,14 +61,9 @@ func GGUFKeys(c *model.Config) (gguf.KV, error) {
 	u("rope.dimension_count", s.HeadDim)
 	kv.Set(arch+".attention.layer_norm_rms_epsilon", s.NormEps)
 	kv.Set(arch+".rope.freq_base", float32(s.RopeTheta))
-	if s.Rope.Type == "linear" {
-		kv.Set(arch+".rope.scaling.type", "linear")
-		kv.Set(arch+".rope.scaling.factor", float32(s.Rope.Factor))
-	}
+	ropeKeys(&kv, arch, s.Rope)
 	if c.Family == "gemma3" {
-		if err := gemma3Keys(&kv, c, s); err != nil {
-			return nil, err
-		}
+		gemma3Keys(&kv, c, s)
 	}
 	switch c.Pooling { // as in llama.cpp's llama.h
 	case model.PoolMean:
@@ -92,30 +74,43 @@ func GGUFKeys(c *model.Config) (gguf.KV, error) {
 	return kv, nil
 }
 
+// ropeKeys say how rotary positions are stretched.
+func ropeKeys(kv *gguf.KV, arch string, r part.RopeScaling) {
+	if r.Type != "linear" && r.Type != "yarn" {
+		return
+	}
+	key := arch + ".rope.scaling."
+	kv.Set(key+"type", r.Type)
+	kv.Set(key+"factor", float32(r.Factor))
+	if r.Type == "linear" {
+		return
+	}
+	kv.Set(key+"original_context_length", uint32(r.OldContext))
+	if own := yarnScale(r.Factor, 1); r.AttnFactor != own { // what readers scale attention by of themselves
+		kv.Set(key+"attn_factor", float32(r.AttnFactor/own))
+	}
+	kv.Set(key+"yarn_beta_fast", float32(r.BetaFast))
+	kv.Set(key+"yarn_beta_slow", float32(r.BetaSlow))
+}
+
 // gemma3Keys are those of Gemma 3's windows and scores.
-func gemma3Keys(kv *gguf.KV, c *model.Config, s Shape) error {
-	if a := c.Layers[0].Mixer.(*part.Attention); a.Scalar != float64(s.HeadDim) {
+func gemma3Keys(kv *gguf.KV, c *model.Config, s Shape) {
+	if a := c.Layers[0].Mixer.(*part.Attention); a.Scalar != 0 && a.Scalar != float64(s.HeadDim) {
 		kv.Set("gemma3.attention.scale", float32(1/math.Sqrt(a.Scalar)))
 	}
 	windows := Windows(c)
 	slides := slices.IndexFunc(windows, func(w int) bool { return w > 0 })
 	if slides < 0 {
 		kv.Set("gemma3.attention.sliding_window", uint32(0)) // said, so that nobody guesses
-		return nil
+		return
 	}
-	period := slices.Index(windows, 0) + 1 // 0: all of them slide
-	for i, w := range windows {
-		if (w > 0) != (period == 0 || (i+1)%period != 0) {
-			return fmt.Errorf("layer %d is not where GGUF would have a layer that sees the whole text; take an hf- format: %w", i, errors.ErrUnsupported)
-		}
-	}
-	if period == 0 {
+	period := slices.Index(windows, 0) + 1
+	if period == 0 { // all of them slide
 		period = s.NumLayers + 1
 	}
 	kv.Set("gemma3.attention.sliding_window", uint32(windows[slides]))
 	kv.Set("gemma3.attention.sliding_window_pattern", uint32(period))
 	kv.Set("gemma3.rope.freq_base_swa", float32(c.Layers[slides].Mixer.(*part.Attention).Rope.Theta))
-	return nil
 }
 
 // HFConfig is a config.json for a model that had none, but for quantization_config and the type of its floats.
@@ -142,14 +137,12 @@ func HFConfig(c *model.Config) (map[string]any, error) {
 		"architectures": []string{class[0]}, "model_type": class[1],
 		"hidden_size": s.HiddenSize, "intermediate_size": s.IntermediateSize, "num_hidden_layers": s.NumLayers,
 		"num_attention_heads": s.NumHeads, "num_key_value_heads": s.NumKVHeads, "head_dim": s.HeadDim,
-		"vocab_size": s.VocabSize, "max_position_embeddings": s.MaxContext, "rms_norm_eps": float64(s.NormEps),
+		"vocab_size": s.VocabSize, "max_position_embeddings": s.MaxContext, "rms_norm_eps": Decimal(s.NormEps),
 		"rope_theta": s.RopeTheta, "hidden_act": string(s.Activation), "tie_word_embeddings": s.TiedHead,
-		"attention_bias": false, "use_cache": true, "initializer_range": 0.02,
+		"attention_bias": hasBias(c, "q_proj"), "use_cache": true, "initializer_range": 0.02,
 	}
-	if s.NormEps == 1e-5 {
-		config["rms_norm_eps"] = 1e-5
-	} else if s.NormEps == 1e-6 {
-		config["rms_norm_eps"] = 1e-6
+	if hasBias(c, "up_proj") {
+		config["mlp_bias"] = true
 	}
 	if c.Family == "gemma3" {
 		delete(config, "hidden_act")
@@ -175,6 +168,19 @@ func HFConfig(c *model.Config) (map[string]any, error) {
 			"rope_type": "llama3", "factor": s.Rope.Factor, "low_freq_factor": s.Rope.LowFreqFactor,
 			"high_freq_factor": s.Rope.HighFreqFactor, "original_max_position_embeddings": s.Rope.OldContext,
 		}
+	case "yarn":
+		config["rope_scaling"] = map[string]any{
+			"rope_type": "yarn", "factor": s.Rope.Factor, "original_max_position_embeddings": s.Rope.OldContext,
+			"attention_factor": s.Rope.AttnFactor, "beta_fast": s.Rope.BetaFast, "beta_slow": s.Rope.BetaSlow, "truncate": !s.Rope.NoTruncate,
+		}
 	}
 	return config, nil
+}
+
+// Decimal is a float32 in JSON as people write it: 1e-06, not the float64 nearest to its float32.
+func Decimal(v float32) json.Number { return json.Number(strconv.FormatFloat(float64(v), 'g', -1, 32)) }
+
+// hasBias says whether some projection of that name has a bias.
+func hasBias(c *model.Config, name string) bool {
+	return slices.ContainsFunc(c.Projections(), func(p *part.Projection) bool { return p.Bias && strings.HasSuffix(p.Name, "."+name) })
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/tritlm/trit/gguf"
+	"github.com/tritlm/trit/internal/infile"
 	"github.com/tritlm/trit/internal/kernel"
 	"github.com/tritlm/trit/safetensors"
 )
@@ -59,10 +60,24 @@ func OpenAdapter(dir string) (*Adapter, error) {
 }
 
 func (a *Adapter) read() error {
-	text, err := os.ReadFile(filepath.Join(a.path, "adapter_config.json"))
+	text, err := infile.Read(filepath.Join(a.path, "adapter_config.json"), infile.Text)
 	if err != nil {
 		return err
 	}
+	f, err := infile.Open(filepath.Join(a.path, "adapter_model.safetensors"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return a.parse(text, f, st.Size(), f.Name())
+}
+
+// parse reads the configuration and the weights, a safetensors file of size bytes.
+func (a *Adapter) parse(config []byte, f io.ReaderAt, size int64, name string) error {
 	c := struct {
 		Type         string          `json:"peft_type"`
 		Rank         int             `json:"r"`
@@ -75,7 +90,7 @@ func (a *Adapter) read() error {
 		AlphaPattern map[string]any  `json:"alpha_pattern"`
 		Save         json.RawMessage `json:"modules_to_save"`
 	}{Bias: "none"}
-	if err := json.Unmarshal(text, &c); err != nil {
+	if err := json.Unmarshal(config, &c); err != nil {
 		return fmt.Errorf("adapter_config.json: %w", err)
 	}
 	switch {
@@ -94,16 +109,7 @@ func (a *Adapter) read() error {
 	if c.RSLora {
 		scale = c.Alpha / math.Sqrt(float64(c.Rank))
 	}
-	f, err := os.Open(filepath.Join(a.path, "adapter_model.safetensors"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	file, err := safetensors.Read(f, st.Size(), f.Name())
+	file, err := safetensors.Read(f, size, name)
 	if err != nil {
 		return err
 	}

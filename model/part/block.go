@@ -185,7 +185,10 @@ func (b *Block) Row(i int) []float32 { return b.X[i*b.width:][:b.width] }
 func (b *Block) Spare(i int) []float32 { return b.tmp[i*b.width:][:b.width] }
 
 // Finite says whether all numbers of the stream are finite: a NaN or infinity anywhere in the layers ends up there.
-func (b *Block) Finite() bool {
-	sum := float64(kernel.Sum(b.Stream()))
+func (b *Block) Finite() bool { return Finite(b.Stream()) }
+
+// Finite says whether x has neither NaN nor infinity.
+func Finite(x []float32) bool {
+	sum := float64(kernel.Sum(x))
 	return !math.IsNaN(sum) && !math.IsInf(sum, 0)
 }

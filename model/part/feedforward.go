@@ -62,7 +62,7 @@ func (g *Gated) load(l *Loader) (runner, error) {
 	if r.in, err = l.bank(&g.Gate, &g.Up); err != nil {
 		return nil, err
 	}
-	if up := &r.in.ls[1]; g.Activation == ReLU2 && up.plain() && r.in.ls[0].norm.w == nil {
+	if gate, up := &r.in.ls[0], &r.in.ls[1]; g.Activation == ReLU2 && up.plain() && gate.takesCodes() && gate.norm.w == nil {
 		r.sparse, _ = l.Products.(RowProducts)
 	}
 	if n := kernel.Pad16(g.Up.Out); r.sparse != nil && len(l.Block.up) < n {

@@ -20,6 +20,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tritlm/trit/internal/infile"
+	"github.com/tritlm/trit/server"
 )
 
 // Options for Run. The zero value of a field is the default in brackets.
@@ -102,7 +105,12 @@ func Run(ctx context.Context, h http.Handler, in, out string, o Options) (Stats,
 	}
 	s.Lines = len(todo)
 
-	f, err := os.OpenFile(out, os.O_RDWR|os.O_CREATE, 0o644)
+	if info, err := os.Stat(out); err == nil { // it is read, cut and appended to
+		if err := infile.Check(out, info); err != nil {
+			return s, err
+		}
+	}
+	f, err := os.OpenFile(out, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return s, err
 	}
@@ -142,7 +150,11 @@ func Run(ctx context.Context, h http.Handler, in, out string, o Options) (Stats,
 		}
 		wg.Go(func() {
 			defer func() { <-places }()
-			if err := w.put(answer(ctx, h, r)); err != nil {
+			a, err := answer(ctx, h, r)
+			if err == nil {
+				err = w.put(a)
+			}
+			if err != nil {
 				cancel(err)
 			}
 		})
@@ -176,7 +188,7 @@ func parse(line []byte) (request, error) {
 
 // lines calls f for every line that is not blank, numbered from 0.
 func (o *Options) lines(name string, f func(n int, line []byte) error) error {
-	file, err := os.Open(name)
+	file, err := infile.Open(name) // read twice, so it cannot be a pipe
 	if err != nil {
 		return err
 	}
@@ -264,19 +276,26 @@ func (w *writer) put(r *result) error {
 	return nil
 }
 
-// answer lets h answer a request; nil if it was abandoned. What may pass is tried again.
-func answer(ctx context.Context, h http.Handler, r request) *result {
+// answer lets h answer a request; nil if it was abandoned. What may pass is tried again; what says that the model answers
+// nothing more is an error.
+func answer(ctx context.Context, h http.Handler, r request) (*result, error) {
 	for try := 0; ; try++ {
 		rec := &recorder{head: http.Header{}}
 		q, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(r.Body))
 		if err != nil {
-			return nil
+			return nil, nil
 		}
 		q.Header.Set("Content-Type", "application/json")
 		q.RemoteAddr = "batch"
 		h.ServeHTTP(rec, q)
 		if ctx.Err() != nil {
-			return nil
+			return nil, nil
+		}
+		var e struct {
+			Error struct{ Code, Message string }
+		}
+		if rec.status == http.StatusServiceUnavailable && json.Unmarshal(rec.body.Bytes(), &e) == nil && e.Error.Code == server.ModelOutOfService {
+			return nil, errors.New("batch: " + e.Error.Message)
 		}
 		again := rec.status == 429 || rec.status >= 500
 		if again && try < 5 {
@@ -284,7 +303,7 @@ func answer(ctx context.Context, h http.Handler, r request) *result {
 			case <-time.After(time.Duration(100<<try) * time.Millisecond):
 				continue
 			case <-ctx.Done():
-				return nil
+				return nil, nil
 			}
 		}
 		body := bytes.TrimSpace(rec.body.Bytes())
@@ -293,7 +312,7 @@ func answer(ctx context.Context, h http.Handler, r request) *result {
 			body = []byte(`{"error":{"message":"stream cannot be used in a batch","type":"invalid_request_error","param":"stream","code":"invalid_value"}}`)
 		}
 		id := rec.head.Get("X-Request-Id")
-		return &result{ID: "batch_req_" + id, CustomID: r.ID, Response: response{rec.status, id, body}}
+		return &result{ID: "batch_req_" + id, CustomID: r.ID, Response: response{rec.status, id, body}}, nil
 	}
 }
 

@@ -20,6 +20,10 @@ func TestBounds(t *testing.T) {
 		"list doubles":           {`{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}`, "too long|items"},
 		"list of itself twice":   {`{% set ns = namespace(l=[]) %}{% for i in range(90) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}`, "too long|MiB"},
 		"equal to its like":      {`{% set ns = namespace(l=[], m=[]) %}{% for i in range(90) %}{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}{% endfor %}{{ ns.l == ns.m }}`, "too long"},
+		"maps in lists":          {`{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% for j in range(99) %}{% set ns.l = [{'a': 1}, ns.l] %}{% endfor %}{% endfor %}`, "MiB of values"},
+		"macros kept":            {`{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% for j in range(99) %}{% macro m() %}{% endmacro %}{% set ns.l = [m, ns.l] %}{% endfor %}{% endfor %}`, "MiB of values"},
+		"copies":                 {`{% set d = dict(range(9998) | batch(2)) %}{% for i in range(99999) %}{% set e = dict(d) %}{% endfor %}`, "MiB of values|too long"},
+		"many strings":           {`{{ ` + strings.Repeat(`"a"`, 300000) + ` * 100000 }}`, "MiB"},
 		"as JSON":                {`{% set ns = namespace(l=[]) %}{% for i in range(90) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l | tojson }}`, "too long|MiB"},
 		"output":                 {`{% for i in range(99999) %}{% for j in range(99999) %}{{ s }}{% endfor %}{% endfor %}`, "too long|MiB"},
 		"replace grows":          {`{{ ('a' * 9999999) | replace('a', 'bbbbbbbbbb') }}`, "MiB"},
@@ -37,7 +41,7 @@ func TestBounds(t *testing.T) {
 		"long path":              {`{{ a` + strings.Repeat(".a", 100000) + ` }}`, "links"},
 		"long pipe":              {`{{ a` + strings.Repeat("|trim", 100000) + ` }}`, "links"},
 		"many elifs":             {`{% if 1 %}` + strings.Repeat("{% elif 1 %}", 10000) + `{% endif %}`, "nested too deeply"},
-		"large":                  {strings.Repeat("x", maxSource+1), "limit"},
+		"large":                  {strings.Repeat("x", MaxSource+1), "limit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()

@@ -21,16 +21,18 @@ import (
 
 // Bounds.
 const (
-	maxSource = 1 << 20 // bytes of a template
+	MaxSource = 1 << 20 // bytes of a template; see Parse
 	maxText   = 1 << 25 // bytes of a string, and of the output
 	maxItems  = 1 << 20 // items of a list
 	maxWork   = 1 << 24 // steps of a rendering; making four bytes of text is one
+	maxValues = 1 << 27 // bytes of the lists, maps and texts that a rendering makes
 	maxDepth  = 100     // macros and loops that call themselves
 )
 
 var (
 	errTooLong = fmt.Errorf("text of more than %d MiB", maxText>>20)
 	errTooMuch = errors.New("rendering takes too long")
+	errTooBig  = fmt.Errorf("rendering makes more than %d MiB of values", maxValues>>20)
 	errTooDeep = fmt.Errorf("calls nest more than %d deep", maxDepth)
 )
 
@@ -59,7 +61,7 @@ type Options struct {
 
 // Render runs the template with the variables; their values go through Value.
 func (t *Template) Render(vars map[string]any, o *Options) (string, error) {
-	x := &exec{work: maxWork, out: new(strings.Builder), now: time.Now()}
+	x := &exec{work: maxWork, room: maxValues, out: new(strings.Builder), now: time.Now()}
 	if o != nil && !o.Now.IsZero() {
 		x.now = o.Now
 	}
@@ -78,7 +80,8 @@ func (t *Template) Render(vars map[string]any, o *Options) (string, error) {
 
 // exec is one rendering.
 type exec struct {
-	work  int
+	work  int // steps left
+	room  int // bytes of values left
 	depth int
 	out   *strings.Builder
 	now   time.Time
@@ -110,8 +113,24 @@ func (x *exec) charge(n int) error {
 	if x.work -= n/4 + 1; x.work < 0 {
 		return errTooMuch
 	}
+	return x.make(n)
+}
+
+// make counts n bytes of a new value.
+func (x *exec) make(n int) error {
+	if x.room -= n; x.room < 0 {
+		return errTooBig
+	}
 	return nil
 }
+
+// Bytes of a map without entries, of an entry, and of a list without items, with what Go needs
+// around them.
+const (
+	mapBytes   = 400
+	entryBytes = 100
+	listBytes  = 64
+)
 
 // touch counts work that goes through the whole of a value.
 func (x *exec) touch(v any) error {
@@ -221,7 +240,7 @@ func (x *exec) stmt(n stmt, s *scope) (control, error) {
 		return goOn, x.set(n, s)
 	case *macroStmt:
 		s.vars[n.name] = x.macro(n, s)
-		return goOn, nil
+		return goOn, x.make(mapBytes) // the scope that it holds on to
 	case *callStmt:
 		inner := s.child()
 		call := n.call.(*callExpr)
@@ -574,6 +593,12 @@ func (x *exec) args(a args, s *scope) (*callArgs, error) {
 		if !ok {
 			return nil, fmt.Errorf("argument after ** must be a mapping, not %s", typeName(v))
 		}
+		if x.work -= 4 * m.Len(); x.work < 0 {
+			return nil, errTooMuch
+		}
+		if err := x.make(32 * m.Len()); err != nil {
+			return nil, err
+		}
 		for i, k := range m.keys {
 			name, ok := k.(string)
 			if !ok {
@@ -635,9 +660,12 @@ func (x *exec) eval1(e expr, s *scope) (any, error) {
 			}
 			l.Items = append(l.Items, v)
 		}
-		return l, nil
+		return l, x.make(listBytes + 16*len(e.items))
 	case *dictExpr:
 		m := NewMap()
+		if err := x.make(mapBytes + entryBytes*len(e.keys)); err != nil {
+			return nil, err
+		}
 		for i := range e.keys {
 			k, err := x.eval(e.keys[i], s)
 			if err != nil {

@@ -58,10 +58,18 @@ func (x *exec) filter(name string, v any, a *callArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s, ok := w.(string); ok {
-		err = x.charge(len(s))
+	return w, x.made(w)
+}
+
+// made counts a value that a filter or a method has made.
+func (x *exec) made(v any) error {
+	switch v := v.(type) {
+	case string:
+		return x.charge(len(v))
+	case *List:
+		return x.make(listBytes + 32*len(v.Items))
 	}
-	return w, err
+	return nil
 }
 
 type filterFunc func(x *exec, v any, a *callArgs) (any, error)
@@ -261,7 +269,7 @@ func init() {
 			items, err := x.iterate(v)
 			return &List{Items: slices.Clone(items)}, err
 		},
-		"lower": text(strings.ToLower),
+		"lower": text(lower),
 		"map": func(x *exec, v any, a *callArgs) (any, error) {
 			if !truth(v) {
 				return &List{}, nil

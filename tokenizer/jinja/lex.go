@@ -121,9 +121,9 @@ func (l *lexer) run() error {
 			l.skip(end + 2)
 			lineStart = l.afterTag(minus, plus, true)
 		case '%':
-			if n, plus, ok := l.rawTag("raw"); ok {
+			if n, sign, ok := l.rawTag("raw"); ok && sign != '+' {
 				var err error
-				if lineStart, err = l.raw(n, plus); err != nil {
+				if lineStart, err = l.raw(n, sign); err != nil {
 					return err
 				}
 				continue
@@ -176,9 +176,11 @@ func (l *lexer) rawTag(word string) (n int, sign byte, ok bool) {
 	return len(rest) - len(s), sign, true
 }
 
+// raw reads what stands between raw, whose tag ends n bytes further, and endraw. A newline behind
+// raw stays, unlike that behind other tags.
 func (l *lexer) raw(n int, sign byte) (lineStart bool, err error) {
 	l.skip(n)
-	lineStart = l.afterTag(sign == '-', sign == '+', true)
+	lineStart = l.afterTag(sign == '-', false, false)
 	start := l.pos
 	for at := l.pos; ; {
 		i := strings.Index(l.src[at:], "{%")

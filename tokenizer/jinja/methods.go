@@ -8,6 +8,9 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/language"
 )
 
 // globals are the functions that every template has.
@@ -46,9 +49,9 @@ func init() {
 			}
 			return out, x.charge(16 * len(out.Items))
 		}},
-		"dict": &callable{"dict", func(_ *exec, a *callArgs) (any, error) { return dict(a) }},
-		"namespace": &callable{"namespace", func(_ *exec, a *callArgs) (any, error) {
-			m, err := dict(a)
+		"dict": &callable{"dict", func(x *exec, a *callArgs) (any, error) { return x.dict(a) }},
+		"namespace": &callable{"namespace", func(x *exec, a *callArgs) (any, error) {
+			m, err := x.dict(a)
 			if err != nil {
 				return nil, err
 			}
@@ -86,7 +89,22 @@ func init() {
 	}
 }
 
-func dict(a *callArgs) (*Map, error) {
+func (x *exec) dict(a *callArgs) (*Map, error) {
+	n := len(a.names)
+	if len(a.pos) > 0 {
+		switch v := a.pos[0].(type) {
+		case *Map:
+			n += v.Len()
+		case *List:
+			n += len(v.Items)
+		}
+	}
+	if x.work -= 4 * n; x.work < 0 {
+		return nil, errTooMuch
+	}
+	if err := x.make(mapBytes + entryBytes*n); err != nil {
+		return nil, err
+	}
 	m := NewMap()
 	if len(a.pos) > 0 {
 		switch v := a.pos[0].(type) {
@@ -143,10 +161,7 @@ func method(v any, name string) (any, bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s, ok := w.(string); ok {
-			err = x.charge(len(s))
-		}
-		return w, err
+		return w, x.made(w)
 	}}, true, nil
 }
 
@@ -168,7 +183,7 @@ func (m *Map) method(name string) func(*exec, *callArgs) (any, error) {
 			return d, nil
 		}
 	case "copy":
-		return func(*exec, *callArgs) (any, error) { return dict(&callArgs{pos: []any{m}}) }
+		return func(x *exec, _ *callArgs) (any, error) { return x.dict(&callArgs{pos: []any{m}}) }
 	}
 	return nil
 }
@@ -220,18 +235,39 @@ func strip(s, chars string, left, right bool) string {
 	return s
 }
 
-func upper(s string) string { return strings.ReplaceAll(strings.ToUpper(s), "ß", "SS") }
+// lower, upper and capitalize are Python's: one character may become several.
+func lower(s string) string {
+	if isASCII(s) {
+		return strings.ToLower(s)
+	}
+	return cases.Lower(language.Und).String(s)
+}
+
+func upper(s string) string {
+	if isASCII(s) {
+		return strings.ToUpper(s)
+	}
+	return cases.Upper(language.Und).String(s)
+}
 
 func capitalize(s string) string {
 	r, n := utf8.DecodeRuneInString(s)
-	if n == 0 {
+	switch {
+	case n == 0:
 		return s
+	case r < utf8.RuneSelf:
+		return strings.ToUpper(s[:1]) + lower(s[1:])
 	}
-	head := string(unicode.ToTitle(r))
-	if r == 'ß' {
-		head = "Ss"
+	return cases.Title(language.Und).String(s[:n]) + lower(s[n:])
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
 	}
-	return head + strings.ToLower(s[n:])
+	return true
 }
 
 func isUpper(s string) bool {
@@ -363,7 +399,7 @@ func stringMethod(s, name string) func(*exec, *callArgs) (any, error) {
 	case "upper":
 		return plain(upper)
 	case "lower", "casefold":
-		return plain(strings.ToLower)
+		return plain(lower)
 	case "capitalize":
 		return plain(capitalize)
 	case "swapcase":

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Nodes of a template. A node is a statement (exec) or an expression (eval), see eval.go.
@@ -171,8 +172,8 @@ type parseError struct{ err error }
 
 // Parse compiles a template.
 func Parse(src string) (t *Template, err error) {
-	if len(src) > maxSource {
-		return nil, fmt.Errorf("jinja: template of %d bytes; the limit is %d", len(src), maxSource)
+	if len(src) > MaxSource {
+		return nil, fmt.Errorf("jinja: template of %d bytes; the limit is %d", len(src), MaxSource)
 	}
 	toks, err := lex(src)
 	if err != nil {
@@ -811,11 +812,15 @@ func (p *parser) primary() expr {
 		}
 		return &nameExpr{line, t.text}
 	case tString:
-		s := t.text
-		for p.peek().kind == tString {
-			s += p.next().text
+		if p.peek().kind != tString {
+			return &constExpr{line, t.text}
 		}
-		return &constExpr{line, s}
+		var s strings.Builder
+		s.WriteString(t.text)
+		for p.peek().kind == tString {
+			s.WriteString(p.next().text)
+		}
+		return &constExpr{line, s.String()}
 	case tInt:
 		n, err := strconv.ParseInt(t.text, 0, 64)
 		if err != nil {

@@ -2,9 +2,11 @@
 """Golden vectors for the packages gguf, safetensors and ternary, made by the implementations that users run.
 
     python tools/reference/formats.py --bitnet-cpp DIR --ik-llama DIR
+    python tools/reference/formats.py --blocks
 
 writes ternary/testdata/golden.json, gguf/testdata/{golden.json,python.gguf} and
-safetensors/testdata/{python,torch}.safetensors. The vectors in the tree were made with the versions that
+safetensors/testdata/{python,torch}.safetensors; with --blocks only gguf/testdata/blocks.json, blocks of
+random bytes and what gguf.quants makes of them, which needs nothing but numpy and gguf. The vectors in the tree were made with the versions that
 each file names under "versions".
 
   llama.cpp      the C quantisers, through ctypes from the libggml-base that llama-cpp-python ships, and the
@@ -28,10 +30,6 @@ import tempfile
 
 import gguf
 import numpy as np
-import safetensors.numpy
-import safetensors.torch
-import torch
-from transformers.integrations import bitnet as hf
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -273,6 +271,25 @@ def gguf_vectors():
     w.close()
 
 
+def block_vectors():
+    """Every block type that gguf.quants decodes and trit reads: random bytes, the float16 fields finite numbers."""
+    rng = np.random.default_rng(7)
+    halves = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "IQ4_NL": [0], "Q2_K": [80, 82], "Q3_K": [108],
+              "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+    out = []
+    for name, fields in halves.items():
+        t = gguf.GGMLQuantizationType[name]
+        block, size = gguf.GGML_QUANT_SIZES[t]
+        n = 3 if block == 256 else 6
+        b = rng.integers(0, 256, (n, size), dtype=np.uint8)
+        for at in fields:
+            b[:, at:at + 2] = rng.normal(0, 0.1, n).astype(np.float16).view(np.uint8).reshape(n, 2)
+        b[0, fields[0]:fields[0] + 2] = np.array([3], np.uint16).view(np.uint8)  # a subnormal half
+        y = gguf.quants.dequantize(b.reshape(1, -1), t)
+        out.append(dict(name=name.lower(), packed=b64(b), y=b64(y.astype(np.float32))))
+    write("gguf/testdata/blocks.json", dict(script="tools/reference/formats.py --blocks", versions=versions("gguf", "numpy"), types=out))
+
+
 def safetensors_vectors():
     d = ROOT / "safetensors/testdata"
     safetensors.numpy.save_file({
@@ -314,8 +331,17 @@ if __name__ == "__main__":
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--bitnet-cpp", type=pathlib.Path, help="a checkout of microsoft/BitNet")
     a.add_argument("--ik-llama", type=pathlib.Path, help="a checkout of ikawrakow/ik_llama.cpp")
+    a.add_argument("--blocks", action="store_true", help="write gguf/testdata/blocks.json alone")
     a.add_argument("--check", nargs="+", metavar="FILE", help="only read these files and print what is in them")
     args = a.parse_args()
+    if args.blocks:
+        block_vectors()
+        raise SystemExit
+    import safetensors.numpy
+    import safetensors.torch
+    import torch
+    from transformers.integrations import bitnet as hf
+
     if args.check:
         check(args.check)
     else:

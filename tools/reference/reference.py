@@ -71,11 +71,12 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
     with open(os.path.join(folder, "config.json")) as f:
         config = json.load(f)
     held = torch.bfloat16 if upcast_per_layer else dtype
-    if config["architectures"][0] == "BitnetForCausalLM":
+    architecture = (config.get("architectures") or [""])[0]
+    if architecture == "BitnetForCausalLM":
         import onebitllm
 
         model = onebitllm.BitnetForCausalLM.from_pretrained(folder, dtype=None if upcast_per_layer else dtype)
-    elif config["architectures"][0] in ("Qwen3Model", "Gemma3TextModel"):
+    elif architecture in ("Qwen3Model", "Gemma3TextModel"):
         import embedding
 
         model = embedding.load(folder, dtype=None if upcast_per_layer else dtype)
@@ -83,7 +84,7 @@ def load(folder, dtype, upcast_per_layer=False, bitlinear_online=False):
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=held, attn_implementation="eager")
-        # transformers 5.23 leaves the norms and the embedding of a packed autobitlinear checkpoint in the
+        # transformers 5 leaves the norms and the embedding of a packed autobitlinear checkpoint in the
         # file's bf16 whatever dtype is asked for; widening them afterwards is exact. (Not model.to(dtype): that
         # would round RoPE's inverse frequencies, which transformers keeps in float32.)
         for param in model.parameters():

@@ -54,7 +54,7 @@ func run(text, out, preset, arch, precision string, o train.Options, stop, threa
 	if text == "" || out == "" {
 		return errors.New("curve: -text and -out are needed")
 	}
-	body, err := data.ReadText(text, nil)
+	body, err := data.ReadText(context.Background(), text, nil)
 	if err != nil {
 		return err
 	}
