@@ -105,7 +105,7 @@ func translate(arch, name string, from, to int, prefix, newPrefix string) (strin
 			continue
 		}
 		for _, w := range wholeNames {
-			if module == w[from] {
+			if module == w[from] && e[from] != "" {
 				return w[to] + e[to], true
 			}
 		}

@@ -294,7 +294,7 @@ func TestMapleIsItsDefinition(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer set.Close()
-			compareDefinition(t, e, &definition{t, e.Config(), set}, ids)
+			compareDefinition(t, e, define(t, e.Config(), set), ids)
 		}
 		if got := fmt.Sprint(greedy(t, e, ids, 48, 7)); text == "" {
 			text = got
@@ -532,7 +532,7 @@ func TestBonsai27IsItsDefinition(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer set.Close()
-		compareDefinition(t, e, &definition{t, c, set}, weightOnly{cfg: c}.ids(9))
+		compareDefinition(t, e, define(t, c, set), weightOnly{cfg: c}.ids(9))
 	}
 }
 
