@@ -650,10 +650,14 @@ func (w weightOnly) rotation(mode string) gguf.KV {
 		}
 	}
 	kv := gguf.KV{
-		{Key: "prism.hadamard.version", Value: uint32(1)}, {Key: "prism.hadamard.block_size", Value: uint32(128)},
-		{Key: "prism.hadamard.transform", Value: "normalized-sylvester-walsh-hadamard"}, {Key: "prism.hadamard.axis", Value: "input-last-dimension"},
-		{Key: "prism.hadamard.sign_mode", Value: mode}, {Key: "prism.hadamard.weight_names", Value: names},
-		{Key: "prism.hadamard.inverse_weight_names", Value: []string{"token_embd.weight"}}, {Key: "prism.hadamard.gdn_v_grouped", Value: true},
+		{Key: "prism.hadamard.version", Value: uint32(1)},
+		{Key: "prism.hadamard.block_size", Value: uint32(128)},
+		{Key: "prism.hadamard.transform", Value: "normalized-sylvester-walsh-hadamard"},
+		{Key: "prism.hadamard.axis", Value: "input-last-dimension"},
+		{Key: "prism.hadamard.sign_mode", Value: mode},
+		{Key: "prism.hadamard.weight_names", Value: names},
+		{Key: "prism.hadamard.inverse_weight_names", Value: []string{"token_embd.weight"}},
+		{Key: "prism.hadamard.gdn_v_grouped", Value: true},
 	}
 	if mode == "explicit" {
 		rng := rand.New(rand.NewPCG(8, 8))
