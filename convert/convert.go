@@ -330,6 +330,9 @@ func newWriter(ctx context.Context, src Source, o Options) (*writer, []entry, er
 	if (formats[i].codec != 0 && !c.WeightOnly() && !takesMasters[o.Format] || o.Format == HFPacked) && !c.Ternary() {
 		return nil, nil, fmt.Errorf("convert: %s stores ternary weights, and this model's configuration does not say that it is BitNet: quantised it would write noise (--quantize says that it was trained for it): %w", o.Format, errors.ErrUnsupported)
 	}
+	if c.StateBytes() > 0 {
+		return nil, nil, fmt.Errorf("convert: models with recurrent layers, such as those of family %s, are run and not written yet: %w", c.Family, errors.ErrUnsupported)
+	}
 	if o.SplitSize != 0 && !o.Format.IsGGUF() {
 		return nil, nil, fmt.Errorf("convert: a size to split at is for GGUF files, and %s is a folder: %w", o.Format, errors.ErrUnsupported)
 	}

@@ -27,6 +27,9 @@ type Memory struct {
 	Screened  int64 `json:"screened"`  // what a token reads of the screen
 	Copies    int64 `json:"copies"`    // of down_proj, for products that skip zeros
 	Norms     int64 `json:"norms"`     // and biases
+	Experts   int64 `json:"experts"`   // all of them; a token reads Taken of that
+	Taken     int64 `json:"experts_per_token"`
+	State     int64 `json:"state"` // of a sequence, of layers that keep one, beside keys and values
 	KVToken   int64 `json:"kv_per_token"`
 }
 
@@ -36,11 +39,11 @@ func (m Memory) Weights() int64 {
 	if head == 0 {
 		head = m.HeadPerToken()
 	}
-	return m.Ternary + m.Copies + m.Dense + head + m.Norms
+	return m.Ternary + m.Copies + m.Dense + m.Experts + head + m.Norms
 }
 
 // Total is the memory with room for so many tokens.
-func (m Memory) Total(tokens int) int64 { return m.Weights() + m.KVToken*int64(tokens) }
+func (m Memory) Total(tokens int) int64 { return m.Weights() + m.State + m.KVToken*int64(tokens) }
 
 // HeadPerToken is how many bytes one decoded token reads of the head.
 func (m Memory) HeadPerToken() int64 {
@@ -55,12 +58,13 @@ func (m Memory) HeadPerToken() int64 {
 
 // PerToken is how many bytes of weights and cache one decoded token reads behind so many others, when it skips none.
 func (m Memory) PerToken(before int) int64 {
-	return m.Ternary + m.Dense + m.HeadPerToken() + m.Norms + m.KVToken*int64(before)
+	return m.Ternary + m.Dense + m.Taken + m.State + m.HeadPerToken() + m.Norms + m.KVToken*int64(before)
 }
 
 // Estimate computes Memory from names and shapes alone.
 func Estimate(c *model.Config, set *weights.Set) Memory {
-	m := Memory{KVToken: c.KVBytes(), Copies: cpu.CopyBytes(c)}
+	m := Memory{KVToken: c.KVBytes(), State: c.StateBytes(), Copies: cpu.CopyBytes(c)}
+	all, taken := c.Experts()
 	m.Screen, m.Screened = cpu.ScreenBytes(c)
 	for _, name := range set.Names() {
 		hf, ok := set.HFName(name)
@@ -69,7 +73,9 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 		}
 		shape := set.Shape(name)
 		switch {
-		case hf == "model.embed_tokens.weight", hf == "model.embed_positions.weight":
+		case strings.Contains(hf, ".mlp.experts.") && all > 0:
+			m.Experts += set.Bytes(name)
+		case hf == "model.word_embeddings.weight", hf == "model.embed_tokens.weight", hf == "model.embed_positions.weight":
 			m.Embedding += set.Bytes(name)
 		case hf == "lm_head.weight":
 			if !c.TiedHead() {
@@ -88,6 +94,9 @@ func Estimate(c *model.Config, set *weights.Set) Memory {
 		default:
 			m.Norms += set.Bytes(name)
 		}
+	}
+	if all > 0 {
+		m.Taken = m.Experts / int64(all) * int64(taken)
 	}
 	return m
 }

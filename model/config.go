@@ -267,6 +267,26 @@ func (c *Config) KVBytes() (n int64) {
 	return n
 }
 
+// StateBytes is the size of a sequence's state, of layers that keep one.
+func (c *Config) StateBytes() (n int64) {
+	for i := range c.Layers {
+		if d, ok := c.Layers[i].Mixer.(*part.DeltaNet); ok {
+			n += 4 * int64(d.StateSize())
+		}
+	}
+	return n
+}
+
+// Experts are how many there are in the first layer that has some, and how many of them a token takes.
+func (c *Config) Experts() (all, taken int) {
+	for i := range c.Layers {
+		if e, ok := c.Layers[i].FeedForward.(*part.Experts); ok {
+			return len(e.Experts), e.TopK
+		}
+	}
+	return 0, 0
+}
+
 // Heads are how many heads of queries, and of keys and values, the first attention has.
 func (c *Config) Heads() (queries, keys int) {
 	for i := range c.Layers {

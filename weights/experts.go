@@ -39,7 +39,7 @@ func (s *Set) cutExperts() {
 		prefix, module, ofLayer := strings.Cut(name, expertParts)
 		for e := range experts {
 			data := t.data[e*size:][:size:size]
-			one := fmt.Sprintf("%s%s%d.", prefix, expertParts, e)
+			one := fmt.Sprintf("%s%s%d.", prefix, expertParts, e) // as the file would name it
 			switch {
 			case s.gguf != nil && strings.HasSuffix(name, "_exps.weight"):
 				part(fmt.Sprintf("%s[%d]", name, e), data, rows)

@@ -516,7 +516,7 @@ func (s *Set) dense(t *tensor, rows, cols int) (*Dense, error) {
 	if s.gguf == nil && s.ternaryCodes(t) {
 		return nil, errors.New("is packed ternary where the configuration has a full-precision matrix")
 	}
-	if len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols {
+	if row := rows == 1 && len(t.shape) == 1 && t.shape[0] == cols; !row && (len(t.shape) != 2 || t.shape[0] != rows || t.shape[1] != cols) {
 		return nil, fmt.Errorf("has shape %v; the configuration asks for [%d %d]", t.shape, rows, cols)
 	}
 	d := &Dense{Rows: rows, Cols: cols, Type: t.typ}

@@ -42,7 +42,7 @@ var (
 		{"mlp.ffn_sub_norm", "ffn_sub_norm"},
 		{"mlp.ffn_layernorm", "ffn_sub_norm"}, // 1bitLLM
 	}
-	qwen35Parts = [][2]string{ // of the architecture qwen35; they come first
+	qwen35Parts = [][2]string{ // of the architectures qwen35 and qwen35moe; they come first
 		{"post_attention_layernorm", "post_attention_norm"},
 		{"linear_attn.in_proj_qkv", "attn_qkv"},
 		{"linear_attn.in_proj_z", "attn_gate"},
@@ -88,7 +88,7 @@ func HFName(arch, gguf string) (name string, ok bool) {
 // (utils/convert-bitnet-embedding-to-gguf.py).
 func OffsetNorm(arch, hf string) bool {
 	name, ok := GGUFName(arch, hf)
-	return ok && (arch == "gemma3" || arch == "qwen35") && strings.HasSuffix(name, "_norm.weight") && !strings.HasSuffix(name, ".ssm_norm.weight")
+	return ok && (arch == "gemma3" || strings.HasPrefix(arch, "qwen35")) && strings.HasSuffix(name, "_norm.weight") && !strings.HasSuffix(name, ".ssm_norm.weight")
 }
 
 func translate(arch, name string, from, to int, prefix, newPrefix string) (string, bool) {
@@ -96,7 +96,7 @@ func translate(arch, name string, from, to int, prefix, newPrefix string) (strin
 	if arch == "gemma3" {
 		parts = slices.Concat(gemma3Parts, layerParts)
 	}
-	if arch == "qwen35" {
+	if strings.HasPrefix(arch, "qwen35") {
 		parts = slices.Concat(qwen35Parts, layerParts)
 	}
 	for _, e := range endings {
@@ -105,7 +105,7 @@ func translate(arch, name string, from, to int, prefix, newPrefix string) (strin
 			continue
 		}
 		for _, w := range wholeNames {
-			if module == w[from] {
+			if module == w[from] && e[from] != "" {
 				return w[to] + e[to], true
 			}
 		}

@@ -39,6 +39,7 @@ type Set struct {
 	hfConfig []byte
 	quant    *Quantization
 	mlx      *mlxConfig     // nil: not quantised by MLX
+	nested   bool           // of a Hugging Face folder of a model that sees images, too: the text model's names begin with nestedPrefix
 	bare     bool           // of a Hugging Face folder: names lack "model." in front, as those of a model without a head
 	gguf     *gguf.File     // its metadata: of a split model, the first part's
 	parts    []*gguf.File   // all of a split model, or the one
@@ -46,6 +47,9 @@ type Set struct {
 	i2s      ternary.Format // of i2_s tensors, 0 when there are none
 	notes    []string
 }
+
+// nestedPrefix is in front of the names of the text model inside another.
+const nestedPrefix = "model.language_model."
 
 // tensor is where one tensor lies.
 type tensor struct {
@@ -200,6 +204,7 @@ func openFolder(f *folder) (set *Set, err error) {
 		}
 	}
 	s.cutExperts()
+	s.nested = s.tensors[nestedPrefix+"embed_tokens.weight"] != nil
 	s.bare = s.tensors["embed_tokens.weight"] != nil && s.tensors["model.embed_tokens.weight"] == nil
 	return s, nil
 }
@@ -326,6 +331,8 @@ func (s *Set) fileName(name string) (_ string, ok bool) {
 		return GGUFName(s.arch, name)
 	case s.bare:
 		return strings.CutPrefix(name, "model.")
+	case s.nested && strings.HasPrefix(name, "model."):
+		return nestedPrefix + name[len("model."):], true
 	}
 	return name, true
 }
@@ -337,6 +344,8 @@ func (s *Set) HFName(name string) (_ string, ok bool) {
 		return HFName(s.arch, name)
 	case s.bare:
 		return "model." + name, true
+	case s.nested && strings.HasPrefix(name, nestedPrefix):
+		return "model." + name[len(nestedPrefix):], true
 	}
 	return name, true
 }

@@ -235,11 +235,21 @@ func (i *inspection) print(w io.Writer) error {
 	if m.Screen > 0 {
 		heads = fmt.Sprintf("the head's screen %s (embedding and head, %s, stay in the file)", term.Bytes(m.Screen), term.Bytes(m.Embedding+m.Head))
 	}
+	projections := "projections " + term.Bytes(m.Ternary+m.Copies+m.Dense)
+	if m.Experts > 0 {
+		projections += ", experts " + term.Bytes(m.Experts)
+	}
 	rows = append(rows,
-		[2]string{"memory", fmt.Sprintf("≈ %s: projections %s, %s", term.Bytes(m.Weights()), term.Bytes(m.Ternary+m.Copies+m.Dense), heads)},
+		[2]string{"memory", fmt.Sprintf("≈ %s: %s, %s", term.Bytes(m.Weights()), projections, heads)},
 		[2]string{"", fmt.Sprintf("+ %s for each 1000 tokens of context, so %s at %d", term.Bytes(1000*m.KVToken), term.Bytes(i.MemoryTotal), i.MaxContext)},
 		[2]string{"per token", fmt.Sprintf("≈ %s read, %s of it the head", term.Bytes(m.PerToken(0)), term.Bytes(m.HeadPerToken()))},
 	)
+	if m.State > 0 {
+		rows = append(rows, [2]string{"", fmt.Sprintf("+ %s for the state of each text, part of what a token reads", term.Bytes(m.State))})
+	}
+	if m.Experts > 0 {
+		rows = append(rows, [2]string{"", fmt.Sprintf("of the experts a token reads %s", term.Bytes(m.Taken))})
+	}
 	return i.printRows(w, rows)
 }
 

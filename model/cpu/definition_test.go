@@ -30,11 +30,20 @@ type definition struct {
 	t   testing.TB
 	cfg *model.Config
 	set *weights.Set
+
+	matrices map[string][][]float64 // that were read
+}
+
+func define(t testing.TB, c *model.Config, s *weights.Set) *definition {
+	return &definition{t, c, s, map[string][][]float64{}}
 }
 
 // matrix widens a projection's or the embedding's weights.
 func (d *definition) matrix(name string, rows, cols int) [][]float64 {
 	d.t.Helper()
+	if m := d.matrices[name]; m != nil {
+		return m
+	}
 	dense, err := d.set.Dense(name+".weight", rows, cols)
 	if err != nil {
 		d.t.Fatal(err)
@@ -44,6 +53,7 @@ func (d *definition) matrix(name string, rows, cols int) [][]float64 {
 		dense.Row(row, r)
 		m[r] = widen(row)
 	}
+	d.matrices[name] = m
 	return m
 }
 
@@ -562,7 +572,7 @@ func TestWeightOnlyIsItsDefinition(t *testing.T) {
 				}
 				defer set.Close()
 				if form.f == ternary.PQ2_0 || form.f == 0 {
-					compareDefinition(t, e, &definition{t, e.Config(), set}, ids)
+					compareDefinition(t, e, define(t, e.Config(), set), ids)
 				}
 				if got := fmt.Sprint(greedy(t, e, ids, 64, 5)); text == "" {
 					text = got
@@ -602,7 +612,7 @@ func TestBinaryWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	compareDefinition(t, e, &definition{t, e.Config(), set}, w.ids(12))
+	compareDefinition(t, e, define(t, e.Config(), set), w.ids(12))
 }
 
 // TestRotation: a model whose weights are folded, under either mode of signs, against the definition's plain matrix, with the head
@@ -625,7 +635,7 @@ func TestRotation(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer set.Close()
-				compareDefinition(t, e, &definition{t, c, set}, w.ids(7))
+				compareDefinition(t, e, define(t, c, set), w.ids(7))
 			})
 		}
 	}
@@ -640,10 +650,14 @@ func (w weightOnly) rotation(mode string) gguf.KV {
 		}
 	}
 	kv := gguf.KV{
-		{Key: "prism.hadamard.version", Value: uint32(1)}, {Key: "prism.hadamard.block_size", Value: uint32(128)},
-		{Key: "prism.hadamard.transform", Value: "normalized-sylvester-walsh-hadamard"}, {Key: "prism.hadamard.axis", Value: "input-last-dimension"},
-		{Key: "prism.hadamard.sign_mode", Value: mode}, {Key: "prism.hadamard.weight_names", Value: names},
-		{Key: "prism.hadamard.inverse_weight_names", Value: []string{"token_embd.weight"}}, {Key: "prism.hadamard.gdn_v_grouped", Value: true},
+		{Key: "prism.hadamard.version", Value: uint32(1)},
+		{Key: "prism.hadamard.block_size", Value: uint32(128)},
+		{Key: "prism.hadamard.transform", Value: "normalized-sylvester-walsh-hadamard"},
+		{Key: "prism.hadamard.axis", Value: "input-last-dimension"},
+		{Key: "prism.hadamard.sign_mode", Value: mode},
+		{Key: "prism.hadamard.weight_names", Value: names},
+		{Key: "prism.hadamard.inverse_weight_names", Value: []string{"token_embd.weight"}},
+		{Key: "prism.hadamard.gdn_v_grouped", Value: true},
 	}
 	if mode == "explicit" {
 		rng := rand.New(rand.NewPCG(8, 8))

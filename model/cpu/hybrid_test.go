@@ -3,7 +3,10 @@ package cpu_test
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -18,6 +21,7 @@ import (
 	"github.com/tritlm/trit/model/enginetest"
 	"github.com/tritlm/trit/model/family"
 	"github.com/tritlm/trit/model/part"
+	"github.com/tritlm/trit/safetensors"
 	"github.com/tritlm/trit/ternary"
 	"github.com/tritlm/trit/weights"
 )
@@ -290,7 +294,7 @@ func TestMapleIsItsDefinition(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer set.Close()
-			compareDefinition(t, e, &definition{t, e.Config(), set}, ids)
+			compareDefinition(t, e, define(t, e.Config(), set), ids)
 		}
 		if got := fmt.Sprint(greedy(t, e, ids, 48, 7)); text == "" {
 			text = got
@@ -382,7 +386,13 @@ func writeQwen35(t testing.TB, dir string) string {
 	}
 	d := cfg.Layers[0].Mixer.(*part.DeltaNet)
 	order := tiledOrder(d.KeyHeads, d.ValueHeads)
-	kv := shapeKeys("qwen35", cfg)
+	arch := cfg.Family
+	kv := shapeKeys(arch, cfg)
+	if arch == "qwen35moe" {
+		for key, v := range map[string]any{"expert_count": uint32(8), "expert_used_count": uint32(2), "expert_feed_forward_length": uint32(32), "expert_shared_feed_forward_length": uint32(48)} {
+			kv.Set("qwen35moe."+key, v)
+		}
+	}
 	interval := slices.IndexFunc(cfg.Layers, func(y part.Layer) bool { _, ok := y.Mixer.(*part.Attention); return ok }) + 1
 	for key, v := range map[string]any{
 		"block_count": uint32(len(cfg.Layers) + 1), "nextn_predict_layers": uint32(1), "full_attention_interval": uint32(interval),
@@ -390,7 +400,7 @@ func writeQwen35(t testing.TB, dir string) string {
 		"ssm.time_step_rank": uint32(d.ValueHeads), "ssm.inner_size": uint32(d.ValueHeads * d.ValueDim), "rope.dimension_count": uint32(8),
 		"rope.dimension_sections": []int32{2, 1, 1, 0},
 	} {
-		kv.Set("qwen35."+key, v)
+		kv.Set(arch+"."+key, v)
 	}
 	f32 := func(b []byte, f func(x float32) float32) []byte {
 		b = widened(b)
@@ -400,7 +410,7 @@ func writeQwen35(t testing.TB, dir string) string {
 		return b
 	}
 	same := func(x float32) float32 { return x }
-	list, data := ggufTensors(t, "qwen35", cfg, func(x model.Tensor) (gguf.Type, []byte) {
+	list, data := ggufTensors(t, arch, cfg, func(x model.Tensor) (gguf.Type, []byte) {
 		b := set.Stored(x.Name)
 		channels := 2 * d.KeyHeads * d.KeyDim
 		switch name := x.Name[strings.LastIndex(strings.TrimSuffix(x.Name, ".weight"), ".")+1:]; {
@@ -426,7 +436,7 @@ func writeQwen35(t testing.TB, dir string) string {
 		return gguf.BF16, b
 	})
 	for i := range list { // vectors of a part
-		if strings.HasSuffix(list[i].Name, "ssm_a") || strings.HasSuffix(list[i].Name, "ssm_dt.bias") {
+		if n := list[i].Name; strings.HasSuffix(n, "ssm_a") || strings.HasSuffix(n, "ssm_dt.bias") || strings.HasSuffix(n, "inp_shexp.weight") {
 			list[i].Shape = list[i].Shape[1:]
 		}
 	}
@@ -440,7 +450,7 @@ func writeQwen35(t testing.TB, dir string) string {
 
 // TestQwen35GGUF: a folder and its GGUF file compute the same bits, although the file has its value heads in another order.
 func TestQwen35GGUF(t *testing.T) {
-	for _, name := range []string{"qwen3.5", "qwen3.5-tied"} {
+	for _, name := range []string{"qwen3.5", "qwen3.5-tied", "qwen3.5-moe"} {
 		dir := filepath.Join(hybrids, name)
 		ids := readReference(t, filepath.Join(dir, "reference.f32.safetensors")).ints["prompt.2.ids"]
 		if a, b := run(t, loadCPU(t, dir, 2), ids), run(t, loadCPU(t, writeQwen35(t, dir), 2), ids); !slices.EqualFunc(a, b, sameBits) {
@@ -522,11 +532,79 @@ func TestBonsai27IsItsDefinition(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer set.Close()
-		compareDefinition(t, e, &definition{t, c, set}, weightOnly{cfg: c}.ids(9))
+		compareDefinition(t, e, define(t, c, set), weightOnly{cfg: c}.ids(9))
 	}
 }
 
 // TestBonsai27Engine: batches, forks, cuts.
 func TestBonsai27Engine(t *testing.T) {
 	enginetest.Run(t, cpu.Backend{Threads: 3}, bonsai27(t, true))
+}
+
+// TestNestedText: the text model inside one that sees images, too, is read by its nested names and configuration, and computes the same;
+// what looks at images and what guesses is left out.
+func TestNestedText(t *testing.T) {
+	for _, name := range []string{"qwen3.5", "qwen3.5-moe"} {
+		dir := filepath.Join(hybrids, name)
+		set, err := weights.Open(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer set.Close()
+		var text map[string]any
+		if err := json.Unmarshal(set.HFConfig(), &text); err != nil {
+			t.Fatal(err)
+		}
+		kind := strings.TrimSuffix(text["model_type"].(string), "_text")
+		config, err := json.Marshal(map[string]any{
+			"architectures": []string{"Qwen3_5ForConditionalGeneration"}, "model_type": kind, "text_config": text, "vision_config": map[string]any{"depth": 1},
+			"image_token_id": 90, "tie_word_embeddings": false,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := t.TempDir()
+		if err := os.WriteFile(filepath.Join(out, "config.json"), config, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var list []safetensors.Tensor
+		data := map[string][]byte{}
+		add := func(name string, shape []int, b []byte) {
+			list, data[name] = append(list, safetensors.Tensor{Name: name, DType: safetensors.BF16, Shape: shape}), b
+		}
+		for _, n := range set.Names() {
+			nested := strings.Replace(n, "model.", "model.language_model.", 1)
+			if before, after, ok := strings.Cut(nested, ".mlp.experts."); !ok {
+				add(nested, set.Shape(n), set.Stored(n))
+			} else if strings.HasPrefix(after, "0.gate") { // all of a layer as one tensor, as published
+				var gateUp, down []byte
+				layer, _, _ := strings.Cut(n, ".mlp.experts.")
+				for e := range 8 {
+					for _, p := range []string{"gate_proj", "up_proj"} {
+						gateUp = append(gateUp, set.Stored(fmt.Sprintf("%s.mlp.experts.%d.%s.weight", layer, e, p))...)
+					}
+					down = append(down, set.Stored(fmt.Sprintf("%s.mlp.experts.%d.down_proj.weight", layer, e))...)
+				}
+				add(before+".mlp.experts.gate_up_proj", []int{8, 64, 64}, gateUp)
+				add(before+".mlp.experts.down_proj", []int{8, 64, 32}, down)
+			}
+		}
+		add("model.visual.patch_embed.proj.weight", []int{2}, make([]byte, 4))
+		add("mtp.fc.weight", []int{2}, make([]byte, 4))
+		f, err := os.Create(filepath.Join(out, "model.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = safetensors.Write(f, list, nil, func(w io.Writer, x safetensors.Tensor) error {
+			_, err := w.Write(data[x.Name])
+			return err
+		})
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		ids := readReference(t, filepath.Join(dir, "reference.f32.safetensors")).ints["prompt.1.ids"]
+		if a, b := run(t, loadCPU(t, dir, 2), ids), run(t, loadCPU(t, out, 2), ids); !slices.EqualFunc(a, b, sameBits) {
+			t.Errorf("%s: nested, it computes other logits", name)
+		}
+	}
 }

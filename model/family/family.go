@@ -28,13 +28,15 @@ type family struct {
 	ggufKeys []string
 	// ggufRotary: rotary positions may be of a part of a head, which fromGGUF reads.
 	ggufRotary bool
+	// ggufExperts: all layers have experts, and feed_forward_length may be missing.
+	ggufExperts bool
 	// fromGGUF finishes a configuration whose common keys were read already.
 	fromGGUF func(g *ggufReader, s Shape) (*model.Config, error)
 }
 
 // families in order of trial.
 var families = []*family{
-	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, qwen3moeFamily, mapleFamily, qwen35Family, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
+	bitnetFamily, onebitFamily, qwen2Family, qwen3Family, qwen3moeFamily, mapleFamily, qwen35Family, qwen35moeFamily, gemma3Family, minicpmFamily, hunyuanFamily, llamaFamily, transformerFamily,
 }
 
 // Says lists what can be run, a line each.

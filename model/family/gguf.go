@@ -36,7 +36,8 @@ type ggufReader struct {
 	arch string
 	err  error
 
-	partial bool // rotary positions may be of a part of a head
+	experted bool // feed_forward_length may be missing
+	partial  bool // rotary positions may be of a part of a head
 
 	// Found by a family's reader.
 	eightBits bool    // the family is trained with activations of 8 bits: what tq1_0 and tq2_0 leave open
@@ -106,7 +107,7 @@ func readGGUF(s *weights.Set) (*model.Config, error) {
 	if err := g.checkKeys(fam); err != nil {
 		return nil, err
 	}
-	g.partial = fam.ggufRotary
+	g.partial, g.experted = fam.ggufRotary, fam.ggufExperts
 	shape, err := g.shape()
 	if err != nil {
 		return nil, err
@@ -169,12 +170,15 @@ func (g *ggufReader) findProjectionNorms(cfg *model.Config) {
 func (g *ggufReader) shape() (Shape, error) {
 	s := Shape{
 		HiddenSize:       g.num("embedding_length", -1),
-		IntermediateSize: g.num("feed_forward_length", -1),
+		IntermediateSize: g.num("feed_forward_length", map[bool]int{false: -1, true: 0}[g.experted]),
 		NumLayers:        g.num("block_count", -1),
 		NumHeads:         g.num("attention.head_count", -1),
 		MaxContext:       g.num("context_length", -1),
 		NormEps:          float32(g.float("attention.layer_norm_rms_epsilon", 1e-5)),
 		RopeTheta:        g.float("rope.freq_base", 10000),
+	}
+	if g.experted && s.IntermediateSize == 0 {
+		s.IntermediateSize = g.num("expert_feed_forward_length", -1)
 	}
 	s.NumKVHeads = g.num("attention.head_count_kv", s.NumHeads)
 	headDim := 0

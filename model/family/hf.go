@@ -70,13 +70,14 @@ type hfConfig struct {
 	FullInterval     int `json:"full_attention_interval"`
 
 	// Experts
-	NumExperts        *int  `json:"num_experts"`
-	NumLocalExperts   *int  `json:"num_local_experts"`
-	ExpertsPerToken   int   `json:"num_experts_per_tok"`
-	MoEIntermediate   int   `json:"moe_intermediate_size"`
-	NormTopK          bool  `json:"norm_topk_prob"`
-	DecoderSparseStep int   `json:"decoder_sparse_step"`
-	MLPOnlyLayers     []int `json:"mlp_only_layers"`
+	NumExperts         *int  `json:"num_experts"`
+	NumLocalExperts    *int  `json:"num_local_experts"`
+	ExpertsPerToken    int   `json:"num_experts_per_tok"`
+	MoEIntermediate    int   `json:"moe_intermediate_size"`
+	SharedIntermediate int   `json:"shared_expert_intermediate_size"`
+	NormTopK           bool  `json:"norm_topk_prob"`
+	DecoderSparseStep  int   `json:"decoder_sparse_step"`
+	MLPOnlyLayers      []int `json:"mlp_only_layers"`
 
 	set *weights.Set // for what a configuration leaves to the tensors to say
 
@@ -221,19 +222,23 @@ func neutral(v json.RawMessage, allowed []string) bool {
 
 func readHF(s *weights.Set) (*model.Config, error) {
 	var c hfConfig
-	if err := json.Unmarshal(s.HFConfig(), &c); err != nil {
+	config, outer, err := textConfig(s.HFConfig())
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
 		return nil, err
 	}
 	for _, f := range families {
 		if !f.is(&c) {
 			continue
 		}
-		unknown, err := f.keys.check(s.HFConfig())
+		unknown, err := f.keys.check(config)
 		if err != nil {
 			return nil, err
 		}
 		c = hfConfig{set: s}
-		for _, text := range [][]byte{[]byte(f.keys.defaults), s.HFConfig()} {
+		for _, text := range [][]byte{[]byte(f.keys.defaults), config} {
 			if err := json.Unmarshal(text, &c); err != nil {
 				return nil, err
 			}
@@ -242,12 +247,46 @@ func readHF(s *weights.Set) (*model.Config, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(unknown) > 0 {
+		if unknown = append(unknown, outer...); len(unknown) > 0 {
 			cfg.Notes = append(cfg.Notes, fmt.Sprintf("config.json has keys that models of this family do not know; they are passed over, as transformers does: %s", strings.Join(unknown, ", ")))
 		}
 		return cfg, c.finish(cfg)
 	}
 	return nil, fmt.Errorf("architecture %s (model_type %q) is not supported; %s", strings.Join(c.Architectures, ","), c.ModelType, supported())
+}
+
+// textConfig is the configuration of the text model inside that of one that sees images, too; else config as it is. others are the
+// outer keys that nothing reads.
+func textConfig(config []byte) (text []byte, others []string, err error) {
+	var all, inner map[string]json.RawMessage
+	if err := json.Unmarshal(config, &all); err != nil {
+		return nil, nil, err
+	}
+	var kind string
+	_ = json.Unmarshal(all["model_type"], &kind) // the families' reader reports it
+	class, ok := map[string]string{"qwen3_5": "Qwen3_5ForCausalLM", "qwen3_5_moe": "Qwen3_5MoeForCausalLM"}[kind]
+	if !ok {
+		return config, nil, nil
+	}
+	if err := json.Unmarshal(all["text_config"], &inner); err != nil || inner == nil {
+		return nil, nil, errors.Join(fmt.Errorf("text_config of model_type %q is missing or no object", kind), err)
+	}
+	known := strings.Fields(commonKeys + " " + harmlessKeys + " text_config vision_config image_token_id video_token_id vision_start_token_id vision_end_token_id language_model_only")
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if !slices.Contains(known, key) {
+			others = append(others, key)
+		}
+	}
+	inner["architectures"], _ = json.Marshal([]string{class})
+	inner["model_type"], _ = json.Marshal(kind + "_text")
+	inner["tie_word_embeddings"] = []byte("false") // the outer one counts, and this is its default
+	for _, key := range []string{"tie_word_embeddings", "quantization_config", "quantization"} {
+		if v, ok := all[key]; ok {
+			inner[key] = v
+		}
+	}
+	text, err = json.Marshal(inner)
+	return text, others, err
 }
 
 // finish settles what is alike in all families: biases, which projections are ternary, and the head.

@@ -16,6 +16,7 @@ type ExpertShape struct {
 	IntermediateSize int // of an expert
 	Renormalise      bool
 	Clamp            float32
+	Shared           int // of the expert that every token has, 0: none
 }
 
 // experts has the projections of the layer whose modules begin with prefix.

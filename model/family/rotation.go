@@ -21,7 +21,8 @@ var rotationKeys = []string{
 }
 
 // rotated are the modules of a layer that the contract allows to be folded.
-var rotated = []string{"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ssm_out",
+var rotated = []string{
+	"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ssm_out",
 	"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp",
 }
 

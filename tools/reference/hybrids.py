@@ -35,12 +35,22 @@ def qwen3_5(**more):
         "pad_token_id": 0} | more))
 
 
+def qwen3_5_moe(**more):
+    from transformers import Qwen3_5MoeTextConfig
+    return Qwen3_5MoeTextConfig(**({
+        "vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "max_position_embeddings": 512, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "full_attention_interval": 2, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 48, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0} | more))
+
+
 MODELS = {
     "qwen3-moe": (11, qwen3_moe, {}),
     # A layer in two has experts, and their weights are not renormalised.
     "qwen3-moe-steps": (12, qwen3_moe, {"num_hidden_layers": 2, "decoder_sparse_step": 2, "norm_topk_prob": False, "tie_word_embeddings": True}),
     "qwen3.5": (13, qwen3_5, {}),
     "qwen3.5-tied": (14, qwen3_5, {"linear_num_value_heads": 2, "tie_word_embeddings": True, "num_hidden_layers": 2, "full_attention_interval": 2}),
+    "qwen3.5-moe": (15, qwen3_5_moe, {}),
 }
 
 
