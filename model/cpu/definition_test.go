@@ -391,8 +391,6 @@ type weightOnly struct {
 	arch   string
 	kv     gguf.KV
 	cfg    *model.Config
-	extra  []string // names of more tensors
-	tied   bool
 	binary bool
 }
 
