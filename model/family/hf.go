@@ -411,6 +411,9 @@ func (c *hfConfig) checkStored(cfg *model.Config) error {
 		switch {
 		case packed && !any:
 			return fmt.Errorf("tensor %q is packed ternary, but there is no quantization_config: its scale cannot be told", name)
+		case packed && q != nil && q.Online():
+			return fmt.Errorf("tensor %q is packed, but quantization_config.quantization_mode is online, which quantises masters when they are loaded; "+
+				"for packed tensors it is offline", name)
 		case packed && !ternary:
 			p.Arithmetic = part.Ternary8
 			if c.inputNorm != "" {

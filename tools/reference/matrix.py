@@ -593,7 +593,7 @@ GOLDENS = dict.fromkeys("""
     "llama.act-mish": "mish", "llama.vocab-smaller": "embed_tokens",
     "llama-bit.contradiction": "q_proj", "llama-bit.contradiction-packed": "note: q_proj", "llama-bit.masters": "_proj", "llama-bit.code-3": "code 3",
     "llama-auto.masters": "_proj", "llama-online.unknown-method": "bitnet158",
-    "llama-online.unknown-class": "linear_class", "llama-online.unknown-mode": "quantization_mode", "llama-online.skip-regex-look": "(?!",
+    "llama-online.packed": "quantization_mode", "llama-online.unknown-class": "linear_class", "llama-online.unknown-mode": "quantization_mode", "llama-online.skip-regex-look": "(?!",
     "gemma3.attn-softcap": "attn_logit_softcapping", "gemma3.final-softcap": "final_logit_softcapping",
     "gemma3.bidirectional": "use_bidirectional_attention", "gemma3.rope-local-linear": "linear", "gemma3.rope-dynamic": "dynamic",
     "onebitllm.rope-dynamic": "dynamic", "embedding-gemma3.softcap": "final_logit_softcapping",
