@@ -29,6 +29,9 @@ func (w *writer) kv(c *model.Config) (gguf.KV, error) {
 		kv.Set("general.file_type", t)
 	}
 	kv.Set("general.quantization_version", uint32(2))
+	if takesMasters[w.o.Format] {
+		kv.Set(weights.ArithmeticKey, weights.WeightsOnly)
+	}
 	return append(kv, w.o.TokenizerKV...), nil
 }
 

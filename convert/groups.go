@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/tritlm/trit/gguf"
 	"github.com/tritlm/trit/model"
@@ -66,33 +67,50 @@ func (w *writer) grouped(e entry) (*ternary.Groups, error) {
 	return quantizeGroups(rows, e.rows, e.cols)
 }
 
-// quantizeGroups makes ternary weights of floats, d = mean|w| of each 128 columns, ŵ = clamp(round(w/d), -1, 1).
+// groupSize is how many columns share a scale in the formats that floats are quantised to.
+const groupSize = 128
+
+// quantizeGroups makes ternary weights of floats. Where every 128 columns hold only -d, 0 and d already, as in models that were
+// published once more as floats, these are the codes, so that nothing is lost that float16 can hold; of other masters d is
+// mean|w| of the columns, and ŵ = clamp(round(w/d), -1, 1).
 func quantizeGroups(m Rows, rows, cols int) (*ternary.Groups, error) {
-	const group = 128
-	if cols%group != 0 {
-		return nil, fmt.Errorf("%d columns is not a multiple of %d: %w", cols, group, gguf.ErrColumns)
+	if cols%groupSize != 0 {
+		return nil, fmt.Errorf("%d columns is not a multiple of %d: %w", cols, groupSize, gguf.ErrColumns)
 	}
-	var b []byte
 	x := make([]float32, cols)
+	scale := magnitude
+	for r := 0; r < rows && scale != nil; r++ {
+		m.Row(x, r)
+		for g := 0; g < cols; g += groupSize {
+			if d := float64(magnitude(x[g:][:groupSize])); slices.ContainsFunc(x[g:][:groupSize], func(v float32) bool {
+				return v != 0 && math.Abs(float64(v)) != d
+			}) {
+				scale = nil
+				break
+			}
+		}
+	}
+	if scale == nil {
+		scale = meanMagnitude
+	}
+	b := make([]byte, 0, rows*cols/groupSize*34)
 	for r := range rows {
 		m.Row(x, r)
-		for g := 0; g < cols; g += group {
-			var sum float64
-			for _, v := range x[g : g+group] {
-				sum += math.Abs(float64(v))
-			}
-			if math.IsNaN(sum) || sum/group > 65504 {
-				return nil, fmt.Errorf("row %d, columns %d to %d have the mean magnitude %g: the source is damaged", r, g, g+group-1, sum/group)
+		for g := 0; g < cols; g += groupSize {
+			w := x[g:][:groupSize]
+			mean := scale(w)
+			if !(mean <= 65504) {
+				return nil, fmt.Errorf("row %d, columns %d to %d have the magnitude %g: the source is damaged", r, g, g+groupSize-1, mean)
 			}
 			var block [34]byte // pq2_0
-			if err := gguf.Quantize(block[:2], gguf.F16, []float32{float32(sum / group)}); err != nil {
+			if err := gguf.Quantize(block[:2], gguf.F16, []float32{mean}); err != nil {
 				return nil, err
 			}
 			var d [1]float32
 			if err := gguf.Dequantize(d[:], gguf.F16, block[:2]); err != nil {
 				return nil, err
 			}
-			for i, v := range x[g : g+group] {
+			for i, v := range w {
 				code := byte(1)
 				if d[0] > 0 {
 					code = byte(1 + max(-1, min(1, math.RoundToEven(float64(v/d[0])))))
@@ -103,6 +121,24 @@ func quantizeGroups(m Rows, rows, cols int) (*ternary.Groups, error) {
 		}
 	}
 	return ternary.UnpackGroups(b, ternary.PQ2_0, rows, cols)
+}
+
+// magnitude is that of the first weight that is not zero, or zero.
+func magnitude(w []float32) float32 {
+	i := slices.IndexFunc(w, func(v float32) bool { return v != 0 })
+	if i < 0 {
+		return 0
+	}
+	return float32(math.Abs(float64(w[i])))
+}
+
+// meanMagnitude is mean|w|.
+func meanMagnitude(w []float32) float32 {
+	var sum float64
+	for _, v := range w {
+		sum += math.Abs(float64(v))
+	}
+	return float32(sum / float64(len(w)))
 }
 
 // packed are the bytes of a matrix in the format, its rows in the order of the file. heads is 0, or how many of them have rows

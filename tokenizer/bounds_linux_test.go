@@ -201,9 +201,14 @@ func child(t *testing.T, what string) (peak int64, used time.Duration, lines []s
 	return peak, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), lines
 }
 
+var raced bool // built with the race detector
+
 // TestLoadBounds: whatever the file, it is read or refused in 5 seconds, and in 16 times the memory that
 // it has itself and 64 MiB; 16 MiB need no such allowance.
 func TestLoadBounds(t *testing.T) {
+	if raced {
+		t.Skip("the race detector takes memory and time of its own")
+	}
 	n := *boundsMiB << 20
 	base, _, _ := child(t, "nothing")
 	files := hostile(n)

@@ -4,7 +4,7 @@
     python tools/reference/convert_matrix.py --trit ./trit [--work DIR] [--json FILE] [--no-transformers] [MODEL ...]
 
 with the packages of requirements.txt. MODEL is a Hugging Face folder or a GGUF file (then transformers is not asked); without
-any they are the goldens in testdata, and three random models of `trit synth` that are wide enough for blocks of 256.
+any they are the goldens in testdata, and random models of `trit synth` that are wide enough for blocks of 256.
 
 Each model is written in every form; each of these again in every form. Of every pair one of this is said:
 
@@ -42,8 +42,9 @@ import exact  # beside this file: bfloat16 without torch
 os.environ["TQDM_DISABLE"] = "1"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FORMS = ["hf-packed", "hf-bf16", "hf-f32", "gguf-i2_s", "gguf-tq1_0", "gguf-tq2_0", "gguf-q2_0", "gguf-iq1_bn", "gguf-iq2_bn",
-         "gguf-f16", "gguf-bf16", "gguf-f32"]
-SYNTH = [("tiny", []), ("tiny-llama", []), ("tiny-gemma3-embedding", [])]
+         "gguf-pq2_0", "gguf-ptq1_0", "gguf-q1_0", "gguf-f16", "gguf-bf16", "gguf-f32"]
+SYNTH = [("tiny", []), ("tiny-llama", []), ("tiny-gemma3-embedding", []),
+         ("bonsai-tiny", ["--format", "gguf-pq2_0"]), ("bonsai-tiny", ["--format", "gguf-q1_0"])]
 PROBES = ["The river, which had risen.", "  two  spaces\n\n12345 it's naïve 你好 👍🏽", "def f(x):\n    return x**2", "<s>[INST] x </s><|eot_id|>"]
 
 
@@ -430,8 +431,9 @@ def main(argv=None):
     if not models:
         models = sorted(d.parent for d in (ROOT / "testdata/goldens").glob("*/config.json"))
         for preset, flags in SYNTH:
-            subprocess.run([args.trit, "synth", "-q", preset, str(work / preset), *flags], check=True, stdout=subprocess.DEVNULL)
-            models.append(work / preset)
+            model = work / (f"{preset}-{flags[1]}.gguf" if flags else preset)
+            subprocess.run([args.trit, "synth", "-q", preset, str(model), *flags], check=True, stdout=subprocess.DEVNULL)
+            models.append(model)
     ref = None if args.no_transformers else Transformers(args.threads)
     rows, corrs = [], []
     for source in models:
