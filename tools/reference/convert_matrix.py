@@ -16,7 +16,8 @@ Each model is written in every form; each of these again in every form. Of every
 What was written is read here, not by trit: folders by safetensors and tokenizers, GGUF files by the package gguf and its
 gguf.quants, and where that does not know a type (i2_s, q2_0, iq1_bn, iq2_bn) by the few lines below, from the layouts'
 descriptions. transformers then runs every folder, and the GGUF files of floats, in float32, and its logits are compared
-with those that it computes for the model itself (correlation of at least 0.99999, the same best token everywhere).
+with those that it computes for the model itself (correlation of at least 0.99999, the same best token everywhere; 0.999 of what
+is said to be rounded).
 Exit status: 0 when nothing is WRONG.
 """
 
