@@ -58,7 +58,8 @@ func TestMeasure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if limits.Int8 <= 0 || limits.F32 <= 0 || limits.Read < 1e8 || limits.Read > 1e13 {
+		// Bytes a second, not gigabytes: an emulator on a busy machine read 8e7.
+		if limits.Int8 <= 0 || limits.F32 <= 0 || limits.Read < 1e7 || limits.Read > 1e13 {
 			t.Errorf("limits %+v", limits)
 		}
 		of := map[string]int{}
