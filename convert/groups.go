@@ -77,22 +77,11 @@ func quantizeGroups(m Rows, rows, cols int) (*ternary.Groups, error) {
 	if cols%groupSize != 0 {
 		return nil, fmt.Errorf("%d columns is not a multiple of %d: %w", cols, groupSize, gguf.ErrColumns)
 	}
+	scale := meanMagnitude
+	if ternaryGroups(m, rows, cols) {
+		scale = magnitude
+	}
 	x := make([]float32, cols)
-	scale := magnitude
-	for r := 0; r < rows && scale != nil; r++ {
-		m.Row(x, r)
-		for g := 0; g < cols; g += groupSize {
-			if d := float64(magnitude(x[g:][:groupSize])); slices.ContainsFunc(x[g:][:groupSize], func(v float32) bool {
-				return v != 0 && math.Abs(float64(v)) != d
-			}) {
-				scale = nil
-				break
-			}
-		}
-	}
-	if scale == nil {
-		scale = meanMagnitude
-	}
 	b := make([]byte, 0, rows*cols/groupSize*34)
 	for r := range rows {
 		m.Row(x, r)
@@ -121,6 +110,21 @@ func quantizeGroups(m Rows, rows, cols int) (*ternary.Groups, error) {
 		}
 	}
 	return ternary.UnpackGroups(b, ternary.PQ2_0, rows, cols)
+}
+
+// ternaryGroups says whether each groupSize columns hold only -d, 0 and d.
+func ternaryGroups(m Rows, rows, cols int) bool {
+	x := make([]float32, cols)
+	for r := range rows {
+		m.Row(x, r)
+		for w := range slices.Chunk(x, groupSize) {
+			d := magnitude(w)
+			if slices.ContainsFunc(w, func(v float32) bool { return v != 0 && v != d && v != -d }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // magnitude is that of the first weight that is not zero, or zero.
